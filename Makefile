@@ -1,0 +1,166 @@
+# The only gate. `make` binds the book, builds the tour and runs it; `make test` is what CI and README name.
+#
+#   make workshop  one object per .c, -Werror       make san       ASan+UBSan and TSan, Valgrind
+#   make features  each switch alone off, alone on  make hygiene   macros and symbols keep to our prefixes
+#   make cross     aarch64 under qemu-user          make docs      README's blocks compile and run
+#   make style     columns, layout, names           make dist      fold stb_ds.h in, test the result
+#   make bench     every figure next to its peer    make sizes     the table pasted in README
+#   make fuzz      a longer soak of random programs make clean
+#
+# gcc and make are enough. What else a target would like it uses when it is there and says when it is not.
+# A check is a target check-NAME, run by tests/run; any of them can be asked for alone: make check-strict.
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.SUFFIXES:
+.SECONDARY:
+.DELETE_ON_ERROR:
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+export CC CXX
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+B := build
+BOOK := asthra_rt.h
+SOURCES := $(wildcard src/*.h src/*/*.[ch])
+STB := $B/deps/stb_ds.h
+INCLUDES := -I. -I$B/deps -Itests
+export WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef \
+    -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wpointer-arith -Wcast-qual -Werror
+
+TESTS := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+SCRIPTS := $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
+EXAMPLES := $(patsubst examples/%.c,%,$(wildcard examples/*.c))
+
+.PHONY: all test clean
+all: $B/examples/logscan
+	@echo "== examples/logscan on examples/sample.log"
+	@$B/examples/logscan
+
+# The gate takes the committed book as it is; everything else binds it first when src/ is newer.
+ifndef GATE
+$(BOOK): $(SOURCES) amalgamate
+	./amalgamate
+endif
+
+$(STB):
+	@tests/house/find_stb_ds.sh
+
+$B/asthra_rt.c: Makefile
+	@mkdir -p $B
+	@printf '#define ASTHRA_RT_IMPLEMENTATION\n#include "asthra_rt.h"\n' >$@
+
+$B/examples/%: examples/%.c $(wildcard examples/*.h) $(BOOK) $(STB)
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O2 -Wall -Wextra $(INCLUDES) -o $@ $< -pthread
+
+# ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
+# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, takes nothing from the archive.
+
+VARIANTS := plain clang asan tsan noasm aarch64 musl
+plain.cc := $(CC)
+plain.flags := -O2
+clang.cc := clang
+clang.flags := -O2
+asan.cc := $(CC)
+asan.flags := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -DASTHRA_RT_DEBUG=2
+tsan.cc := $(CC)
+tsan.flags := -O1 -fsanitize=thread -DASTHRA_RT_DEBUG=1
+noasm.cc := $(CC)
+noasm.flags := -O1 -DASTHRA_RT_NO_ASM
+aarch64.cc := aarch64-linux-gnu-gcc
+aarch64.flags := -O2 -static
+aarch64.run := qemu-aarch64
+musl.cc := musl-gcc
+musl.flags := -O2 -static -fno-omit-frame-pointer
+musl.more := tests/house/musl.c
+
+# Seconds that one test may take where everything is slower.
+plain.limit := 30
+clang.limit := 30
+asan.limit := 90
+tsan.limit := 120
+noasm.limit := 30
+aarch64.limit := 120
+musl.limit := 30
+
+# TSan's memory map needs address-space randomisation off on newer kernels.
+tsan.run := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+define variant
+$B/$1/asthra_rt.o: $B/asthra_rt.c $(BOOK) $(STB)
+	@mkdir -p $$(@D)
+	@$($1.cc) -std=gnu11 -g $($1.flags) -Wall -Wextra $(INCLUDES) -c -o $$@ $$< -pthread
+$B/$1/asthra_rt.a: $B/$1/asthra_rt.o
+	@rm -f $$@ && ar rcs $$@ $$<
+$B/$1/test_%: tests/test_%.c $B/$1/asthra_rt.a $(wildcard tests/*.h)
+	@$($1.cc) -std=gnu11 -g $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $B/$1/asthra_rt.a -pthread -lm
+.PHONY: check-$1-test_%
+check-$1-test_%: $B/$1/test_%
+	@ASTHRA_TEST_LIMIT=$($1.limit) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
+endef
+$(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
+
+# usable VARIANT: its compiler makes a program that runs here.
+usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
+    $($1.cc) $($1.flags) -pthread -o $B/probe_$1 $B/probe_$1.c 2>/dev/null && $($1.run) $B/probe_$1 2>/dev/null && echo yes)
+units = $(if $(call usable,$1),$(TESTS:%=$1-%),missing-$1)
+check-missing-%:
+	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'
+
+# ---- other checks: a script each, or a program --------------------------------------------------------
+
+check-book:
+	@tests/run book ./amalgamate --check
+check-test_%: tests/test_%.sh
+	@tests/run test_$* sh $<
+check-%: tests/house/%.sh $(STB) $B/asthra_rt.c $(BOOK)
+	@tests/run $* sh $<
+check-examples: $(EXAMPLES:%=$B/examples/%)
+check-logscan: $B/examples/logscan $B/logscan/generate
+	@tests/run logscan sh tests/logscan/check.sh $^ $B/logscan/checked
+$B/logscan/generate: tests/logscan/generate.c
+	@mkdir -p $(@D)
+	@$(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $<
+
+WORKSHOP := $(patsubst src/%.c,$B/workshop/%.o,$(wildcard src/*/*.c))
+$B/workshop/%.o: src/%.c $(filter %.h,$(SOURCES)) $(STB)
+	@mkdir -p $(@D)
+	@$(CC) -std=c11 -O2 $(WARNINGS) -D_GNU_SOURCE -DASTHRA__WORKSHOP -Isrc -I$B/deps -c -o $@ $<
+$B/workshop/program: tests/house/features.c $(WORKSHOP) $(BOOK)
+	@$(CC) -std=gnu11 $(INCLUDES) -DHOUSE_LINKED -o $@ $< $(WORKSHOP) -pthread
+check-workshop: $B/workshop/program
+	@tests/run workshop $<
+
+# ---- gates ------------------------------------------------------------------------------------------
+
+HOUSE := strict workshop features hygiene hosts docs examples logscan dist style spin
+gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; tests/run end $1
+
+test: $(STB)
+	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
+	    $(call units,clang) $(call units,noasm) $(call units,musl) $(call units,aarch64))
+
+.PHONY: unit san cross $(HOUSE) sizes bench fuzz
+unit: $(BOOK)
+	@$(call gate,$(call units,plain))
+san: $(BOOK)
+	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
+cross: $(BOOK)
+	@$(call gate,$(call units,aarch64))
+$(HOUSE): $(BOOK)
+	@STYLE_LAYOUT=1 $(call gate,$@)
+
+sizes: $(BOOK) $(STB) $B/asthra_rt.c
+	@sh tests/house/sizes.sh
+bench: $(BOOK) $(STB) $B/examples/logscan $B/logscan/generate
+	@CPPFLAGS="$(INCLUDES)" tests/bench/run
+	@tests/logscan/bench.sh $B/examples/logscan $B/logscan/generate
+fuzz: $(BOOK)
+	@ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3000 $(call gate,plain-test_soak)
+
+clean:
+	rm -rf $B dist

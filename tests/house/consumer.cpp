@@ -1,0 +1,39 @@
+/* consumer - a C++ program that uses the parts whose C is not obviously C++. */
+#include "asthra_rt.h"
+#include "asthra_rt.h"
+
+namespace {
+struct Node {
+    Node *next;
+};
+
+void *twice(void *value) {
+    int *n = static_cast<int *>(value);
+    *n *= 2;
+    return n;
+}
+
+AsthraResult tried(AsthraResult r) {
+    ASTHRA_TRY(r);
+    return asthra_result_ok(nullptr);
+}
+} // namespace
+
+int main() {
+    int n = 21;
+    if (asthra_await(asthra_spawn(twice, &n)) != &n || n != 42) return 1;
+    AsthraChannel *c = asthra_channel_create(sizeof n, 1, "cpp");
+    if (!c || asthra_channel_send(c, &n).status != ASTHRA_OK) return 2;
+    int out = 0;
+    AsthraSelectBuilder *b = asthra_select_builder_create();
+    asthra_select_builder_add_receive(b, c, &out);
+    if (asthra_select_execute(b) != 0 || out != 42) return 3;
+    asthra_select_builder_destroy(b);
+    asthra_channel_destroy(c);
+    AsthraMutex m;
+    asthra_mutex_init(&m);
+    if (!asthra_mutex_try_lock(&m)) return 4;
+    asthra_mutex_unlock(&m);
+    asthra_mutex_destroy(&m);
+    return asthra_result_is_ok(tried(asthra_result_err("refused"))) ? 5 : 0;
+}

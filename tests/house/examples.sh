@@ -1,0 +1,10 @@
+#!/bin/sh
+# examples - each examples/NAME.c prints what examples/NAME.expected holds.
+. tests/house/lib.sh
+
+expected() { "build/examples/$1" >"$OUT/$1.out" && diff -u "examples/$1.expected" "$OUT/$1.out"; }
+for source in examples/*.c; do
+    name=${source##*/}
+    check "${name%.c}-prints-what-is-expected" expected "${name%.c}"
+done
+end

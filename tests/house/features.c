@@ -1,0 +1,112 @@
+/* features - a program that uses every part that the build holds: for each switch and each dialect,
+ * and for the objects of the workshop (HOUSE_LINKED: the bodies come from elsewhere). It ends with
+ * 0 if all is well, else with the line that saw what is wrong. */
+#ifndef HOUSE_LINKED
+#define ASTHRA_RT_IMPLEMENTATION
+#endif
+#include "asthra_rt.h"
+
+#define HOUSE_EXPECT(x)                  \
+    do {                                 \
+        if (!(x)) return __LINE__ & 127; \
+    } while (0)
+
+#if ASTHRA_HAS_TASK
+static void *house_same(void *value) {
+    return value;
+}
+static int house_task(void) {
+    int here = 0;
+    HOUSE_EXPECT(asthra_await(asthra_spawn(house_same, &here)) == &here);
+    HOUSE_EXPECT(asthra_sleep_ns(1000).status == ASTHRA_OK);
+    return 0;
+}
+#endif
+
+#if ASTHRA_HAS_CHANNEL
+static void *house_send(void *channel) {
+    for (int i = 1; i <= 4; i++) asthra_channel_send((AsthraChannel *)channel, &i);
+    asthra_channel_close((AsthraChannel *)channel);
+    return NULL;
+}
+static int house_channel(void) {
+    AsthraChannel *c = asthra_channel_create(sizeof(int), 2, "house");
+    HOUSE_EXPECT(c != NULL);
+    AsthraTaskHandle sender = asthra_spawn(house_send, c);
+    int value = 0, sum = 0;
+    while (asthra_channel_next(c, &value, sizeof value)) sum += value;
+    asthra_await(sender);
+    asthra_channel_destroy(c);
+    HOUSE_EXPECT(sum == 10);
+    return 0;
+}
+#endif
+
+#if ASTHRA_HAS_SELECT
+static int house_select(void) {
+    AsthraChannel *c = asthra_channel_create(sizeof(int), 1, "house");
+    AsthraSelectBuilder *b = asthra_select_builder_create();
+    int out = 0, in = 7;
+    HOUSE_EXPECT(c && b);
+    asthra_select_builder_add_receive(b, c, &out);
+    asthra_select_builder_set_timeout(b, 0);
+    HOUSE_EXPECT(asthra_select_execute(b) < 0);
+    HOUSE_EXPECT(asthra_channel_try_send(c, &in).status == ASTHRA_OK);
+    HOUSE_EXPECT(asthra_select_execute(b) == 0 && out == 7);
+    asthra_select_builder_destroy(b);
+    asthra_channel_destroy(c);
+    return 0;
+}
+#endif
+
+#if ASTHRA_HAS_MUTEX
+static int house_mutex(void) {
+    AsthraMutex m;
+    asthra_mutex_init(&m);
+    HOUSE_EXPECT(asthra_mutex_lock(&m).status == ASTHRA_OK);
+    asthra_mutex_unlock(&m);
+    asthra_mutex_destroy(&m);
+    return 0;
+}
+#endif
+
+#if ASTHRA_HAS_TYPE
+typedef struct HouseNode {
+    struct HouseNode *next;
+} HouseNode;
+ASTHRA_TYPE_POINTERS(HouseNode, ASTHRA__OFFSET(HouseNode, next));
+static int house_type(void) {
+    HOUSE_EXPECT(HouseNode_type.pointer_count == 1 && asthra_type_i32.size == 4);
+    return 0;
+}
+#endif
+
+static int house_result(void) {
+    int value = 0;
+    HOUSE_EXPECT(asthra_result_value(asthra_result_ok(&value)) == &value);
+    HOUSE_EXPECT(asthra_result_errorf(ASTHRA_LIMIT, "%d of %s", 3, "x").status == ASTHRA_LIMIT);
+    HOUSE_EXPECT(asthra_result_message(asthra_result_err("why"))[0] == 'w');
+    return 0;
+}
+
+int main(void) {
+    int failed = house_result();
+    if (!failed && !asthra_runtime_init(NULL)) failed = 1;
+#if ASTHRA_HAS_TASK
+    if (!failed) failed = house_task();
+#endif
+#if ASTHRA_HAS_CHANNEL
+    if (!failed) failed = house_channel();
+#endif
+#if ASTHRA_HAS_SELECT
+    if (!failed) failed = house_select();
+#endif
+#if ASTHRA_HAS_MUTEX
+    if (!failed) failed = house_mutex();
+#endif
+#if ASTHRA_HAS_TYPE
+    if (!failed) failed = house_type();
+#endif
+    asthra_runtime_shutdown();
+    return failed;
+}

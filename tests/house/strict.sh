@@ -1,0 +1,51 @@
+#!/bin/sh
+# strict - the book compiles without a warning: the bodies at each optimisation level that changes
+# what a compiler sees, the contract under C and C++ of every year; and it links as it may be used.
+. tests/house/lib.sh
+
+body() { quiet "$1" "-std=$2" "$3" $WARNINGS $INCLUDES -c -o "$OUT/$1$2$3.o" build/asthra_rt.c; }
+contract() { quiet "$1" "-std=$2" $WARNINGS $INCLUDES -fsyntax-only tests/house/consumer.c; }
+cpp="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
+contract_cpp() { quiet "$1" "-std=$2" $cpp $INCLUDES -fsyntax-only tests/house/consumer.cpp; }
+
+need "$CC" clang
+for cc in $found; do
+    check "$cc-body-c11-O2" body "$cc" c11 -O2
+    check "$cc-body-gnu11-O0" body "$cc" gnu11 -O0
+    check "$cc-body-c17-Os" body "$cc" c17 -Os
+    for std in c99 c11 gnu11 c17; do check "$cc-contract-$std" contract "$cc" $std; done
+done
+need "$CXX" clang++
+for cxx in $found; do
+    for std in c++11 c++14 c++17 c++20; do check "$cxx-contract-$std" contract_cpp "$cxx" $std; done
+done
+
+compile() { "$CC" -std=gnu11 -O1 $INCLUDES -c "$@"; }
+units() {
+    compile -DHOUSE_LINKED -o "$OUT/a.o" tests/house/features.c &&
+        compile -DHOUSE_LINKED -Dmain=house_other -o "$OUT/b.o" tests/house/features.c &&
+        compile -o "$OUT/body.o" build/asthra_rt.c &&
+        "$CC" -o "$OUT/units" "$OUT/a.o" "$OUT/b.o" "$OUT/body.o" -pthread && "$OUT/units"
+}
+# The routines in assembly are strong and hidden, so that a second runtime in a program cannot link.
+static() {
+    quiet compile $WARNINGS -DASTHRA_RT_STATIC -o "$OUT/static.o" tests/house/features.c &&
+        "$CC" -o "$OUT/static" "$OUT/static.o" -pthread && "$OUT/static" &&
+        [ "$(nm -g --defined-only "$OUT/static.o" | awk '$3 !~ /^asthra__/ { print $3 }')" = main ]
+}
+static_alone() { ! compile -DASTHRA_RT_STATIC -o "$OUT/alone.o" tests/house/consumer.c; }
+cpp_program() {
+    "$CXX" -std=c++17 $cpp $INCLUDES -c -o "$OUT/cpp.o" tests/house/consumer.cpp &&
+        compile -o "$OUT/body.o" build/asthra_rt.c &&
+        "$CXX" -o "$OUT/cpp" "$OUT/cpp.o" "$OUT/body.o" -pthread && "$OUT/cpp"
+}
+# The contents page is ordinary C: one unit from src/, with the true names of the files.
+unity() {
+    quiet "$CC" -std=c11 -O1 $WARNINGS -Isrc -Ibuild/deps -c -o "$OUT/unity.o" build/asthra_rt.c
+}
+check two-units-share-a-body units
+check static-holds-everything static
+check static-without-bodies-is-refused static_alone
+have "$CXX" && check cpp-program-runs cpp_program
+check contents-page-is-a-unity-build unity
+end
