@@ -1,0 +1,102 @@
+/* compiler - attributes, atomics and sanitizer facts for the bodies.       [compiler] internal
+ *
+ * Atomics are C11's with the order written at each use: asthra__load(&x, acquire). With
+ * ASTHRA_RT_NO_THREADS the same words are plain accesses, so that no build needs an atomic that
+ * its machine does not have.
+ */
+#ifndef ASTHRA__COMPILER_INTERNAL_H
+#define ASTHRA__COMPILER_INTERNAL_H
+
+#include "compiler.h"
+
+#if !(defined(__GNUC__) || defined(__clang__))
+#error "the body of asthra_rt.h needs gcc or clang (GNU asm, attributes, __has_include)"
+#endif
+
+/* Linkage of a function that upper floors call: one file in the book, many objects in the workshop. */
+#ifdef ASTHRA__WORKSHOP
+#define ASTHRA__FN __attribute__((visibility("hidden"))) extern
+#else
+#define ASTHRA__FN ASTHRA_UNUSED static
+#endif
+
+#define ASTHRA__LIKELY(x) __builtin_expect(!!(x), 1)
+#define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define ASTHRA__NOINLINE __attribute__((noinline))
+#define ASTHRA__COLD __attribute__((cold, noinline))
+#define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
+#define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
+
+/* Two lines: the prefetcher of x86 fetches them in pairs. */
+enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ASTHRA__ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ASTHRA__ASAN 1
+#endif
+#endif
+#ifndef ASTHRA__ASAN
+#define ASTHRA__ASAN 0
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define ASTHRA__TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define ASTHRA__TSAN 1
+#endif
+#endif
+#ifndef ASTHRA__TSAN
+#define ASTHRA__TSAN 0
+#endif
+
+#if ASTHRA_HAS_THREADS
+#include <stdatomic.h>
+#define ASTHRA__ATOMIC(T) _Atomic(T)
+#define asthra__load(p, order) atomic_load_explicit((p), memory_order_##order)
+#define asthra__store(p, v, order) atomic_store_explicit((p), (v), memory_order_##order)
+#define asthra__exchange(p, v, order) atomic_exchange_explicit((p), (v), memory_order_##order)
+#define asthra__add(p, v, order) atomic_fetch_add_explicit((p), (v), memory_order_##order)
+#define asthra__sub(p, v, order) atomic_fetch_sub_explicit((p), (v), memory_order_##order)
+#define asthra__or(p, v, order) atomic_fetch_or_explicit((p), (v), memory_order_##order)
+#define asthra__and(p, v, order) atomic_fetch_and_explicit((p), (v), memory_order_##order)
+/* Strong; a failure reads with relaxed order into *expected. */
+#define asthra__cas(p, expected, v, order)                                                        \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_##order,           \
+                                            memory_order_relaxed)
+#else
+#define ASTHRA__ATOMIC(T) T
+#define asthra__load(p, order) (*(p))
+#define asthra__store(p, v, order) ((void)(*(p) = (v)))
+#define asthra__update(p, expression)                                                             \
+    __extension__({                                                                               \
+        __typeof__(p) asthra__p = (p);                                                            \
+        __typeof__(*asthra__p) asthra__old = *asthra__p;                                          \
+        *asthra__p = (__typeof__(asthra__old))(expression);                                       \
+        asthra__old;                                                                              \
+    })
+#define asthra__exchange(p, v, order) asthra__update(p, v)
+#define asthra__add(p, v, order) asthra__update(p, asthra__old + (v))
+#define asthra__sub(p, v, order) asthra__update(p, asthra__old - (v))
+#define asthra__or(p, v, order) asthra__update(p, asthra__old | (v))
+#define asthra__and(p, v, order) asthra__update(p, asthra__old & (v))
+#define asthra__cas(p, expected, v, order)                                                        \
+    (*(p) == *(expected) ? (void)(*(p) = (v)), true : ((void)(*(expected) = *(p)), false))
+#endif
+
+/* Keeps the compiler, not the processor, from moving memory accesses over it. */
+#define asthra__compiler_fence() __asm__ volatile("" ::: "memory")
+
+/* Told to the processor inside a spin loop. */
+static inline void asthra__cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("pause" ::: "memory");
+#elif defined(__aarch64__) || (defined(__arm__) && defined(__ARM_ARCH) && __ARM_ARCH >= 7)
+    __asm__ volatile("yield" ::: "memory");
+#else
+    asthra__compiler_fence();
+#endif
+}
+
+#endif

@@ -1,0 +1,88 @@
+/* config - which parts are in the build.                                   [config] contract
+ *
+ * A user speaks in presence: ASTHRA_RT_NO_CHANNEL takes one part out of a full build; ASTHRA_RT_ONLY
+ * with ASTHRA_RT_WITH_TASK puts one part into an empty build. Everything below this file speaks in
+ * values: ASTHRA_HAS_CHANNEL is 0 or 1, so that -Wundef finds every misspelling. What a part needs
+ * is one row at the end; nothing is ever switched off silently.
+ */
+#ifndef ASTHRA__CONFIG_H
+#define ASTHRA__CONFIG_H
+
+#define ASTHRA_RT_VERSION "0.1.0"
+#define ASTHRA_RT_VERSION_NUMBER 100 /* major * 10000 + minor * 100 + patch */
+
+/* Parts. */
+#if defined(ASTHRA_RT_NO_TASK) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TASK))
+#define ASTHRA_HAS_TASK 0
+#else
+#define ASTHRA_HAS_TASK 1
+#endif
+#if defined(ASTHRA_RT_NO_CHANNEL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CHANNEL))
+#define ASTHRA_HAS_CHANNEL 0
+#else
+#define ASTHRA_HAS_CHANNEL 1
+#endif
+#if defined(ASTHRA_RT_NO_SELECT) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_SELECT))
+#define ASTHRA_HAS_SELECT 0
+#else
+#define ASTHRA_HAS_SELECT 1
+#endif
+#if defined(ASTHRA_RT_NO_MUTEX) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MUTEX))
+#define ASTHRA_HAS_MUTEX 0
+#else
+#define ASTHRA_HAS_MUTEX 1
+#endif
+#if defined(ASTHRA_RT_NO_TYPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TYPE))
+#define ASTHRA_HAS_TYPE 0
+#else
+#define ASTHRA_HAS_TYPE 1
+#endif
+
+/* Traits: how the parts are built. */
+#ifdef ASTHRA_RT_NO_THREADS
+#define ASTHRA_HAS_THREADS 0
+#else
+#define ASTHRA_HAS_THREADS 1
+#endif
+#ifdef ASTHRA_RT_NO_ASM
+#define ASTHRA_HAS_ASM 0
+#else
+#define ASTHRA_HAS_ASM 1
+#endif
+#ifdef ASTHRA_RT_NO_STDIO
+#define ASTHRA_HAS_STDIO 0
+#else
+#define ASTHRA_HAS_STDIO 1
+#endif
+#ifdef ASTHRA_RT_NO_CALLER
+#define ASTHRA_HAS_CALLER 0
+#else
+#define ASTHRA_HAS_CALLER 1
+#endif
+#ifdef ASTHRA_RT_NO_AUTO_INIT
+#define ASTHRA_HAS_AUTO_INIT 0
+#else
+#define ASTHRA_HAS_AUTO_INIT 1
+#endif
+
+/* Parts that follow from others: nobody names them. The reports of the scheduler count in tables. */
+#define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
+
+/* Needs, a row each. */
+#if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK
+#error "channel needs task: add ASTHRA_RT_WITH_TASK, or take channel out with ASTHRA_RT_NO_CHANNEL"
+#endif
+#if ASTHRA_HAS_SELECT && !ASTHRA_HAS_CHANNEL
+#error "select needs channel: add ASTHRA_RT_WITH_CHANNEL, or define ASTHRA_RT_NO_SELECT"
+#endif
+#if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
+#error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if defined(ASTHRA_RT_STATIC) && !defined(ASTHRA_RT_IMPLEMENTATION)
+#error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h in a file"
+#endif
+#if defined(ASTHRA_RT_IMPLEMENTATION) && defined(__cplusplus)
+#error "the body of asthra_rt.h is C11: define ASTHRA_RT_IMPLEMENTATION in a .c file"
+#endif
+
+#endif

@@ -1,0 +1,94 @@
+/* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
+ *
+ * One file per system implements it (os_linux.c; faults and backtraces in os_linux_fault.c). What
+ * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
+ * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
+ * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
+ */
+#ifndef ASTHRA__OS_INTERNAL_H
+#define ASTHRA__OS_INTERNAL_H
+
+#include "sys_internal.h"
+
+ASTHRA__FN size_t asthra__os_page_size(void);
+
+/* Zeroed address space that takes memory when it is touched; NULL: refused. */
+ASTHRA__FN void *asthra__os_map(size_t bytes);
+ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
+
+/* Gives the pages back and keeps the addresses and the guards among them. They read as zero
+ * afterwards; where the host has locked its memory they may keep their bytes. */
+ASTHRA__FN void asthra__os_discard(void *start, size_t bytes);
+
+/* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
+ * The system's limit of mappings is respected: false says that some page is not guarded, and
+ * nothing else is lost. */
+ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
+
+ASTHRA__FN int64_t asthra__os_now_ns(void);   /* monotonic */
+ASTHRA__FN uint64_t asthra__os_entropy(void); /* differs from run to run */
+ASTHRA__FN unsigned asthra__os_cores(void);   /* that it may use: affinity and quota; at least 1 */
+
+/* Sleeps while *word == expected, until asthra__os_wake or for timeout_ns (< 0: no limit). May
+ * return early for no reason; errno is left as it was. */
+ASTHRA__FN void asthra__os_wait(ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                                int64_t timeout_ns);
+ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_many);
+ASTHRA__FN void asthra__os_yield(void); /* the rest of this thread's time slice */
+
+/* The two halves of an asymmetric fence: alone neither orders anything. After light in thread A and
+ * heavy in thread B, either A sees what B wrote before its fence or B sees what A wrote before its
+ * own. Light is free where the system can interrupt the other cores (membarrier); else both are
+ * full fences. A forked child inherits the choice. */
+ASTHRA__FN void asthra__os_fence_setup(void); /* before the first use in a process */
+ASTHRA__FN void asthra__os_fence_light(void);
+ASTHRA__FN void asthra__os_fence_heavy(void);
+
+/* The calling thread's own stack, whatever stack it stands on now. */
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
+ASTHRA__FN bool asthra__os_is_main_thread(void);
+/* Threads of the process, a sanitizer's own included; 0: cannot tell. */
+ASTHRA__FN size_t asthra__os_thread_count(void);
+ASTHRA__FN void asthra__os_write_error(const char *text, size_t length); /* stderr, signal-safe */
+ASTHRA__FN bool asthra__os_stderr_is_terminal(void);
+
+#if ASTHRA_HAS_THREADS
+/* A thread that blocks every signal but those of its own faults, so that a host's handlers run on
+ * the host's threads. `name` (NULL: none; 15 bytes count) is what the system's tools show. The
+ * stack is at least what the system asks for. false: refused. */
+typedef struct Asthra__OsThread {
+    unsigned long long handle;
+} Asthra__OsThread;
+ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
+                                        void *(*run)(void *), void *argument, const char *name);
+ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread);
+#endif
+
+/* Faults. `handler` is called for SIGSEGV and SIGBUS that an instruction caused, with the address
+ * that was touched, on the alternate stack of a thread that has one. true: it has changed the
+ * context, or wants the instruction again; false: the signal goes on to whoever handled it before.
+ * Only what is safe in a signal handler may be called in it. */
+typedef bool (*Asthra__OsFaultHandler)(void *address, void *context);
+ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler); /* once for the process */
+ASTHRA__FN void asthra__os_fault_remove(void);
+/* This thread's alternate stack. One that the host or a sanitizer has set is kept and used;
+ * *memory, NULL then, is what leave needs. false: no memory. */
+ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory);
+ASTHRA__FN void asthra__os_fault_stack_leave(void *memory);
+/* Makes the interrupted code go on in `target(argument)`, which must not return, on the stack that
+ * ends at `stack_top`. false: not on this processor. */
+ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
+                                          void *stack_top);
+
+/* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
+ * where a fiber began. Walks unwind tables: code built without them ends it early. */
+ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room);
+/* Writes "function+0x12 (object)" or, where there is no name, "0x55d0 (object+0x1234)", for
+ * addr2line; without a zero at the end. Returns bytes written, never more than `room`. */
+ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room);
+
+/* Hooks of fork: before in the parent, after in the parent, after in the child. They cannot be
+ * taken back. Without threads there are none: the child goes on as its parent would. */
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
+
+#endif

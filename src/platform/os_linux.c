@@ -1,0 +1,536 @@
+/* os_linux - pages, clock, cores, parking, fences and threads of Linux.    [os] body
+ *
+ * Pages. Memory comes from mmap without reservation, so that a thousand stacks cost addresses and
+ * not memory. A guard page is a mark in the page table where the kernel has such marks
+ * (MADV_GUARD_INSTALL, 6.13), 64 of them in one call where a process may advise itself
+ * (process_madvise on PIDFD_SELF). Older kernels split the mapping in two with mprotect, and a
+ * process has a limit of mappings (vm.max_map_count). Of that limit we take no more than leaves
+ * half of it to the host: a budget, filled by counting the lines of /proc/self/maps, pays two
+ * mappings a guard. When it is empty and something was unmapped since, it is counted again.
+ *
+ * Parking is a futex. The word that is waited on is the truth; a wake without a sleeper is lost and
+ * may be, because every sleeper compares the word first.
+ *
+ * Fences. membarrier makes every running thread of the process pass a full fence, so one side of a
+ * Dekker-like protocol can do without. The kernel keeps the registration over fork.
+ * ThreadSanitizer does not model fences: there both halves are a read-modify-write of one word.
+ *
+ * The choices that were found at run time live in the one object below. Each is written once or
+ * may be written twice with the same value, so relaxed order is enough.
+ */
+#include "os_internal.h"
+
+#if ASTHRA__SYS_LINUX
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+#if ASTHRA_HAS_THREADS
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+enum {
+    ASTHRA__OS_GUARD_INSTALL = 102,    /* MADV_GUARD_INSTALL, Linux 6.13 */
+    ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
+    ASTHRA__OS_PIDFD_SELF = -10000,    /* PIDFD_SELF_THREAD, Linux 6.15 */
+    ASTHRA__OS_DONTNEED_LOCKED = 24,   /* MADV_DONTNEED_LOCKED, Linux 5.18 */
+    ASTHRA__OS_PROCESS_MADVISE = 440,  /* the same number on every processor */
+    ASTHRA__OS_FUTEX_WAIT = 128,       /* FUTEX_WAIT | FUTEX_PRIVATE_FLAG */
+    ASTHRA__OS_FUTEX_WAKE = 129,
+    ASTHRA__OS_MEMBARRIER_QUERY = 0,
+    ASTHRA__OS_MEMBARRIER_EXPEDITED = 1 << 3,
+    ASTHRA__OS_MEMBARRIER_REGISTER = 1 << 4,
+    ASTHRA__OS_GUARDS_A_CALL = 64
+};
+
+/* Ways to guard a page, best first; one that fails for good is never tried again. The first is to
+ * find out: emulators and sandboxes exist that answer OK to any advice and do nothing. */
+enum {
+    ASTHRA__OS_GUARD_UNKNOWN,
+    ASTHRA__OS_GUARD_MANY,
+    ASTHRA__OS_GUARD_EACH,
+    ASTHRA__OS_GUARD_SPLIT
+};
+
+static struct {
+    ASTHRA__ATOMIC(int) guard_way;
+    ASTHRA__ATOMIC(int) budget;      /* mappings that guards may still make */
+    ASTHRA__ATOMIC(bool) is_counted; /* nothing was unmapped since the budget was filled */
+    ASTHRA__ATOMIC(bool) has_membarrier;
+    ASTHRA__ATOMIC(uint32_t) fence; /* ThreadSanitizer's stand-in */
+} asthra__os;
+
+/* Small files of /proc and /sys. */
+
+/* Reads at most room - 1 bytes of a file as a string; "" if there is none. */
+static size_t asthra__os_read_file(const char *path, char *out, size_t room) {
+    int saved = errno;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    size_t have = 0;
+    ssize_t got = 0;
+    while (file >= 0 && have + 1 < room && (got = read(file, out + have, room - 1 - have)) > 0)
+        have += (size_t)got;
+    if (file >= 0) close(file);
+    out[have] = 0;
+    errno = saved;
+    return have;
+}
+
+/* /proc/self/maps, a character at a time: it has no bound, and no heap may be asked. */
+typedef struct Asthra__OsMaps {
+    int file;
+    size_t at, have;
+    char bytes[1024];
+} Asthra__OsMaps;
+
+static int asthra__os_maps_next(Asthra__OsMaps *maps) {
+    if (maps->at == maps->have) {
+        ssize_t got = read(maps->file, maps->bytes, sizeof maps->bytes);
+        if (got <= 0) return -1;
+        maps->have = (size_t)got;
+        maps->at = 0;
+    }
+    return maps->bytes[maps->at++];
+}
+
+/* Reads hexadecimal digits; the character that ended them is in *end. */
+static uintptr_t asthra__os_maps_number(Asthra__OsMaps *maps, int *end) {
+    uintptr_t value = 0;
+    for (;;) {
+        int c = asthra__os_maps_next(maps);
+        *end = c;
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (uintptr_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            value = value << 4 | (uintptr_t)(c - 'a' + 10);
+        else
+            return value;
+    }
+}
+
+/* Counts the mappings of this process. If `inside` is not 0 stops at the one that holds it; *start
+ * and *end are its bounds, *before is the end of the one below it. 0: not found, or no /proc. */
+static size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uintptr_t *start,
+                                   uintptr_t *end) {
+    int saved = errno, c = 0;
+    Asthra__OsMaps maps = {.file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+    size_t count = 0;
+    *before = *start = *end = 0;
+    while (maps.file >= 0 && c >= 0) {
+        uintptr_t low = asthra__os_maps_number(&maps, &c);
+        uintptr_t high = asthra__os_maps_number(&maps, &c);
+        if (c < 0) break;
+        count++;
+        *before = *end;
+        *start = low;
+        *end = high;
+        if (inside && inside >= low && inside < high) break;
+        while (c >= 0 && c != '\n') c = asthra__os_maps_next(&maps);
+    }
+    if (maps.file >= 0) close(maps.file);
+    errno = saved;
+    return inside && !(inside >= *start && inside < *end) ? 0 : count;
+}
+
+/* Pages. */
+
+ASTHRA__FN size_t asthra__os_page_size(void) {
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+ASTHRA__FN void *asthra__os_map(size_t bytes) {
+    int saved = errno;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
+    int saved = errno;
+    munmap(start, bytes);
+    asthra__store(&asthra__os.is_counted, false, relaxed);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
+    int saved = errno;
+    if (madvise(start, bytes, MADV_DONTNEED) != 0) /* EINVAL: locked memory */
+        madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED);
+    errno = saved;
+}
+
+/* Fills the budget: how far the mappings of the process are from half of what it may have. */
+static void asthra__os_budget_fill(void) {
+    char text[32];
+    uintptr_t before, start, end;
+    asthra__os_read_file("/proc/sys/vm/max_map_count", text, sizeof text);
+    long limit = atol(text) > 0 ? atol(text) / 2 : 65530 / 2;
+    long used = (long)asthra__os_maps_scan(0, &before, &start, &end);
+    long left = limit > used ? limit - used : 0;
+    asthra__store(&asthra__os.is_counted, true, relaxed);
+    asthra__store(&asthra__os.budget, left < INT32_MAX ? (int)left : INT32_MAX, relaxed);
+}
+
+/* Takes two mappings from the budget; false: there are none to take. */
+static bool asthra__os_budget_take(void) {
+    if (asthra__sub(&asthra__os.budget, 2, relaxed) >= 2) return true;
+    asthra__add(&asthra__os.budget, 2, relaxed);
+    if (asthra__load(&asthra__os.is_counted, relaxed)) return false;
+    asthra__os_budget_fill();
+    return asthra__sub(&asthra__os.budget, 2, relaxed) >= 2;
+}
+
+/* Guards pages from `first` on in one call; returns how many, 0 with errno if none. */
+static size_t asthra__os_guard_many(char *first, size_t stride, size_t count) {
+    struct iovec pages[ASTHRA__OS_GUARDS_A_CALL];
+    size_t page = asthra__os_page_size();
+    if (count > ASTHRA__OS_GUARDS_A_CALL) count = ASTHRA__OS_GUARDS_A_CALL;
+    for (size_t i = 0; i < count; i++)
+        pages[i] = (struct iovec){.iov_base = first + i * stride, .iov_len = page};
+    long done = syscall(ASTHRA__OS_PROCESS_MADVISE, (long)ASTHRA__OS_PIDFD_SELF, pages, count,
+                        (long)ASTHRA__OS_GUARD_INSTALL, 0L);
+    return done > 0 ? (size_t)done / page : 0;
+}
+
+/* Guards pages from `first` on in the way `way`; returns how many, 0 if that way is closed. */
+static size_t asthra__os_guard_some(int way, char *first, size_t stride, size_t count) {
+    size_t page = asthra__os_page_size();
+    if (way == ASTHRA__OS_GUARD_MANY) return asthra__os_guard_many(first, stride, count);
+    if (way == ASTHRA__OS_GUARD_EACH) return madvise(first, page, ASTHRA__OS_GUARD_INSTALL) == 0;
+    return asthra__os_budget_take() && mprotect(first, page, PROT_NONE) == 0;
+}
+
+static int asthra__os_guard_way(void *some_page) {
+    int way = asthra__load(&asthra__os.guard_way, relaxed);
+    if (ASTHRA__LIKELY(way != ASTHRA__OS_GUARD_UNKNOWN)) return way;
+    bool is_honest = madvise(some_page, asthra__os_page_size(), ASTHRA__OS_NO_SUCH_ADVICE) != 0;
+    way = is_honest ? ASTHRA__OS_GUARD_MANY : ASTHRA__OS_GUARD_SPLIT;
+    asthra__store(&asthra__os.guard_way, way, relaxed);
+    return way;
+}
+
+ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count) {
+    int saved = errno;
+    char *at = first;
+    while (count > 0) {
+        int way = asthra__os_guard_way(at);
+        size_t done = asthra__os_guard_some(way, at, stride, count);
+        at += done * stride;
+        count -= done;
+        if (done > 0) continue;
+        if (way == ASTHRA__OS_GUARD_SPLIT || errno == ENOMEM) break;
+        if (errno != EINTR && errno != EAGAIN)
+            asthra__store(&asthra__os.guard_way, way + 1, relaxed);
+    }
+    errno = saved;
+    return count == 0;
+}
+
+/* Clock, chance, cores. */
+
+ASTHRA__FN int64_t asthra__os_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+ASTHRA__FN uint64_t asthra__os_entropy(void) {
+    int saved = errno;
+    uint64_t bits = 0;
+    const unsigned long seed = getauxval(AT_RANDOM); /* the kernel's 16 random bytes */
+    if (seed) memcpy(&bits, (const void *)seed, sizeof bits);
+    bits ^= (uint64_t)asthra__os_now_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 40;
+#ifdef SYS_getrandom
+    uint64_t fresh;
+    if (syscall(SYS_getrandom, &fresh, sizeof fresh, 1L /* GRND_NONBLOCK */) == (long)sizeof fresh)
+        bits = fresh;
+#endif
+    errno = saved;
+    return bits;
+}
+
+/* Cores of the affinity mask. 8192 is the most that Linux can be built for. */
+static unsigned asthra__os_cores_allowed(void) {
+    unsigned long mask[8192 / 8 / sizeof(unsigned long)];
+    unsigned count = 0;
+    long bytes = syscall(SYS_sched_getaffinity, 0L, sizeof mask, mask);
+    for (size_t i = 0; bytes > 0 && i < (size_t)bytes / sizeof *mask; i++)
+        count += (unsigned)__builtin_popcountl(mask[i]);
+    if (count > 0) return count;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (unsigned)online : 1;
+}
+
+/* Cores of the quota in a cpu.max ("quota period", or "max period"), rounded up; 0: no quota. */
+static unsigned asthra__os_cores_quota(const char *path) {
+    char text[64];
+    if (asthra__os_read_file(path, text, sizeof text) == 0) return 0;
+    char *rest;
+    long long quota = strtoll(text, &rest, 10), period = strtoll(rest, NULL, 10);
+    if (quota <= 0 || period <= 0) return 0;
+    long long cores = (quota + period - 1) / period;
+    return cores < 8192 ? (unsigned)cores : 8192;
+}
+
+/* The tightest quota of this process's control group and the ones above it; 0: none. A container
+ * sees its own group as the root, so the root is asked too. */
+static unsigned asthra__os_cores_of_group(void) {
+    static const char root[] = "/sys/fs/cgroup", leaf[] = "/cpu.max";
+    char groups[2048], path[sizeof root + 512 + sizeof leaf];
+    unsigned least = 0;
+    asthra__os_read_file("/proc/self/cgroup", groups, sizeof groups);
+    const char *own = strncmp(groups, "0::", 3) == 0 ? groups : strstr(groups, "\n0::");
+    own = own ? strchr(own, '/') : NULL;
+    size_t length = own ? strcspn(own, "\n") : 0;
+    if (length > 512) length = 0;
+    memcpy(path, root, sizeof root - 1);
+    if (length > 0) memcpy(path + sizeof root - 1, own, length);
+    for (;;) {
+        memcpy(path + sizeof root - 1 + length, leaf, sizeof leaf);
+        unsigned quota = asthra__os_cores_quota(path);
+        if (quota && (!least || quota < least)) least = quota;
+        if (length == 0) return least;
+        do length--;
+        while (length > 0 && path[sizeof root - 1 + length] != '/');
+    }
+}
+
+ASTHRA__FN unsigned asthra__os_cores(void) {
+    int saved = errno;
+    unsigned allowed = asthra__os_cores_allowed(), quota = asthra__os_cores_of_group();
+    errno = saved;
+    return quota && quota < allowed ? quota : allowed;
+}
+
+/* Parking. The kernel's old timespec is two longs on every processor that has this call. */
+
+ASTHRA__FN void asthra__os_wait(ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                                int64_t timeout_ns) {
+    int saved = errno;
+    int64_t seconds = timeout_ns / 1000000000;
+    long limit[2] = {seconds < INT32_MAX ? (long)seconds : INT32_MAX,
+                     (long)(timeout_ns % 1000000000)};
+    syscall(SYS_futex, word, (long)ASTHRA__OS_FUTEX_WAIT, (long)expected,
+            timeout_ns < 0 ? NULL : limit, NULL, 0L);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_many) {
+    int saved = errno;
+    long most = how_many < INT32_MAX ? (long)how_many : INT32_MAX;
+    syscall(SYS_futex, word, (long)ASTHRA__OS_FUTEX_WAKE, most, NULL, NULL, 0L);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_yield(void) {
+    sched_yield();
+}
+
+/* Fences. */
+
+#if ASTHRA_HAS_THREADS && !ASTHRA__TSAN
+
+static bool asthra__os_membarrier(int command) {
+#ifdef SYS_membarrier
+    return syscall(SYS_membarrier, (long)command, 0L, 0L) == 0;
+#else
+    (void)command;
+    return false;
+#endif
+}
+
+ASTHRA__FN void asthra__os_fence_setup(void) {
+    int saved = errno;
+    bool works = asthra__os_membarrier(ASTHRA__OS_MEMBARRIER_REGISTER) &&
+                 asthra__os_membarrier(ASTHRA__OS_MEMBARRIER_EXPEDITED);
+    asthra__store(&asthra__os.has_membarrier, works, relaxed);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_fence_light(void) {
+    if (ASTHRA__LIKELY(asthra__load(&asthra__os.has_membarrier, relaxed)))
+        asthra__compiler_fence();
+    else
+        atomic_thread_fence(memory_order_seq_cst);
+}
+
+/* A membarrier that worked and is refused now (a sandbox was entered meanwhile) leaves the other
+ * side unfenced; going on would lose wake-ups in silence. */
+ASTHRA__FN void asthra__os_fence_heavy(void) {
+    static const char text[] = "asthra_rt: membarrier was taken away from this process after the "
+                               "runtime had started; allow it, or start the runtime later\n";
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!asthra__load(&asthra__os.has_membarrier, relaxed)) return;
+    int saved = errno;
+    if (!asthra__os_membarrier(ASTHRA__OS_MEMBARRIER_EXPEDITED)) {
+        asthra__os_fence_setup();
+        if (!asthra__load(&asthra__os.has_membarrier, relaxed)) {
+            asthra__os_write_error(text, sizeof text - 1);
+            abort();
+        }
+    }
+    errno = saved;
+}
+
+#else
+
+ASTHRA__FN void asthra__os_fence_setup(void) {}
+
+ASTHRA__FN void asthra__os_fence_light(void) {
+    asthra__add(&asthra__os.fence, 1, seq_cst);
+}
+
+ASTHRA__FN void asthra__os_fence_heavy(void) {
+    asthra__add(&asthra__os.fence, 1, seq_cst);
+}
+
+#endif
+
+/* This process and its threads. */
+
+ASTHRA__FN bool asthra__os_is_main_thread(void) {
+    return syscall(SYS_gettid) == (long)getpid();
+}
+
+/* The main thread's stack is the mapping that holds the kernel's gift of random bytes. It grows
+ * down to its limit, or to the mapping below it and the gap that the kernel keeps there. */
+static bool asthra__os_main_stack(void **low, void **high) {
+    uintptr_t before, start, end, least;
+    struct rlimit limit;
+    if (!asthra__os_maps_scan((uintptr_t)getauxval(AT_RANDOM), &before, &start, &end)) return false;
+    least = before + 256 * asthra__os_page_size();
+    if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur < end - least)
+        least = end - (uintptr_t)limit.rlim_cur;
+    if (least > start) least = start;
+    *low = (void *)least;
+    *high = (void *)end;
+    return true;
+}
+
+ASTHRA__FN size_t asthra__os_thread_count(void) {
+    int saved = errno;
+    struct stat tasks; /* one directory for each, and "." and ".." */
+    bool is_known = stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink > 2;
+    errno = saved;
+    return is_known ? (size_t)tasks.st_nlink - 2 : 0;
+}
+
+ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
+    int saved = errno;
+    while (length > 0) {
+        ssize_t done = write(STDERR_FILENO, text, length);
+        if (done < 0 && errno != EINTR) break;
+        if (done <= 0) continue;
+        text += done;
+        length -= (size_t)done;
+    }
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
+    int saved = errno;
+    bool is_terminal = isatty(STDERR_FILENO) != 0;
+    errno = saved;
+    return is_terminal;
+}
+
+#if ASTHRA_HAS_THREADS
+
+/* Two names that a host's earlier include of <pthread.h> may have left undeclared. */
+extern int asthra__os_getattr(pthread_t thread, pthread_attr_t *out) __asm__("pthread_getattr_np");
+extern int asthra__os_setname(pthread_t thread, const char *name) __asm__("pthread_setname_np");
+
+/* The C library opens a stream to answer for the main thread, and musl tells only what has been
+ * touched; so that one we answer ourselves. A thread that forked is the child's main thread and
+ * stands elsewhere, which is why the place of a local counts. */
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
+    pthread_attr_t attributes;
+    size_t bytes = 0;
+    const char *here = (const char *)&attributes;
+    bool is_known = asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
+    if (is_known && here >= (char *)*low && here < (char *)*high) return true;
+    if (asthra__os_getattr(pthread_self(), &attributes) != 0) return false;
+    is_known = pthread_attr_getstack(&attributes, low, &bytes) == 0;
+    pthread_attr_destroy(&attributes);
+    if (is_known) *high = (char *)*low + bytes;
+    return is_known;
+}
+
+/* Everything but what the thread's own instructions raise: those would end the process blocked. */
+static void asthra__os_blocked_signals(sigset_t *set) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    sigfillset(set);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(set, faults[i]);
+}
+
+static size_t asthra__os_thread_stack(size_t bytes) {
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    size_t page = asthra__os_page_size();
+    if (least > 0 && bytes < (size_t)least) bytes = (size_t)least;
+    if (bytes < (size_t)PTHREAD_STACK_MIN) bytes = (size_t)PTHREAD_STACK_MIN;
+    return (bytes + page - 1) / page * page;
+}
+
+/* The new thread inherits the mask of this one, which is why it is changed for the moment. */
+ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
+                                        void *(*run)(void *), void *argument, const char *name) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t blocked, before;
+    char shown[16] = {0};
+    int saved = errno;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
+    asthra__os_blocked_signals(&blocked);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    bool is_started = pthread_create(&thread, &attributes, run, argument) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (is_started) {
+        if (name) asthra__os_setname(thread, strncpy(shown, name, sizeof shown - 1));
+        *out = (Asthra__OsThread){0};
+        memcpy(&out->handle, &thread, sizeof thread);
+    }
+    errno = saved;
+    return is_started;
+}
+_Static_assert(sizeof(pthread_t) <= sizeof(unsigned long long), "a pthread_t fits the handle");
+
+ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
+    pthread_t joined;
+    memcpy(&joined, &thread.handle, sizeof joined);
+    pthread_join(joined, NULL);
+}
+
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
+                                   void (*child)(void)) {
+    pthread_atfork(before, parent, child);
+}
+
+#else
+
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
+    return asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
+}
+
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
+                                   void (*child)(void)) {
+    (void)before, (void)parent, (void)child;
+}
+
+#endif
+
+#endif

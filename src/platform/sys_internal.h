@@ -1,0 +1,27 @@
+/* sys - which system and processor this is, as values.                     [sys] internal */
+#ifndef ASTHRA__SYS_INTERNAL_H
+#define ASTHRA__SYS_INTERNAL_H
+
+#include "compiler_internal.h"
+
+#if defined(__linux__)
+#define ASTHRA__SYS_LINUX 1
+#else
+#error "asthra_rt knows Linux so far: a new system is a file platform/os_<system>.c and a line here"
+#endif
+
+#if defined(__x86_64__) && !defined(__ILP32__)
+#define ASTHRA__CPU_X86_64 1
+#else
+#define ASTHRA__CPU_X86_64 0
+#endif
+#if defined(__aarch64__) && !defined(__ILP32__)
+#define ASTHRA__CPU_AARCH64 1
+#else
+#define ASTHRA__CPU_AARCH64 0
+#endif
+#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && !ASTHRA__CPU_X86_64 && !ASTHRA__CPU_AARCH64
+#error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
+#endif
+
+#endif
