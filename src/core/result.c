@@ -1,0 +1,159 @@
+/* result - one record for each task, one sentence for each code.           [result] body
+ *
+ * A result has room for a status and a pointer, so a failure points at what says more about it: a
+ * constant record with the status's own sentence, which costs nothing, or the error record of the
+ * task, which the next error of that task overwrites. The thread's record says where the running
+ * task keeps its error record; until the first error that place holds NULL.
+ *
+ * The record comes from malloc, because the runtime's own allocator stands on panics, and those on
+ * results. If there is no memory for it, the failure keeps its status and that status's sentence.
+ *
+ * A message is formatted into a buffer of its own first: its arguments may be the one before it.
+ */
+#include "result_internal.h"
+#include "text_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct AsthraError {
+    const char *message;
+    const void *context;
+};
+
+/* The error comes first, so that the slot's pointer is the record's. */
+typedef struct Asthra__ErrorRecord {
+    struct AsthraError error;
+    AsthraResult last; /* status ASTHRA_OK: nothing to tell */
+    char text[256];    /* where a formatted message lives */
+} Asthra__ErrorRecord;
+
+#define ASTHRA__RESULT_ERROR(name, sentence) {sentence, NULL},
+static const struct AsthraError asthra__result_errors[] = {
+    ASTHRA_STATUS_TABLE(ASTHRA__RESULT_ERROR){"Unknown status", NULL}};
+#undef ASTHRA__RESULT_ERROR
+
+_Static_assert(sizeof(AsthraResult) == 16, "a result travels in two registers");
+
+static const struct AsthraError *asthra__result_sentence(uint32_t status) {
+    size_t last = sizeof asthra__result_errors / sizeof *asthra__result_errors - 1;
+    return &asthra__result_errors[status < last ? status : last];
+}
+
+/* The record of the running task or thread, or NULL if there is none and no memory for one. */
+static Asthra__ErrorRecord *asthra__result_record(void) {
+    struct AsthraError **slot = asthra__thread()->error;
+    if (!*slot) {
+        int saved = errno;
+        Asthra__ErrorRecord *fresh = calloc(1, sizeof *fresh);
+        errno = saved;
+        if (fresh) *slot = &fresh->error;
+    }
+    return (Asthra__ErrorRecord *)(void *)*slot;
+}
+
+ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status) {
+    AsthraResult r = {(uint32_t)status, 0, {NULL}};
+    if (status != ASTHRA_OK) r.value.error = asthra__result_sentence(r.status);
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__result_integer(int64_t value) {
+    AsthraResult r = {ASTHRA_OK, 0, {NULL}};
+    r.value.integer = value;
+    return r;
+}
+
+/* A failure whose message lives at least as long as the record; NULL: the status's sentence. */
+ASTHRA__COLD static AsthraResult asthra__result_note(AsthraStatus status, const char *message,
+                                                     const void *context) {
+    if (status == ASTHRA_OK) status = ASTHRA_FAILED;
+    AsthraResult r = asthra__result_of(status);
+    Asthra__ErrorRecord *record = asthra__result_record();
+    if (!record) return r;
+    record->error.message = message ? message : r.value.error->message;
+    record->error.context = context;
+    r.value.error = &record->error;
+    record->last = r;
+    return r;
+}
+
+ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
+                                                          va_list list) ASTHRA_PRINTF(2, 0);
+ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
+                                                          va_list list) {
+    Asthra__ErrorRecord *record = format ? asthra__result_record() : NULL;
+    if (!record) return asthra__result_note(status, NULL, NULL);
+    char text[sizeof record->text];
+    Asthra__Text t = asthra__text_on(text, sizeof text);
+    asthra__text_format_list(&t, format, list);
+    memcpy(record->text, text, t.length + 1);
+    return asthra__result_note(status, record->text, NULL);
+}
+
+ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    asthra__result_note_list(status, format, list);
+    va_end(list);
+}
+
+ASTHRA__FN void asthra__error_clear(void) {
+    const Asthra__Thread *t = asthra__thread_if_attached();
+    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    if (record) record->last.status = ASTHRA_OK;
+}
+
+ASTHRA__FN void asthra__error_free(struct AsthraError *record) {
+    free(record);
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_ok(void *value) {
+    AsthraResult r = {ASTHRA_OK, 0, {value}};
+    return r;
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_err(const char *message) {
+    return asthra__result_note(ASTHRA_FAILED, message, NULL);
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_err_with_context(const char *message,
+                                                          const void *context) {
+    return asthra__result_note(ASTHRA_FAILED, message, context);
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_errorf(AsthraStatus status, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    AsthraResult r = asthra__result_note_list(status, format, list);
+    va_end(list);
+    return r;
+}
+
+ASTHRA_RT_API bool asthra_result_is_ok(AsthraResult r) {
+    return r.status == ASTHRA_OK;
+}
+
+ASTHRA_RT_API AsthraStatus asthra_result_status(AsthraResult r) {
+    return (AsthraStatus)r.status;
+}
+
+ASTHRA_RT_API const char *asthra_result_message(AsthraResult r) {
+    if (r.status != ASTHRA_OK && r.value.error) return r.value.error->message;
+    return asthra__result_sentence(r.status)->message; /* a success, or made by hand */
+}
+
+ASTHRA_RT_API void *asthra_result_value(AsthraResult r) {
+    return r.status == ASTHRA_OK ? r.value.pointer : NULL;
+}
+
+ASTHRA_RT_API const void *asthra_result_context(AsthraResult r) {
+    return r.status != ASTHRA_OK && r.value.error ? r.value.error->context : NULL;
+}
+
+ASTHRA_RT_API AsthraResult asthra_last_error(void) {
+    const Asthra__Thread *t = asthra__thread_if_attached();
+    const Asthra__ErrorRecord *record = t ? (const Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
+}

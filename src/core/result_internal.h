@@ -1,0 +1,19 @@
+/* result - failures as the bodies make them.                               [result] internal */
+#ifndef ASTHRA__RESULT_INTERNAL_H
+#define ASTHRA__RESULT_INTERNAL_H
+
+#include "result.h"
+#include "thread_internal.h"
+
+/* A failure with the status's own sentence: no record is written, so it costs nothing. */
+ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
+ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
+
+/* Notes why a call that returns NULL, false or a zero handle failed. Formatted, copied. */
+ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
+ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
+
+/* Ends the record of a task or thread; NULL is allowed. */
+ASTHRA__FN void asthra__error_free(struct AsthraError *record);
+
+#endif

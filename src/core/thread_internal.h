@@ -1,0 +1,45 @@
+/* thread - the one record of each thread.                                  [thread] internal
+ *
+ * A thread gets its record at its first call and gives it back when it ends; calls from other
+ * destructors while it ends are served by attaching again. Every module that needs per-thread state
+ * has one slot in it. The record's address must never be kept across a switch of stacks: the fiber
+ * may go on under another thread (ARCHITECTURE, law 4), so it is asked for again through the
+ * accessor, whose result the compiler cannot guess.
+ */
+#ifndef ASTHRA__THREAD_INTERNAL_H
+#define ASTHRA__THREAD_INTERNAL_H
+
+#include "sync_internal.h"
+
+struct AsthraError;
+
+enum { ASTHRA__SCHEDULER_SLOT = 512 };
+
+typedef struct Asthra__Thread Asthra__Thread;
+struct Asthra__Thread {
+    bool is_attached;
+    bool is_main;           /* the process's first thread; in a forked child the only */
+    unsigned char detaches; /* how often it has ended: destructors may call us again */
+
+    const char *panic;             /* the panic's slot: the message of the one in progress */
+    struct AsthraError **error;    /* where the running task, or this thread, keeps its record */
+    struct AsthraError *own_error; /* an error record, from malloc; freed when the thread ends */
+    char name[32];                 /* "main" of the first thread, else "" until it is named */
+    Asthra__Thread *next, **link;  /* the list of attached threads */
+    void *fault_stack;
+    /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
+     * thread can fail for want of memory. */
+    ASTHRA__ALIGNED(16) unsigned char scheduler[ASTHRA__SCHEDULER_SLOT];
+};
+
+/* Never NULL: attaches the thread if need be. */
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void);
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void); /* signal-safe */
+ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
+ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
+
+/* Called by an ending thread, newest registration first, while its record is whole. At most four;
+ * one that is registered again changes nothing. */
+ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
+
+#endif

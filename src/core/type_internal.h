@@ -1,0 +1,14 @@
+/* type - when two descriptions are one type.                               [type] internal */
+#ifndef ASTHRA__TYPE_INTERNAL_H
+#define ASTHRA__TYPE_INTERNAL_H
+
+#include "../platform/compiler_internal.h"
+#include "type.h"
+
+#if ASTHRA_HAS_TYPE
+
+/* The same pointer, or name, size and alignment agree; NULL, or no name, equals nothing else. */
+ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo *b);
+
+#endif
+#endif

@@ -1,0 +1,138 @@
+/* The allocator of the runtime's own records: private names, so the bodies are in this file. */
+#include "test.h"
+#define ASTHRA_RT_STATIC
+#define ASTHRA_RT_IMPLEMENTATION
+#include "asthra_rt.h"
+
+static volatile size_t too_much = SIZE_MAX / 2; /* volatile: the compiler must not see through it */
+
+TEST(alloc, blocks_are_aligned) {
+    for (size_t bytes = 1; bytes < 300; bytes += 7) {
+        void *block = asthra__alloc(bytes);
+        CHECK((uintptr_t)block % _Alignof(max_align_t) == 0);
+        asthra__free(block);
+    }
+}
+
+TEST(alloc, zero_bytes_are_a_block) {
+    void *block = asthra__alloc(0);
+    CHECK(block != NULL);
+    block = asthra__realloc(block, 0);
+    CHECK(block != NULL);
+    asthra__free(block);
+    asthra__free(NULL);
+}
+
+TEST(alloc, zeroed_is_zero) {
+    unsigned char *dirty = asthra__alloc(4000);
+    memset(dirty, 0xff, 4000);
+    asthra__free(dirty);
+    unsigned char *block = asthra__alloc_zeroed(40, 100);
+    for (size_t i = 0; i < 4000; i++) CHECK_EQ(block[i], 0);
+    asthra__free(block);
+}
+
+TEST(alloc, zeroed_refuses_an_overflow) {
+    CHECK(asthra__alloc_zeroed(SIZE_MAX / 4 + 2, 4) == NULL);
+    CHECK(asthra__alloc_zeroed(4, SIZE_MAX / 4 + 2) == NULL);
+}
+
+TEST(alloc, realloc_keeps_what_was_inside) {
+    char *block = asthra__realloc(NULL, 6);
+    strcpy(block, "house");
+    block = asthra__realloc(block, 60000);
+    CHECK_STR(block, "house");
+    asthra__free(block);
+}
+
+TEST(alloc, text_is_a_copy) {
+    char word[] = "book";
+    char *copy = asthra__alloc_text(word);
+    word[0] = 'l';
+    CHECK_STR(copy, "book");
+    asthra__free(copy);
+    CHECK(asthra__alloc_text(NULL) == NULL);
+}
+
+typedef struct Budget {
+    int allocations, frees, left; /* left: requests that still succeed */
+} Budget;
+
+static void *budget_realloc(void *block, size_t bytes, void *user) {
+    Budget *b = user;
+    if (b->left == 0) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    b->left--;
+    b->allocations += !block;
+    return realloc(block, bytes);
+}
+static void *budget_alloc(size_t bytes, void *user) {
+    void *block = budget_realloc(NULL, bytes, user);
+    return block ? memset(block, 0xff, bytes) : NULL;
+}
+static void budget_free(void *block, void *user) {
+    ((Budget *)user)->frees++;
+    free(block);
+}
+static void set_budget(Budget *b) {
+    Asthra__AllocHook hook = {budget_alloc, budget_realloc, budget_free, b};
+    asthra__alloc_set_hook(&hook);
+}
+
+TEST(alloc, hook_takes_all) {
+    Budget b = {0, 0, 100};
+    set_budget(&b);
+    unsigned char *zeroed = asthra__alloc_zeroed(3, 5);
+    for (size_t i = 0; i < 15; i++) CHECK_EQ(zeroed[i], 0);
+    void *moved = asthra__realloc(asthra__alloc(10), 1000);
+    asthra__free(moved);
+    asthra__free(zeroed);
+    asthra__free(asthra__alloc_text("word"));
+    CHECK_EQ(b.allocations, 3);
+    CHECK_EQ(b.frees, 3);
+    asthra__alloc_set_hook(NULL);
+    asthra__free(asthra__alloc(1));
+    CHECK_EQ(b.allocations, 3);
+    CHECK_EQ(b.frees, 3);
+}
+
+TEST(alloc, without_memory_null_and_errno_as_it_was) {
+    Budget b = {0, 0, 1};
+    set_budget(&b);
+    char *block = asthra__alloc(6);
+    strcpy(block, "still");
+    errno = 77;
+    CHECK(asthra__alloc(1) == NULL);
+    CHECK(asthra__alloc_zeroed(1, 1) == NULL);
+    CHECK(asthra__alloc_text("x") == NULL);
+    CHECK(asthra__realloc(block, 10) == NULL);
+    CHECK_EQ(errno, 77);
+    CHECK_STR(block, "still");
+    asthra__free(block);
+}
+
+TEST_PANICS(alloc, or_die_panics_with_the_size, "Out of memory: the runtime asked for 123 bytes") {
+    Budget b = {0, 0, 0};
+    set_budget(&b);
+    asthra__alloc_or_die(NULL, 123);
+}
+
+TEST(alloc, or_die_gives_memory) {
+    int *number = asthra__alloc_or_die(NULL, sizeof *number);
+    *number = 5;
+    number = asthra__alloc_or_die(number, 100 * sizeof *number);
+    CHECK_EQ(*number, 5);
+    asthra__free(number);
+}
+
+TEST(alloc, impossible_sizes_are_refused) {
+    if (ASTHRA__ASAN || ASTHRA__TSAN) SKIP("the sanitizer's malloc ends the process");
+    CHECK(asthra__alloc(too_much) == NULL);
+}
+
+TEST_PANICS(alloc, half_a_hook_panics, "broken invariant") {
+    Asthra__AllocHook half = {budget_alloc, NULL, NULL, NULL};
+    asthra__alloc_set_hook(&half);
+}

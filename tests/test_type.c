@@ -1,0 +1,106 @@
+/* Type descriptions: static data, and when two are one type. */
+#include "test.h"
+#define ASTHRA_RT_STATIC
+#define ASTHRA_RT_IMPLEMENTATION
+#include "asthra_rt.h"
+
+typedef struct Node {
+    struct Node *next;
+    int value;
+    struct Node *other;
+} Node;
+
+ASTHRA_TYPE_POINTERS(Node, ASTHRA__OFFSET(Node, next), ASTHRA__OFFSET(Node, other));
+
+static void destroy_node(void *object) {
+    ((Node *)object)->value = 0;
+}
+
+static const AsthraFieldInfo node_fields[] = {
+    ASTHRA_FIELD(Node, next, &asthra_type_pointer),
+    ASTHRA_FIELD(Node, value, &asthra_type_i32),
+};
+
+static const AsthraTypeInfo whole_type = {
+    .name = "Whole",
+    .size = sizeof(Node),
+    .base = &Node_type,
+    .fields = node_fields,
+    .field_count = 2,
+    .destroy = destroy_node,
+};
+
+TEST(type, pointer_offsets_are_static_data) {
+    CHECK_STR(Node_type.name, "Node");
+    CHECK_EQ(Node_type.size, sizeof(Node));
+    CHECK_EQ(Node_type.alignment, _Alignof(Node));
+    CHECK_EQ(Node_type.pointer_count, 2);
+    CHECK_EQ(Node_type.pointer_offsets[0], 0);
+    CHECK_EQ(Node_type.pointer_offsets[1], offsetof(Node, other));
+    CHECK(Node_type.trace == NULL && Node_type.destroy == NULL && Node_type.base == NULL);
+}
+
+TEST(type, fields_name_their_place_and_type) {
+    CHECK_STR(whole_type.fields[1].name, "value");
+    CHECK_EQ(whole_type.fields[1].offset, offsetof(Node, value));
+    CHECK(asthra__type_same(whole_type.fields[1].type, &asthra_type_i32));
+}
+
+TEST(type, ready_made_types_fit_their_c_types) {
+    CHECK_EQ(asthra_type_bool.size, sizeof(bool));
+    CHECK_EQ(asthra_type_i8.size, 1);
+    CHECK_EQ(asthra_type_u16.size, 2);
+    CHECK_EQ(asthra_type_i64.size, 8);
+    CHECK_EQ(asthra_type_f32.size, sizeof(float));
+    CHECK_EQ(asthra_type_f64.alignment, __alignof__(double));
+    CHECK_STR(asthra_type_u64.name, "u64");
+    CHECK_EQ(asthra_type_pointer.pointer_count, 1);
+    CHECK_EQ(asthra_type_pointer.pointer_offsets[0], 0);
+    CHECK_EQ(asthra_type_string.size, sizeof(AsthraString));
+    CHECK_EQ(asthra_type_string.pointer_offsets[0], offsetof(AsthraString, data));
+    CHECK_EQ(asthra_type_optional_string.size, sizeof(void *));
+    CHECK_EQ(asthra_type_i32.pointer_count, 0);
+}
+
+TEST(type, copies_are_the_same_type) {
+    char name[] = "i32"; /* another address than the literal's */
+    AsthraTypeInfo copy = asthra_type_i32;
+    copy.name = name;
+    CHECK(asthra__type_same(&copy, &asthra_type_i32));
+    CHECK(asthra__type_same(&asthra_type_i32, &copy));
+}
+
+TEST(type, name_size_and_alignment_tell_types_apart) {
+    AsthraTypeInfo copy = asthra_type_i32;
+    CHECK(!asthra__type_same(&asthra_type_i32, &asthra_type_u32));
+    copy.size++;
+    CHECK(!asthra__type_same(&copy, &asthra_type_i32));
+    copy = asthra_type_i32;
+    copy.alignment *= 2;
+    CHECK(!asthra__type_same(&copy, &asthra_type_i32));
+}
+
+TEST(type, nameless_types_are_same_by_address_alone) {
+    static const AsthraTypeInfo a, b;
+    CHECK(asthra__type_same(&a, &a));
+    CHECK(!asthra__type_same(&a, &b));
+    CHECK(!asthra__type_same(&a, &asthra_type_i8));
+    CHECK(!asthra__type_same(&asthra_type_i8, &a));
+}
+
+TEST(type, null_is_the_same_as_null_alone) {
+    CHECK(asthra__type_same(NULL, NULL));
+    CHECK(!asthra__type_same(NULL, &asthra_type_i8));
+    CHECK(!asthra__type_same(&asthra_type_i8, NULL));
+}
+
+static int doubled(int x) {
+    return 2 * x;
+}
+
+TEST(type, methods_hold_functions) {
+    static AsthraMethodInfo methods[1] = {{"doubled", NULL}};
+    typedef int (*IntFunction)(int);
+    methods[0].function = ASTHRA_FN(doubled);
+    CHECK_EQ(ASTHRA_FN_AS(IntFunction, methods[0].function)(21), 42);
+}
