@@ -1,0 +1,241 @@
+/* scheduler - workers without work.                                        [scheduler] body: idle
+ *
+ * A worker that finds nothing of its own searches: it steals from the others and looks at the global
+ * queues for a short while, then sleeps on its word `asleep`. At most half of the workers search.
+ *
+ * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or were
+ * woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody with work,
+ * takes it out of `sleeping`; a waker adds it to `searching` on its behalf.
+ *
+ * No wake-up is lost.
+ *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps and
+ *     nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping + 1,
+ *     heavy fence, look at every queue once more. Either the producer sees the sleeper or the
+ *     sleeper sees the work.
+ *   - A producer that saw a searcher relies on it. A searcher that stops searching without work does
+ *     so before that last look at all queues, so it sees what was published before it stopped. One
+ *     that found work and was the last searcher wakes another, because there may be more.
+ *
+ * Watching. A slot `next` is not stolen at once, or two tasks that talk to each other would be torn
+ * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of the
+ * sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in the
+ * same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest starts
+ * a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
+ *
+ * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
+ * scheduler_report.c.
+ */
+#include "scheduler_internal.h"
+
+#if ASTHRA_HAS_TASK
+
+enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
+
+/* ---- waking ---- */
+
+/* Turns the word of a sleeper; true: it was asleep and will search. */
+static bool asthra__rouse(Asthra__Scheduler *g, Asthra__Worker *w) {
+    uint32_t asleep = 1;
+    if (asthra__load(&w->asleep, relaxed) == 0) return false;
+    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return false;
+    asthra__sub(&g->sleeping, 1u, seq_cst);
+    asthra__add(&g->searching, 1u, seq_cst);
+    asthra__os_wake(&w->asleep, 1);
+    return true;
+}
+
+ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
+    for (unsigned i = asthra__load(&g->worker_count, acquire); i-- > 0;) {
+        if (asthra__rouse(g, &g->workers[i])) return;
+    }
+}
+
+ASTHRA__FN void asthra__notify(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__os_fence_light();
+    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0)) return;
+    if (asthra__load(&g->searching, relaxed) != 0) return;
+    asthra__rouse_any(g);
+}
+
+ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
+    asthra__os_fence_light();
+    asthra__rouse(asthra__scheduler(), w);
+}
+
+ASTHRA__FN void asthra__notify_all(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__os_fence_heavy();
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) asthra__rouse(g, &g->workers[i]);
+}
+
+/* ---- searching ---- */
+
+static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thief) {
+    uint32_t start = asthra__random(asthra__load(&g->worker_count, acquire));
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->worker_count, acquire)];
+        Asthra__Runnable *item;
+        if (victim == thief) continue;
+        if ((item = asthra__deque_steal(&victim->deque)) != NULL) return item;
+        if (asthra__ring_count(&victim->ring) != 0 &&
+            (item = asthra__ring_pop(&victim->ring)) != NULL) {
+            return item;
+        }
+    }
+    return NULL;
+}
+
+static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w) {
+    int rounds = g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
+    for (int round = 0; round < rounds; round++) {
+        Asthra__Runnable *item = asthra__pick(w);
+        if (item == NULL && !g->is_deterministic) item = asthra__steal(g, w);
+        if (item != NULL) return item;
+        for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
+    }
+    return NULL;
+}
+
+/* Is there anything that a worker which lies down should rather do? A look without taking. */
+static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
+    if (asthra__load(&w->next, relaxed) != NULL || asthra__load(&w->bound.count, relaxed) != 0 ||
+        asthra__load(&g->global.count, relaxed) != 0 || asthra__load(&g->urgent.count, relaxed) != 0 ||
+        asthra__load(&g->background.count, relaxed) != 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        if (asthra__deque_count(&g->workers[i].deque) != 0) return true;
+        if (asthra__ring_count(&g->workers[i].ring) != 0) return true;
+    }
+    return false;
+}
+
+/* ---- watching ---- */
+
+/* Helps workers that have been in one turn since the last look. Returns what it took, if anything. */
+static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
+    Asthra__Runnable *item = NULL;
+    w->now_ns = asthra__os_now_ns();
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        Asthra__Worker *other = &g->workers[i];
+        uint32_t seen = asthra__load(&other->turns_seen, relaxed);
+        bool is_stuck = turns[i % 64] == seen;
+        turns[i % 64] = seen;
+        asthra__timers_run(other, w->now_ns);
+        if (is_stuck && item == NULL && other != w) item = asthra__next_steal(other);
+    }
+    if (item == NULL || !((Asthra__Fiber *)(void *)item)->runnable.is_fiber) return item;
+    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+    if (f->bound_to < 0 || f->bound_to == w->number) return item;
+    asthra__runnable_fiber(f, false); /* to its own worker's queue */
+    return NULL;
+}
+
+/* In the deterministic mode time stands still while anything can run. */
+static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
+    int64_t earliest = asthra__timers_earliest();
+    if (!g->is_deterministic || earliest == INT64_MAX) return false;
+    if (earliest > g->virtual_ns) g->virtual_ns = earliest;
+    return asthra__timers_run(w, g->virtual_ns);
+}
+
+/* ---- resting ---- */
+
+/* Everybody else rests too, and no timer will change that. */
+ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
+    if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
+        asthra__lock(&g->drain_lock);
+        Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
+        bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
+        g->drain_quiescent = g->drain_quiescent || is_ours;
+        asthra__unlock(&g->drain_lock);
+        if (is_ours) asthra__wait_wake(drainer);
+    } else if (asthra__all_are_asleep()) {
+        asthra__report_asleep();
+    }
+}
+
+/* How long to sleep; *watches: in ticks, as the watcher. */
+static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
+                                bool *watches) {
+    bool all_rest = asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
+    int64_t earliest = asthra__timers_earliest(), left = ASTHRA_FOREVER;
+    if (all_rest && earliest == INT64_MAX) {
+        asthra__all_rest(g);
+    } else if (all_rest || asthra__load(&g->watching, relaxed) == 0 || *watches) {
+        if (!*watches) *watches = asthra__exchange(&g->watching, 1u, acq_rel) == 0;
+        if (!*watches) return ASTHRA_FOREVER;
+        w->now_ns = asthra__os_now_ns();
+        left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
+        if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
+        if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
+        if (left < 0) left = 0;
+    }
+    return left;
+}
+
+/* Lies down once. True: roused by a producer, which counted us as a searcher. */
+static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
+                               bool *watches) {
+    uint32_t asleep = 1;
+    asthra__store(&w->asleep, 1u, seq_cst);
+    asthra__add(&g->sleeping, 1u, seq_cst);
+    asthra__os_fence_heavy(); /* pairs with the light one in notify */
+    if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
+        int64_t left = asthra__rest_for(g, w, tick_us, watches);
+        if (left != 0) asthra__os_wait(&w->asleep, 1, left);
+    }
+    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
+    asthra__sub(&g->sleeping, 1u, seq_cst);
+    return false;
+}
+
+static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
+    if (watches) asthra__store(&g->watching, 0u, seq_cst);
+}
+
+/* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
+static void asthra__leave_rest(Asthra__Scheduler *g) {
+    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0) return;
+    if (asthra__load(&g->watching, relaxed) == 0 && asthra__load(&g->searching, relaxed) == 0) {
+        asthra__rouse_any(g);
+    }
+}
+
+/* Searches; a find by the last searcher calls for another. */
+static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Worker *w,
+                                                bool is_counted) {
+    if (!is_counted) {
+        if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1) return NULL;
+        asthra__add(&g->searching, 1u, seq_cst);
+    }
+    Asthra__Runnable *item = asthra__search(g, w);
+    uint32_t searchers = asthra__sub(&g->searching, 1u, seq_cst);
+    if (item != NULL && searchers == 1) asthra__notify();
+    return item;
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t turns[64];
+    int64_t tick_us = ASTHRA__TICK_FIRST_US;
+    bool is_counted = false, watches = false;
+    for (unsigned i = 0; i < 64; i++) turns[i] = UINT32_MAX;
+    for (;;) {
+        Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
+        if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
+            asthra__stop_watching(g, watches);
+            return NULL;
+        }
+        if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
+        if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us, &watches);
+        if (item == NULL && !is_counted) item = asthra__watch(g, w, turns);
+        if (item == NULL) continue;
+        asthra__stop_watching(g, watches);
+        asthra__leave_rest(g);
+        return item;
+    }
+}
+
+#endif

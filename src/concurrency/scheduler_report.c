@@ -1,0 +1,254 @@
+/* scheduler - who waits on what, and what a panic needs to know.           [scheduler] body: report
+ *
+ * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread waits
+ * with a limit, and the process has no thread but the workers and threads that wait in our calls,
+ * then nothing will ever run again: that is a bug of the program, told as a panic with everybody who
+ * waits. `host_blocked` counts waits of plain threads that nobody has resumed yet; whoever resumes one
+ * takes it out first, so a thread that is about to run is not counted as blocked. A thread that the
+ * program made itself, and a sanitizer's own, keep the check silent: they might still do something.
+ *
+ * Overflow. A touch of a guard page ends the task, not the process's memory: the handler, on an
+ * alternate stack, makes the thread go on in a function of ours on the free part of an idle loop's
+ * stack, where the panic has room to format, to call the hook and to fail the task.
+ */
+#include "scheduler_internal.h"
+#include "../core/table_internal.h"
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+#if ASTHRA__ASAN
+void __asan_handle_no_return(void);
+#endif
+
+/* ---- names ---- */
+
+ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room) {
+    Asthra__Text t = asthra__text_on(out, room);
+    if (p->index != 0) {
+        const Asthra__Task *task = ASTHRA__CONTAINER(const Asthra__Task, parker, p);
+        asthra__text_format(&t, "task %llu '%s'", (unsigned long long)asthra__task_bits(task),
+                            task->name);
+    } else {
+        const Asthra__Seat *s = ASTHRA__CONTAINER(const Asthra__Seat, parker, p);
+        asthra__text_format(&t, "thread '%s'", s->thread->name);
+    }
+    return out;
+}
+
+/* ---- lists of those who wait ---- */
+
+static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
+    uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
+    if (claim == ASTHRA__WAIT_IDLE) {
+        asthra__text_add(t, "running");
+        return;
+    }
+    asthra__text_format(t, "%s", p->wait->what);
+    if (p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
+}
+
+/* What t does, as one line. A task that awaits a child in place has no wait of its own. */
+static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
+    AsthraTaskHandle child = { asthra__load(&t->awaiting, relaxed) };
+    asthra__text_format(line, "task '%s': ", t->name);
+    if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
+        asthra__text_add(line, "not started");
+    } else if (child.bits != 0) {
+        asthra__text_format(line, "await of task %llu", (unsigned long long)child.bits);
+    } else {
+        asthra__describe_wait(line, &t->parker);
+    }
+}
+
+static bool asthra__is_unfinished(const Asthra__Task *t) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    return (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+}
+
+/* Lines that say the same are one line with a count, so that a million workers fit a screen. */
+typedef struct Asthra__Groups {
+    Asthra__Table counts, oldest; /* by line: how many, and since when at the earliest */
+} Asthra__Groups;
+
+static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p) {
+    bool waits = (asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM) == ASTHRA__WAIT_OPEN;
+    uint64_t since = waits ? (uint64_t)p->wait->since_ns : UINT64_MAX;
+    uint64_t count = ++*asthra__table_slot_text(&g->counts, line);
+    uint64_t *oldest = asthra__table_slot_text(&g->oldest, line);
+    if (count == 1 || since < *oldest) *oldest = since;
+}
+
+static void asthra__groups_print(Asthra__Groups *g, int64_t now_ns) {
+    for (size_t i = 0; i < asthra__table_count(&g->counts); i++) {
+        const Asthra__TableEntry *e = asthra__table_at(&g->counts, i);
+        uint64_t since = *asthra__table_find_text(&g->oldest, e->key.text);
+        char age[40];
+        Asthra__Text t = asthra__text_on(age, sizeof age);
+        if (since != UINT64_MAX) {
+            asthra__text_add(&t, ", since ");
+            asthra__text_add_duration(&t, now_ns > (int64_t)since ? now_ns - (int64_t)since : 0);
+        }
+        asthra__text_report("  %llu x %s%s", (unsigned long long)e->value, e->key.text, age);
+    }
+    asthra__table_destroy(&g->counts);
+    asthra__table_destroy(&g->oldest);
+}
+
+/* Every unfinished task, then every plain thread that waits. Nothing may run meanwhile. */
+static void asthra__report_everybody(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Groups groups;
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    char line[200];
+    asthra__table_create(&groups.counts, ASTHRA__TABLE_TEXTS);
+    asthra__table_create(&groups.oldest, ASTHRA__TABLE_TEXTS);
+    for (uint32_t i = 1; i < count; i++) {
+        const Asthra__Task *t = asthra__task_at(i);
+        if (!asthra__is_unfinished(t)) continue;
+        Asthra__Text text = asthra__text_on(line, sizeof line);
+        asthra__describe_task(&text, t);
+        asthra__groups_add(&groups, line, &t->parker);
+    }
+    for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
+        bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
+        if (!waits) continue;
+        Asthra__Text text = asthra__text_on(line, sizeof line);
+        asthra__text_format(&text, "thread '%s': ", s->thread->name);
+        asthra__describe_wait(&text, &s->parker);
+        asthra__groups_add(&groups, line, &s->parker);
+    }
+    asthra__groups_print(&groups, asthra__now_ns());
+}
+
+/* ---- asleep ---- */
+
+ASTHRA__FN bool asthra__all_are_asleep(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
+    uint32_t workers = asthra__load(&g->worker_count, acquire);
+    if (asthra__load(&g->manned, acquire) != workers) return false;
+    if (asthra__load(&g->sleeping, seq_cst) != workers) return false;
+    if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
+    size_t blocked = asthra__load(&g->host_blocked, seq_cst);
+    size_t known = workers + blocked + (ASTHRA__TSAN ? 1 : 0);
+    return asthra__os_thread_count() == known && asthra__load(&g->sleeping, seq_cst) == workers;
+}
+
+ASTHRA__FN void asthra__report_asleep(void) {
+    asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
+    asthra__report_everybody();
+    asthra__panic_with(NULL, 0, "all tasks are asleep");
+}
+
+ASTHRA__FN void asthra__report_standing(void) {
+    asthra__text_report("shutdown: these tasks were cancelled and have not ended in time:");
+    asthra__report_everybody();
+}
+
+/* ---- panics of tasks ---- */
+
+static Asthra__Task *asthra__panic_task(void) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    return s == NULL ? NULL : s->task;
+}
+
+static uint64_t asthra__panic_task_id(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? 0 : asthra__task_bits(t);
+}
+
+static const char *asthra__panic_task_name(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? NULL : t->name;
+}
+
+static AsthraPanicPolicy asthra__panic_task_policy(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? ASTHRA_PANIC_ABORT : (AsthraPanicPolicy)t->policy;
+}
+
+static void asthra__panic_task_set_policy(AsthraPanicPolicy policy) {
+    Asthra__Task *t = asthra__panic_task();
+    if (t != NULL) t->policy = (uint8_t)policy;
+}
+
+/* Ends the task's function here and now; its frames are abandoned. */
+static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->task == NULL) return;
+    asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
+    s->fiber->has_failed = true;
+#if ASTHRA__ASAN
+    __asan_handle_no_return();
+#endif
+    asthra__swap_escape(s->fiber->escape, NULL);
+}
+
+/* ---- overflow ---- */
+
+/* Which tasks stand below `top` on its stack: each awaits the one above it and has no wait of its own. */
+static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    uint64_t above = asthra__task_bits(top);
+    for (int named = 0; above != 0 && named < 8; named++) {
+        uint64_t next = 0;
+        for (uint32_t i = 1; i < count && next == 0; i++) {
+            const Asthra__Task *t = asthra__task_at(i);
+            bool is_idle = (asthra__load(&t->parker.word, relaxed) & ASTHRA__WAIT_CLAIM) == 0;
+            if (!asthra__is_unfinished(t) || !is_idle) continue;
+            if (asthra__load(&t->awaiting, relaxed) != above) continue;
+            asthra__text_format(out, "%s'%s'", named == 0 ? " on a stack that it shares with " : ", ",
+                                t->name);
+            next = asthra__task_bits(t);
+        }
+        above = next;
+    }
+}
+
+/* On the free part of an idle loop's stack. */
+static void asthra__overflow_panic(void *fiber) {
+    const Asthra__Fiber *f = fiber;
+    char message[400];
+    Asthra__Text t = asthra__text_on(message, sizeof message);
+    size_t kib = (size_t)(f->high - f->low) / 1024;
+    Asthra__Task *task = asthra__panic_task();
+    if (task == NULL) {
+        asthra__text_format(&t, "stack overflow: the runtime used all %zu KiB of a stack", kib);
+    } else {
+        asthra__text_format(&t, "stack overflow: task '%s' used all %zu KiB", task->name, kib);
+        asthra__name_those_below(&t, task);
+        asthra__text_add(&t, "; give it more with stack_bytes in AsthraSpawnOptions, or all of them "
+                             "with stack_size in AsthraRuntimeConfig");
+    }
+    asthra__panic_with(NULL, 0, message);
+}
+
+/* In a signal handler. */
+static bool asthra__on_fault(void *address, void *context) {
+    Asthra__Fiber *f = asthra__fiber_of_guard(address);
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (f == NULL || s == NULL || s->worker == NULL || s->fiber != f) return false;
+    Asthra__Fiber *spare = s->worker->spare;
+    if (spare == NULL) return false;
+    uintptr_t top = ((uintptr_t)spare->context - 1024) / 64 * 64;
+    return asthra__os_fault_redirect(context, asthra__overflow_panic, f, (void *)top);
+}
+
+ASTHRA__FN void asthra__report_setup(void) {
+    static const Asthra__PanicOwner owner = {
+        asthra__panic_task_id,     asthra__panic_task_name,       asthra__panic_task_policy,
+        asthra__panic_task_set_policy, asthra__panic_fail_task,
+    };
+    asthra__panic_set_owner(&owner);
+    asthra__os_fault_install(asthra__on_fault);
+}
+
+ASTHRA__FN void asthra__report_teardown(void) {
+    asthra__os_fault_remove();
+    asthra__panic_set_owner(NULL);
+}
+
+#endif

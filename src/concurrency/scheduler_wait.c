@@ -1,0 +1,199 @@
+/* scheduler - waiting and waking.                                          [scheduler] body: waits
+ *
+ * The states of a parker's word and who may change them stand in scheduler_internal.h. Here is why no
+ * wake is lost and none comes twice.
+ *
+ *   - Exactly one party turns OPEN into DONE: a peer under its list's lock, a timer, a canceller, or
+ *     the waiter itself (retract turns it into IDLE). All do it by compare-and-swap on one word.
+ *   - That party alone calls asthra__wait_wake, once. If SWITCHED is set the stack has been left: it
+ *     makes the fiber runnable. Else it sets WAKE; the worker that has just left the stack sets
+ *     SWITCHED. Both are read-modify-writes of the same word, so one of them is second, and the
+ *     second makes the fiber runnable.
+ *   - With `held` the word starts SWITCHED, although the stack is still in use. Whoever finds the
+ *     node holds the lock, which is released after the stack was left; a timer and a canceller find
+ *     the wait elsewhere, so they pass through the lock before they wake.
+ *   - Cancel and open: the canceller sets the task's CANCEL bit, heavy fence, then looks at the
+ *     parker's word. The waiter writes OPEN, light fence, then looks at the CANCEL bit. One of them
+ *     sees the other.
+ *   - A plain thread sleeps on w->signal. It may return as soon as the signal is written, so the
+ *     waker's last touch is a wake-up call on an address, which the system bears to be anything.
+ */
+#include "scheduler_internal.h"
+
+#if ASTHRA_HAS_TASK
+
+ASTHRA__FN Asthra__Parker *asthra__parker(void) {
+    Asthra__Seat *s = asthra__seat();
+    return s->task != NULL ? &s->task->parker : &s->parker;
+}
+
+static bool asthra__cancel_is_pending(const Asthra__Task *t) {
+    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 && t->masks == 0;
+}
+
+/* The current task observes that it is cancelled. */
+static bool asthra__cancel_observe(Asthra__Task *t) {
+    if (t == NULL || ASTHRA__LIKELY(!asthra__cancel_is_pending(t))) return false;
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_SAW_CANCEL), relaxed);
+    return true;
+}
+
+ASTHRA__FN bool asthra__cancel_pending(void) {
+    return asthra__cancel_observe(asthra__seat()->task);
+}
+
+ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Parker *p = s->task != NULL ? &s->task->parker : &s->parker;
+    uint32_t word = asthra__load(&p->word, relaxed) & ~(uint32_t)(ASTHRA__WAIT_TURN - 1);
+    word += ASTHRA__WAIT_TURN + ASTHRA__WAIT_OPEN;
+    if (w->held != NULL || s->worker == NULL) word |= ASTHRA__WAIT_SWITCHED;
+    if (w->is_firm || (s->task != NULL && s->task->masks > 0)) word |= ASTHRA__WAIT_FIRM;
+    w->parker = p;
+    w->fiber = s->worker != NULL ? s->fiber : NULL;
+    w->outcome = ASTHRA_OK;
+    w->winner = NULL;
+    w->timer_slot = 0;
+    w->deadline_ns = INT64_MAX;
+    asthra__store(&w->signal, 0u, relaxed);
+    p->wait = w;
+    if (s->worker == NULL) asthra__add(&asthra__scheduler()->host_blocked, 1u, seq_cst);
+    asthra__store(&p->word, word, release);
+    return p;
+}
+
+/* OPEN to `claim`; false if it was something else. */
+static bool asthra__wait_close(Asthra__Parker *p, uint32_t claim) {
+    uint32_t word = asthra__load(&p->word, acquire);
+    while ((word & ASTHRA__WAIT_CLAIM) == ASTHRA__WAIT_OPEN) {
+        uint32_t closed = (word & ~(uint32_t)ASTHRA__WAIT_CLAIM) | claim;
+        if (asthra__cas(&p->word, &word, closed, acq_rel)) return true;
+    }
+    return false;
+}
+
+ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w) {
+    if (!asthra__wait_close(w->parker, ASTHRA__WAIT_IDLE)) return false;
+    if (w->fiber == NULL) asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst);
+    return true;
+}
+
+ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p) {
+    for (;;) {
+        if (ASTHRA__LIKELY(asthra__wait_close(p, ASTHRA__WAIT_DONE))) return true;
+        uint32_t word = asthra__load(&p->word, acquire);
+        if ((word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_BUSY &&
+            (word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_OPEN) {
+            return false;
+        }
+        asthra__cpu_relax();
+    }
+}
+
+/* Claims for a party that did not find the wait in a list: a timer, a canceller. */
+ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome) {
+    w->outcome = outcome;
+    if (w->held != NULL) {
+        Asthra__Lock *held = w->held;
+        asthra__lock(held); /* until the waiter has left its stack */
+        asthra__unlock(held);
+    }
+    asthra__wait_wake(w->parker);
+}
+
+/* Its stack has been left, or it is a thread: nothing may be assumed about w afterwards. */
+static void asthra__wait_resume(Asthra__Wait *w) {
+    if (w->fiber != NULL) {
+        asthra__runnable_fiber(w->fiber, true);
+    } else {
+        asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst); /* it counts as running now */
+        asthra__store(&w->signal, 1u, release); /* pairs with the load in wait_on_thread */
+        asthra__os_wake(&w->signal, 1);
+    }
+}
+
+ASTHRA__FN void asthra__wait_wake(Asthra__Parker *p) {
+    Asthra__Wait *w = p->wait;
+    if (!(asthra__load(&p->word, acquire) & ASTHRA__WAIT_SWITCHED)) {
+        uint32_t before = asthra__or(&p->word, (uint32_t)ASTHRA__WAIT_WAKE, acq_rel);
+        if (!(before & ASTHRA__WAIT_SWITCHED)) return; /* whoever leaves its stack makes it run */
+    }
+    asthra__wait_resume(w);
+}
+
+/* The stack of w has just been left; the second half of asthra__leave. */
+ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w) {
+    uint32_t before = asthra__or(&w->parker->word, (uint32_t)ASTHRA__WAIT_SWITCHED, acq_rel);
+    if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(w);
+}
+
+/* A plain thread blocks, and nobody else. */
+static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    bool is_timed = timeout_ns >= 0;
+    int64_t deadline = is_timed ? asthra__deadline(timeout_ns) : INT64_MAX;
+    if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
+    if (w->held != NULL) asthra__unlock(w->held);
+    while (asthra__load(&w->signal, acquire) == 0) {
+        int64_t left = ASTHRA_FOREVER;
+        if (is_timed) {
+            left = deadline - asthra__os_now_ns();
+            if (left <= 0) {
+                if (asthra__wait_close(w->parker, ASTHRA__WAIT_DONE)) {
+                    w->outcome = ASTHRA_TIMED_OUT;
+                    asthra__sub(&g->host_blocked, 1u, seq_cst);
+                    break;
+                }
+                is_timed = false; /* completed: the signal is on its way */
+                asthra__sub(&g->timed_hosts, 1u, relaxed);
+                continue;
+            }
+        }
+        asthra__os_wait(&w->signal, 0, left);
+    }
+    if (is_timed) asthra__sub(&g->timed_hosts, 1u, relaxed);
+}
+
+/* Gives up before parking, unless it has been completed. */
+static bool asthra__wait_give_up(Asthra__Wait *w, AsthraStatus outcome) {
+    if (!asthra__wait_retract(w)) return false;
+    if (w->held != NULL) asthra__unlock(w->held);
+    w->outcome = outcome;
+    return true;
+}
+
+static void asthra__wait_finish(Asthra__Wait *w) {
+    Asthra__Parker *p = w->parker;
+    uint32_t word = asthra__load(&p->word, acquire);
+    if (w->deadline_ns != INT64_MAX) asthra__timer_remove(w);
+    asthra__store(&p->word, word & ~(uint32_t)(ASTHRA__WAIT_TURN - 1), relaxed);
+    if (ASTHRA__UNLIKELY(w->outcome == ASTHRA_CANCELLED)) asthra__cancel_observe(asthra__seat()->task);
+}
+
+ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
+    Asthra__Seat *s = asthra__seat();
+    if (s->worker == NULL) {
+        asthra__wait_on_thread(w, timeout_ns);
+        asthra__wait_finish(w);
+        return w->outcome;
+    }
+    if (s->task != NULL && !w->is_firm) {
+        asthra__os_fence_light(); /* pairs with the heavy one in cancel */
+        if (asthra__cancel_observe(s->task) && asthra__wait_give_up(w, ASTHRA_CANCELLED)) {
+            return ASTHRA_CANCELLED;
+        }
+    }
+    w->since_ns = asthra__scheduler()->is_deterministic ? asthra__now_ns() : s->worker->now_ns;
+    if (timeout_ns >= 0) {
+        w->deadline_ns = asthra__deadline(timeout_ns);
+        if (!asthra__timer_add(s->worker, w) && asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+            return ASTHRA_OUT_OF_MEMORY;
+        }
+    }
+    asthra__leave(s, w->held != NULL ? ASTHRA__LEFT_HOLDING : ASTHRA__LEFT_WAITING, w);
+    asthra__wait_finish(w);
+    return w->outcome;
+}
+
+#endif

@@ -1,0 +1,619 @@
+/* task - functions that run on all cores, and their results.               [task] body
+ *
+ * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and are
+ * never unmapped while the runtime runs, so an index, checked against their number, always leads to a
+ * readable word; that word holds the generation, so a stale handle is seen and a handle can be acted
+ * upon by one compare-and-swap.
+ *
+ * Free descriptors are kept by the thread that frees them, in magazines (Bonwick and Adams, Magazines
+ * and Vmem, 2001): two of up to 128, exchanged with the shared store when one is full or both are
+ * empty, so that one thread may spawn and another await without a lock for each task.
+ *
+ * Life of a descriptor
+ *     free -> spawned: ALIVE, one handle, nobody else knows it: plain writes, published by the queue
+ *     queued: whoever takes it out of its queue, and nobody else, starts it
+ *     running -> ended: `how` is added to the word, or plainly stored if no other party can know of it
+ *     ended and no handle left: whoever makes it so frees it, and nobody else can
+ */
+#include "task_internal.h"
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
+
+volatile uint32_t asthra_safepoint_word;
+
+/* ---- descriptors ---- */
+
+static unsigned asthra__segment_of(uint32_t index) {
+    return 31u - (unsigned)__builtin_clz(index + ASTHRA__SEGMENT_FIRST) - 10u;
+}
+
+ASTHRA__FN Asthra__Task *asthra__task_at(uint32_t index) {
+    unsigned k = asthra__segment_of(index);
+    uint32_t first = (uint32_t)ASTHRA__SEGMENT_FIRST << k;
+    return &asthra__scheduler()->segments[k][index + ASTHRA__SEGMENT_FIRST - first];
+}
+
+ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t) {
+    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_GENERATION) | t->parker.index;
+}
+
+ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t) {
+    return &asthra__scheduler()->stripes[t->parker.index % ASTHRA__STRIPES];
+}
+
+/* A range of descriptors that were never used. Caller holds the lock. */
+static bool asthra__task_reserve(Asthra__Scheduler *g, Asthra__Seat *s) {
+    uint32_t first = asthra__load(&g->descriptors, relaxed);
+    uint32_t last = first + ASTHRA__FRESH_BATCH - 1;
+    unsigned k = asthra__segment_of(last);
+    if (k >= ASTHRA__SEGMENTS) return false;
+    if (g->segments[k] == NULL) {
+        size_t count = (size_t)ASTHRA__SEGMENT_FIRST << k;
+        g->segments[k] = asthra__os_map(count * sizeof(Asthra__Task));
+        if (g->segments[k] == NULL) return false;
+    }
+    s->fresh = first == 0 ? 1 : first;
+    s->fresh_end = last + 1;
+    asthra__store(&g->descriptors, last + 1, release); /* pairs with the load in task_find */
+    return true;
+}
+
+/* The seat has none: full magazine, shared one, or fresh ones. */
+ASTHRA__COLD static bool asthra__task_refill(Asthra__Seat *s) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (s->spare != NULL) {
+        s->loaded = s->spare;
+        s->loaded_count = s->spare_count;
+        s->spare = NULL;
+        return true;
+    }
+    asthra__lock(&g->descriptors_lock);
+    Asthra__Task *magazine = g->magazines;
+    bool is_good = magazine != NULL || asthra__task_reserve(g, s);
+    if (magazine != NULL) g->magazines = (Asthra__Task *)(void *)magazine->waiters;
+    asthra__unlock(&g->descriptors_lock);
+    if (magazine != NULL) {
+        magazine->waiters = NULL;
+        s->loaded = magazine;
+        s->loaded_count = (uint32_t)(uintptr_t)magazine->value;
+    }
+    return is_good;
+}
+
+static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
+    return (Asthra__Task *)(void *)t->runnable.next;
+}
+
+/* A free descriptor, or NULL. */
+static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
+    if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) && !asthra__task_refill(s)) {
+        return NULL;
+    }
+    Asthra__Task *t = s->loaded;
+    if (ASTHRA__LIKELY(t != NULL)) {
+        s->loaded = asthra__task_next_free(t);
+        s->loaded_count--;
+        return t;
+    }
+    t = asthra__task_at(s->fresh);
+    t->parker.index = s->fresh++;
+    return t;
+}
+
+/* A magazine becomes everybody's. Its first descriptor keeps the link and the count. */
+static void asthra__magazine_give(Asthra__Task *magazine, uint32_t count) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (magazine == NULL) return;
+    magazine->value = (void *)(uintptr_t)count;
+    asthra__lock(&g->descriptors_lock);
+    magazine->waiters = (struct Asthra__AwaitNode *)(void *)g->magazines;
+    g->magazines = magazine;
+    asthra__unlock(&g->descriptors_lock);
+}
+
+/* The full one in use goes aside; the one that was there goes to all. */
+ASTHRA__COLD static void asthra__task_flush_loaded(Asthra__Seat *s) {
+    asthra__magazine_give(s->spare, s->spare_count);
+    s->spare = s->loaded;
+    s->spare_count = s->loaded_count;
+    s->loaded = NULL;
+    s->loaded_count = 0;
+}
+
+ASTHRA__FN void asthra__task_flush(Asthra__Seat *s) {
+    for (; s->fresh < s->fresh_end; s->loaded_count++) { /* make them look used */
+        Asthra__Task *t = asthra__task_at(s->fresh);
+        t->parker.index = s->fresh++;
+        t->runnable.next = s->loaded == NULL ? NULL : &s->loaded->runnable;
+        s->loaded = t;
+    }
+    asthra__task_flush_loaded(s);
+    asthra__task_flush_loaded(s);
+}
+
+static void asthra__task_free(Asthra__Seat *s, Asthra__Task *t) {
+    if (ASTHRA__UNLIKELY(t->error != NULL)) asthra__error_free(t->error);
+    if (ASTHRA__UNLIKELY(t->extra != NULL) && t->extra->room > ASTHRA__EXTRA_KEPT) {
+        asthra__free(t->extra);
+        t->extra = NULL;
+    }
+    t->error = NULL;
+    uint64_t word = asthra__load(&t->word, relaxed);
+    asthra__store(&t->word, (word & ASTHRA__TASK_GENERATION) + (UINT64_C(1) << 32), release);
+    if (ASTHRA__UNLIKELY(s->loaded_count >= ASTHRA__MAGAZINE)) asthra__task_flush_loaded(s);
+    t->runnable.next = s->loaded == NULL ? NULL : &s->loaded->runnable;
+    s->loaded = t;
+    s->loaded_count++;
+}
+
+ASTHRA__FN uint64_t asthra__task_unfinished(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__lock(&g->seats_lock);
+    uint64_t ended = g->ended_before, spawned = g->spawned_before;
+    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) ended += asthra__load(&s->ended, acquire);
+    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
+        spawned += asthra__load(&s->spawned, acquire);
+    }
+    asthra__unlock(&g->seats_lock);
+    return spawned - ended;
+}
+
+/* ---- handles ---- */
+
+ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t index = (uint32_t)h.bits;
+    if (index == 0 || index >= asthra__load(&g->descriptors, acquire)) return NULL;
+    Asthra__Task *t = asthra__task_at(index);
+    uint64_t word = asthra__load(&t->word, acquire);
+    bool is_same = ((word ^ h.bits) & ASTHRA__TASK_GENERATION) == 0;
+    return is_same && (word & ASTHRA__TASK_ALIVE) ? t : NULL;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__task_refuse(AsthraTaskHandle h, const char *verb) {
+    AsthraResult why = asthra_last_error();
+    if (h.bits == 0 && why.status) {
+        asthra_panic_at(NULL, "%s: handle 0, whose spawn failed: %s", verb,
+                        asthra_result_message(why));
+    }
+    asthra_panic_at(NULL,
+                    "%s: handle %llu names no task: it was awaited or detached before, or never came "
+                    "from a spawn of this runtime",
+                    verb, (unsigned long long)h.bits);
+}
+
+ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes) {
+    Asthra__Task *t = asthra__task_find(h);
+    if (ASTHRA__UNLIKELY(t == NULL)) asthra__task_refuse(h, verb);
+    if (consumes && !(asthra__load(&t->word, relaxed) & ASTHRA__TASK_HANDLES)) {
+        asthra_panic_at(NULL, "%s: task %llu was detached, or its handle was consumed", verb,
+                        (unsigned long long)h.bits);
+    }
+    return t;
+}
+
+ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    uint64_t alone = ASTHRA__TASK_HANDLE;
+    if ((word & ASTHRA__TASK_HANDLES) == alone && (word & ASTHRA__TASK_END) != 0) {
+        asthra__task_free(s, t); /* the only handle, and it is ours */
+        return;
+    }
+    word = asthra__sub(&t->word, ASTHRA__TASK_HANDLE, acq_rel) - ASTHRA__TASK_HANDLE;
+    if (!(word & ASTHRA__TASK_HANDLES) && (word & ASTHRA__TASK_END)) asthra__task_free(s, t);
+}
+
+ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    if (!(marks & ASTHRA__TASK_COPIED)) return NULL;
+    *bytes = marks & ASTHRA__TASK_EXTRA ? t->extra->block_bytes : t->block_size;
+    return marks & ASTHRA__TASK_EXTRA ? (void *)(t->extra + 1) : t->block;
+}
+
+/* ---- spawn ---- */
+
+ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
+    AsthraTaskHandle none = { 0 };
+    if (asthra__scheduler()->config.max_tasks != 0 && t != NULL) {
+        asthra__sub(&asthra__scheduler()->unfinished, (size_t)1, relaxed);
+    }
+    if (t != NULL) {
+        t->extra = NULL;
+        asthra__task_free(s, t);
+    }
+    return none;
+}
+
+/* Room for a task under max_tasks. */
+ASTHRA__COLD static bool asthra__task_admit(Asthra__Scheduler *g) {
+    if (asthra__add(&g->unfinished, (size_t)1, relaxed) < g->config.max_tasks) return true;
+    asthra__sub(&g->unfinished, (size_t)1, relaxed);
+    asthra__error_set(ASTHRA_LIMIT, "max_tasks: %zu tasks are unfinished already",
+                      g->config.max_tasks);
+    return false;
+}
+
+/* A descriptor with everything but what options add; NULL: the reason is set. */
+static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn, void *value,
+                                         const char *name) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (ASTHRA__UNLIKELY(!g->config.tier_is_on[1]) && !asthra__tier_is_on(1)) return NULL;
+    if (ASTHRA__UNLIKELY(fn == NULL)) asthra_panic_at(NULL, "asthra_spawn: the function is NULL");
+    if (ASTHRA__UNLIKELY(!asthra__scheduler_man())) return NULL;
+    if (ASTHRA__UNLIKELY(g->config.max_tasks != 0) && !asthra__task_admit(g)) return NULL;
+    Asthra__Task *t = asthra__task_take(s);
+    if (ASTHRA__UNLIKELY(t == NULL)) {
+        if (g->config.max_tasks != 0) asthra__sub(&g->unfinished, (size_t)1, relaxed);
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's descriptor");
+        return NULL;
+    }
+    uint64_t generation = asthra__load(&t->word, relaxed) & ASTHRA__TASK_GENERATION;
+    asthra__store(&t->word, generation | ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE, release);
+    t->function = fn;
+    t->value = value;
+    t->name = name;
+    t->parent = s->task != NULL ? asthra__task_bits(s->task) : 0;
+    t->runnable.priority = 0;
+    t->affinity = 0;
+    asthra__store(&t->marks, (uint8_t)0, relaxed);
+    asthra__store(&t->awaiting, (uint64_t)0, relaxed);
+    t->masks = 0;
+    t->policy = (uint8_t)g->config.policy;
+    return t;
+}
+
+static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
+    AsthraTaskHandle h = { asthra__task_bits(t) };
+    asthra__error_clear();
+    asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
+    ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "SPAWN: task %llu %s",
+                  (unsigned long long)h.bits, t->name);
+    asthra__runnable_task(s, t);
+    return h;
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *t = asthra__task_create(s, fn, args, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle(asthra_spawn)(AsthraTaskFunction fn, void *args) {
+    return asthra_spawn_at(fn, args, "task");
+}
+
+/* Room for options and for a block of `bytes`; kept with the descriptor for its next task. */
+static bool asthra__task_extend(Asthra__Task *t, size_t bytes) {
+    if (t->extra != NULL && t->extra->room < bytes) {
+        asthra__free(t->extra);
+        t->extra = NULL;
+    }
+    if (t->extra == NULL) {
+        size_t room = (bytes + 63) / 64 * 64;
+        if (bytes > SIZE_MAX / 2) return false;
+        t->extra = asthra__alloc(sizeof *t->extra + room);
+        if (t->extra == NULL) return false;
+        t->extra->room = room;
+    }
+    t->extra->stack_bytes = 0;
+    t->extra->ranked.item = &t->runnable;
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_EXTRA), relaxed);
+    return true;
+}
+
+/* The worker that an affinity means, + 1; 0: any. False: there is none, and the reason is set. */
+static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int16_t *out) {
+    unsigned count = asthra__load(&g->worker_count, relaxed);
+    *out = 0;
+    if (affinity == ASTHRA_AFFINITY_ANY) return true;
+    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps) affinity = ASTHRA_AFFINITY_WORKER(0);
+    if (affinity == ASTHRA_AFFINITY_MAIN) {
+        asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
+    } else if (affinity < 0 || (unsigned)affinity > count) {
+        asthra__error_set(ASTHRA_INVALID, "affinity: worker %d asked for, there are %u, from 0",
+                          affinity - 1, count);
+    } else {
+        *out = (int16_t)affinity;
+        return true;
+    }
+    return false;
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
+                                                 void *args) {
+    static const AsthraSpawnOptions defaults = { NULL, 0, 0, 0 };
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    int16_t affinity;
+    if (o == NULL) o = &defaults;
+    if (!asthra__task_affinity(asthra__scheduler(), o->affinity, &affinity)) {
+        return asthra__spawn_failed(s, NULL);
+    }
+    Asthra__Task *t = asthra__task_create(s, fn, args, "task");
+    if (t == NULL) return asthra__spawn_failed(s, NULL);
+    if (!asthra__task_extend(t, 0)) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's options");
+        return asthra__spawn_failed(s, t);
+    }
+    t->extra->stack_bytes = o->stack_bytes;
+    t->runnable.priority = o->priority;
+    t->affinity = affinity;
+    if (o->name != NULL) {
+        Asthra__Text name = asthra__text_on(t->extra->name, sizeof t->extra->name);
+        asthra__text_add(&name, o->name);
+        t->name = t->extra->name;
+    }
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, const char *name) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
+    t->block_size = (uint8_t)size;
+    if (size > ASTHRA__TASK_INLINE) {
+        if (!asthra__task_extend(t, size)) {
+            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes", size);
+            return asthra__spawn_failed(s, t);
+        }
+        t->extra->block_bytes = size;
+    }
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_COPIED), relaxed);
+    t->value = asthra__task_block(t, &size);
+    if (block != NULL) {
+        memcpy(t->value, block, size);
+    } else {
+        memset(t->value, 0, size);
+    }
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle(asthra_spawn_copy)(AsthraTaskFunction fn, const void *block,
+                                                  size_t size) {
+    return asthra_spawn_copy_at(fn, block, size, "task");
+}
+
+/* ---- the end ---- */
+
+/* Claims and unlinks every awaiter, then wakes them. */
+ASTHRA__COLD static void asthra__task_wake_awaiters(Asthra__Task *t) {
+    Asthra__Lock *stripe = asthra__task_stripe(t);
+    Asthra__AwaitNode *won = NULL;
+    asthra__lock(stripe);
+    for (Asthra__AwaitNode *n = t->waiters, *next; n != NULL; n = next) {
+        next = n->next;
+        n->link = NULL;
+        if (!asthra__wait_claim(n->parker)) continue; /* timed out, or cancelled */
+        n->next = won;
+        won = n;
+    }
+    t->waiters = NULL;
+    asthra__unlock(stripe);
+    while (won != NULL) { /* a node is its waiter's until the wake */
+        Asthra__Parker *p = won->parker;
+        won = won->next;
+        asthra__wait_wake(p);
+    }
+}
+
+ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how, void *value,
+                                 bool is_alone) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "END: task %llu %s",
+                  (unsigned long long)asthra__task_bits(t), t->name);
+    t->value = value;
+    asthra__store(&s->ended, asthra__load(&s->ended, relaxed) + 1, release);
+    if (ASTHRA__UNLIKELY(g->config.max_tasks != 0)) {
+        asthra__sub(&g->unfinished, (size_t)1, relaxed);
+    }
+    uint64_t word = asthra__load(&t->word, relaxed);
+    uint64_t low = (uint32_t)word & ~(uint32_t)ASTHRA__TASK_CANCEL;
+    if (is_alone && low == (ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE)) {
+        asthra__store(&t->word, word | (uint64_t)how, release); /* only its awaiter, below us, knows it */
+    } else {
+        word = asthra__add(&t->word, (uint64_t)how, acq_rel);
+        if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
+        if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
+    }
+    asthra__os_fence_light();
+    if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
+        asthra__drain_check();
+    }
+}
+
+ASTHRA__FN void asthra__task_teardown(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, relaxed);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        asthra__error_free(t->error);
+        asthra__free(t->extra);
+    }
+    for (unsigned k = 0; k < ASTHRA__SEGMENTS; k++) {
+        size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
+        if (g->segments[k] != NULL) asthra__os_unmap(g->segments[k], bytes);
+    }
+}
+
+/* ---- cancellation ---- */
+
+/* Sets CANCEL; false: h is over. */
+static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    do {
+        bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0 && (word & ASTHRA__TASK_ALIVE);
+        if (!is_same || (word & ASTHRA__TASK_END)) return false;
+    } while (!asthra__cas(&t->word, &word, word | ASTHRA__TASK_CANCEL, acq_rel));
+    return true;
+}
+
+/* Ends the wait that t is in, if it may be ended. */
+static void asthra__task_end_wait(Asthra__Task *t) {
+    Asthra__Parker *p = &t->parker;
+    uint32_t word = asthra__load(&p->word, acquire);
+    for (;;) {
+        uint32_t claim = word & ASTHRA__WAIT_CLAIM;
+        if (word & ASTHRA__WAIT_FIRM) return;
+        if (claim == ASTHRA__WAIT_BUSY) {
+            asthra__cpu_relax();
+            word = asthra__load(&p->word, acquire);
+            continue;
+        }
+        if (claim != ASTHRA__WAIT_OPEN) return;
+        uint32_t done = (word & ~(uint32_t)ASTHRA__WAIT_CLAIM) | ASTHRA__WAIT_DONE;
+        if (asthra__cas(&p->word, &word, done, acq_rel)) break;
+    }
+    asthra__wait_end(p->wait, ASTHRA_CANCELLED);
+}
+
+ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
+    while (bits != 0) {
+        AsthraTaskHandle h = { bits };
+        Asthra__Task *t = asthra__task_find(h);
+        if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
+        asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
+        uint64_t child = asthra__load(&t->awaiting, acquire);
+        asthra__task_end_wait(t);
+        bits = t->masks > 0 ? 0 : child;
+    }
+}
+
+ASTHRA_RT_API bool asthra_task_cancel(AsthraTaskHandle h) {
+    asthra__turn();
+    asthra__seat();
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_cancel", false);
+    if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return false;
+    asthra__task_forward_cancel(h.bits);
+    return true;
+}
+
+ASTHRA__FN void asthra__task_cancel_parked(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        uint64_t word = asthra__load(&t->word, acquire);
+        if (!(word & ASTHRA__TASK_ALIVE) || (word & ASTHRA__TASK_END)) continue;
+        asthra__task_forward_cancel((word & ASTHRA__TASK_GENERATION) | i);
+    }
+}
+
+ASTHRA_RT_API bool asthra_cancel_requested(void) {
+    asthra__turn();
+    return asthra__cancel_pending();
+}
+
+ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
+    Asthra__Task *t = asthra__seat()->task;
+    if (t == NULL) return;
+    ASTHRA__CHECK(t->masks < UINT8_MAX);
+    t->masks++;
+}
+
+ASTHRA_RT_API void asthra_cancel_mask_end(void) {
+    Asthra__Task *t = asthra__seat()->task;
+    if (t == NULL) return;
+    if (t->masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
+    t->masks--;
+}
+
+/* ---- asking ---- */
+
+ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle h) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    asthra__task_release(s, asthra__task_resolve(h, "asthra_task_detach", true));
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_task_retain(AsthraTaskHandle h) {
+    asthra__seat();
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_retain", false);
+    asthra__add(&t->word, ASTHRA__TASK_HANDLE, relaxed);
+    return h;
+}
+
+ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle h) {
+    return asthra__task_find(h) != NULL;
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void) {
+    AsthraTaskHandle h = { 0 };
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->task == NULL) return h;
+    uint8_t marks = asthra__load(&s->task->marks, relaxed);
+    asthra__store(&s->task->marks, (uint8_t)(marks | ASTHRA__TASK_ESCAPED), relaxed);
+    h.bits = asthra__task_bits(s->task);
+    return h;
+}
+
+ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle h) {
+    asthra__task_resolve(h, "asthra_task_id", false);
+    return h.bits;
+}
+
+ASTHRA_RT_API const char *asthra_task_name(AsthraTaskHandle h) {
+    return asthra__task_resolve(h, "asthra_task_name", false)->name;
+}
+
+ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle h) {
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_state", false);
+    uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
+    if (end != 0) return (AsthraTaskState)end;
+    if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) return ASTHRA_TASK_CREATED;
+    if (asthra__load(&t->awaiting, relaxed) != 0) return ASTHRA_TASK_WAITING;
+    switch (asthra__load(&t->parker.word, relaxed) & ASTHRA__WAIT_CLAIM) {
+    case ASTHRA__WAIT_OPEN: return ASTHRA_TASK_WAITING;
+    case ASTHRA__WAIT_DONE: return ASTHRA_TASK_READY;
+    default: return ASTHRA_TASK_RUNNING;
+    }
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle h) {
+    AsthraTaskHandle parent = { asthra__task_resolve(h, "asthra_task_parent", false)->parent };
+    if (asthra__task_find(parent) == NULL) parent.bits = 0;
+    return parent;
+}
+
+ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__task_resolve(h, "asthra_task_child_count", false);
+    size_t children = 0;
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        uint64_t word = asthra__load(&t->word, acquire);
+        bool is_live = (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+        if (is_live && t->parent == h.bits) children++;
+    }
+    return children;
+}
+
+ASTHRA_RT_API void asthra_yield(void) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->worker == NULL ||
+        asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {
+        asthra__os_yield();
+        return;
+    }
+    Asthra__Parker *p = s->task != NULL ? &s->task->parker : &s->parker;
+    uint32_t turn = asthra__load(&p->word, relaxed) & ~(uint32_t)(ASTHRA__WAIT_TURN - 1);
+    asthra__store(&p->word, turn | ASTHRA__WAIT_DONE, relaxed); /* READY, for who asks */
+    asthra__leave(s, ASTHRA__LEFT_READY, NULL);
+    asthra__store(&p->word, turn, relaxed);
+}
+
+ASTHRA_RT_API void asthra_safepoint_slow(void) {
+    asthra_yield();
+}
+
+#endif

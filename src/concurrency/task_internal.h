@@ -1,0 +1,25 @@
+/* task - handles and descriptors.                                          [task] internal */
+#ifndef ASTHRA__TASK_INTERNAL_H
+#define ASTHRA__TASK_INTERNAL_H
+
+#include "scheduler_internal.h"
+
+#if ASTHRA_HAS_TASK
+
+/* Whoever waits for the end of a task, in its list, under its stripe's lock. */
+typedef struct Asthra__AwaitNode {
+    struct Asthra__AwaitNode *next, **link; /* link NULL: not in the list */
+    Asthra__Parker *parker;
+} Asthra__AwaitNode;
+
+/* The descriptor that h names, or a panic: `verb` is the public function's name. With `consumes`
+ * there must be a handle left to consume. */
+ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes);
+ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h); /* NULL: not valid */
+ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t); /* one handle */
+ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t);
+ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it has none */
+ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
+
+#endif
+#endif

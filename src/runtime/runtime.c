@@ -1,0 +1,122 @@
+/* runtime - configuration, start, stop.                                    [runtime] body
+ *
+ * The roof: it checks a configuration and hands each part its share. The parts keep their own state,
+ * so that each works alone; what has been started when a later part fails is stopped in reverse.
+ */
+#include "runtime.h"
+
+#include "../concurrency/scheduler_internal.h"
+#include "../core/panic_internal.h"
+
+#include <string.h>
+
+ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
+    AsthraRuntimeConfig c;
+    memset(&c, 0, sizeof c);
+    c.struct_size = sizeof c;
+    c.enable_tier1_concurrency = true;
+    c.enable_tier2_concurrency = true;
+    c.enable_tier3_concurrency = true;
+    c.enable_panic_handler = true;
+    c.shutdown_timeout_ns = INT64_C(5000000000);
+    return c;
+}
+
+/* The first field that is out of range, as a sentence in asthra_last_error. */
+static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
+    if (c->struct_size == 0) {
+        asthra__error_set(ASTHRA_INVALID, "struct_size is 0: begin with "
+                                          "asthra_runtime_config_default() and change fields");
+    } else if (c->struct_size != sizeof *c) {
+        asthra__error_set(ASTHRA_INVALID,
+                          "struct_size is %zu, this runtime's is %zu: the program and "
+                          "the implementation were compiled with different headers",
+                          c->struct_size, sizeof *c);
+    } else if (c->worker_threads > 1024) {
+        asthra__error_set(ASTHRA_INVALID, "worker_threads is %zu, at most 1024", c->worker_threads);
+    } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
+        asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or at least 16384 bytes",
+                          c->stack_size);
+    } else if ((unsigned)c->main_thread > ASTHRA_MAIN_HOSTS) {
+        asthra__error_set(ASTHRA_INVALID, "main_thread is %d, no AsthraMainThread",
+                          (int)c->main_thread);
+    } else if ((unsigned)c->panic_policy > ASTHRA_PANIC_UNWIND) {
+        asthra__error_set(ASTHRA_INVALID, "panic_policy is %d, no AsthraPanicPolicy",
+                          (int)c->panic_policy);
+    } else if ((unsigned)c->opt_level > ASTHRA_OPT_RELEASE) {
+        asthra__error_set(ASTHRA_INVALID, "opt_level is %d, no AsthraOptimizationLevel",
+                          (int)c->opt_level);
+    } else if (c->deterministic_seed != 0 && c->main_thread == ASTHRA_MAIN_HOSTS) {
+        asthra__error_set(ASTHRA_INVALID, "deterministic_seed goes with ASTHRA_MAIN_HELPS: one "
+                                          "thread runs everything");
+    } else {
+        return true;
+    }
+    return false;
+}
+
+#if ASTHRA_HAS_TASK
+
+static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
+    Asthra__SchedulerConfig s = asthra__scheduler_defaults();
+    s.workers = (unsigned)c->worker_threads;
+    s.max_tasks = c->max_tasks;
+    s.stack_bytes = c->stack_size;
+    s.main_helps = c->main_thread == ASTHRA_MAIN_HELPS;
+    s.spins = c->opt_level != ASTHRA_OPT_DEBUG;
+    s.tier_is_on[1] = c->enable_tier1_concurrency;
+    s.tier_is_on[2] = c->enable_tier2_concurrency;
+    s.tier_is_on[3] = c->enable_tier3_concurrency;
+    s.seed = c->deterministic_seed;
+    s.policy = c->panic_policy;
+    s.shutdown_timeout_ns = c->shutdown_timeout_ns;
+    return asthra__scheduler_start(&s);
+}
+
+ASTHRA_RT_API void asthra_runtime_shutdown(void) {
+    if (!asthra__scheduler_is_running()) return;
+    asthra__scheduler_stop();
+    asthra__panic_enable_report(true);
+}
+
+ASTHRA_RT_API bool asthra_runtime_is_running(void) {
+    return asthra__scheduler_is_running();
+}
+
+#else
+
+/* Nothing has threads or queues: running is a flag. */
+static struct {
+    ASTHRA__ATOMIC(uint32_t) is_running;
+} asthra__runtime;
+
+static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
+    (void)c;
+    if (asthra__exchange(&asthra__runtime.is_running, 1u, acq_rel) == 0) return true;
+    asthra__error_set(ASTHRA_INVALID, "the runtime is already running");
+    return false;
+}
+
+ASTHRA_RT_API void asthra_runtime_shutdown(void) {
+    asthra__store(&asthra__runtime.is_running, 0u, release);
+    asthra__panic_enable_report(true);
+}
+
+ASTHRA_RT_API bool asthra_runtime_is_running(void) {
+    return asthra__load(&asthra__runtime.is_running, acquire) != 0;
+}
+
+#endif
+
+ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
+    AsthraRuntimeConfig defaults = asthra_runtime_config_default();
+    const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
+    if (!asthra__runtime_check(c) || !asthra__runtime_start(c)) return false;
+    asthra__panic_enable_report(c->enable_panic_handler);
+    asthra__error_clear();
+    return true;
+}
+
+ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config) {
+    return asthra_runtime_init(config);
+}

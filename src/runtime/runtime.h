@@ -1,0 +1,57 @@
+/* runtime - configuration, start, stop.                                    [runtime] contract
+ *
+ * The first call that needs workers starts the runtime with the defaults. A program that wants other
+ * settings calls asthra_runtime_init before. ASTHRA_RT_NO_AUTO_INIT makes that call mandatory.
+ */
+#ifndef ASTHRA__RUNTIME_H
+#define ASTHRA__RUNTIME_H
+
+#include "../core/panic.h"
+
+typedef enum AsthraMainThread {
+    ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
+    ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
+} AsthraMainThread;
+
+typedef enum AsthraOptimizationLevel {
+    ASTHRA_OPT_DEFAULT = 0, /* as the header was compiled */
+    ASTHRA_OPT_DEBUG,       /* workers sleep at once instead of spinning: steadier under a debugger */
+    ASTHRA_OPT_RELEASE
+} AsthraOptimizationLevel;
+
+/* Made by asthra_runtime_config_default() and changed from there; booleans are literal. */
+typedef struct AsthraRuntimeConfig {
+    size_t struct_size;          /* set by asthra_runtime_config_default(); 0 is refused */
+    size_t worker_threads;       /* 0: the cores this process may use */
+    size_t max_tasks;            /* spawned and unfinished; 0: no limit */
+    size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
+    AsthraMainThread main_thread;
+    uint64_t deterministic_seed; /* not 0: one worker; every choice comes from it; time is virtual */
+    bool enable_tier1_concurrency; /* tasks */
+    bool enable_tier2_concurrency; /* channels and select */
+    bool enable_tier3_concurrency; /* external threads */
+    bool enable_panic_handler;     /* report on stderr and history; the hook runs either way */
+    AsthraPanicPolicy panic_policy; /* that tasks start with */
+    AsthraOptimizationLevel opt_level;
+    int64_t shutdown_timeout_ns;   /* for parked tasks that shutdown cancelled */
+} AsthraRuntimeConfig;
+
+ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
+
+/* Starts the runtime; NULL: the defaults. `config` is copied.
+ *
+ * Returns   true; false with the reason in asthra_last_error(): it runs already, a field is out of
+ *           range, or the system refused a part, and then nothing is left behind.
+ * Threads   one at a time. The calling thread becomes the main thread of config->main_thread.
+ */
+ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
+ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
+
+/* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for them,
+ * reports by name what still stands on stderr, and frees everything. Called by the thread that
+ * started the runtime, outside tasks; without a running runtime it does nothing. */
+ASTHRA_RT_API void asthra_runtime_shutdown(void);
+
+ASTHRA_RT_API bool asthra_runtime_is_running(void);
+
+#endif
