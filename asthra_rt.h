@@ -1,0 +1,10023 @@
+/* asthra_rt - a language runtime in one C header: tasks on all cores, channels, select.
+ *
+ * SPDX-License-Identifier: MIT-0 (the text is on the back page)
+ *
+ * Use
+ *     #define ASTHRA_RT_IMPLEMENTATION    in exactly one .c file, before the include
+ *     #include "asthra_rt.h"              wherever it is needed
+ *     cc -std=c11 program.c -pthread      stb_ds.h must be findable, or be folded in (make dist)
+ *
+ * A whole program
+ *
+ *     #define ASTHRA_RT_IMPLEMENTATION
+ *     #include "asthra_rt.h"
+ *     #include <stdio.h>
+ *
+ *     static void *square(void *channel) {
+ *         int64_t n;
+ *         while (asthra_channel_next(channel, &n, sizeof n)) printf("%d\n", (int)(n * n));
+ *         return NULL;
+ *     }
+ *
+ *     int main(void) {
+ *         AsthraChannel *numbers = asthra_channel_create(sizeof(int64_t), 8, "numbers");
+ *         AsthraTaskHandle squares = asthra_spawn(square, numbers);
+ *         for (int64_t n = 1; n <= 10; n++) asthra_channel_send(numbers, &n);
+ *         asthra_channel_close(numbers);
+ *         asthra_await(squares);
+ *         asthra_channel_destroy(numbers);
+ *     }
+ *
+ * Map (search for the words in brackets; each chapter has a contract in Part I, a body in Part II)
+ *     [config] [compiler]                  what is in the build, and the words of the contracts
+ *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
+ *     [task] [timer]                       spawn, await, cancel, sleep
+ *     [channel] [select] [mutex]           what tasks share
+ *     [runtime]                            configuration, start, stop
+ *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [alloc] [table] [deque] [fiber]
+ *     [scheduler]
+ *
+ * Switches (define before the include, the same in every file that includes it)
+ *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
+ *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
+ *     ASTHRA_RT_API                the linkage word of public functions, e.g. a visibility attribute
+ *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX
+ *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
+ *     ASTHRA_RT_NO_SELECT          no select
+ *     ASTHRA_RT_NO_MUTEX           no mutex
+ *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
+ *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
+ *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
+ *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
+ *     ASTHRA_RT_NO_CALLER          call sites are not recorded
+ *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
+ *     ASTHRA_RT_DEBUG              1: asserts; 2: asserts that walk structures
+ *     ASTHRA_RT_STB_DS_H           where stb_ds.h is, in quotes or angle brackets
+ *
+ * House rules, said once
+ *     Errors     A result whose status is not ASTHRA_OK, or NULL, false or a zero handle with the
+ *                reason in asthra_last_error(). A bug of the caller is a panic.
+ *     Ownership  Names and results are borrowed unless a comment says copied or owned.
+ *     Threads    Any thread may call anything without registration, unless a comment says else.
+ *     Blocking   A task that waits is parked and its thread goes on with others; a plain thread
+ *                blocks. Every call that can wait returns ASTHRA_CANCELLED once its task is
+ *                cancelled, and leaves errno as it was.
+ *     Time       int64_t nanoseconds, relative; 0 polls, < 0 (ASTHRA_FOREVER) waits for ever.
+ */
+#ifndef ASTHRA_RT_H
+#define ASTHRA_RT_H
+
+#ifdef ASTHRA_RT_IMPLEMENTATION
+#if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
+#error "strict -std=c11: define _GNU_SOURCE before the first system header, or use -std=gnu11"
+#endif
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* the bodies need it; harmless above Part I */
+#endif
+#endif
+
+/* ================================ Part I: contracts ================================ */
+
+/* ---- [config] contract ------------------------------------------------ platform/config.h ---- */
+/* config - which parts are in the build.                                   [config] contract
+ *
+ * A user speaks in presence: ASTHRA_RT_NO_CHANNEL takes one part out of a full build; ASTHRA_RT_ONLY
+ * with ASTHRA_RT_WITH_TASK puts one part into an empty build. Everything below this file speaks in
+ * values: ASTHRA_HAS_CHANNEL is 0 or 1, so that -Wundef finds every misspelling. What a part needs
+ * is one row at the end; nothing is ever switched off silently.
+ */
+
+#define ASTHRA_RT_VERSION "0.1.0"
+#define ASTHRA_RT_VERSION_NUMBER 100 /* major * 10000 + minor * 100 + patch */
+
+/* Parts. */
+#if defined(ASTHRA_RT_NO_TASK) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TASK))
+#define ASTHRA_HAS_TASK 0
+#else
+#define ASTHRA_HAS_TASK 1
+#endif
+#if defined(ASTHRA_RT_NO_CHANNEL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CHANNEL))
+#define ASTHRA_HAS_CHANNEL 0
+#else
+#define ASTHRA_HAS_CHANNEL 1
+#endif
+#if defined(ASTHRA_RT_NO_SELECT) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_SELECT))
+#define ASTHRA_HAS_SELECT 0
+#else
+#define ASTHRA_HAS_SELECT 1
+#endif
+#if defined(ASTHRA_RT_NO_MUTEX) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MUTEX))
+#define ASTHRA_HAS_MUTEX 0
+#else
+#define ASTHRA_HAS_MUTEX 1
+#endif
+#if defined(ASTHRA_RT_NO_TYPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TYPE))
+#define ASTHRA_HAS_TYPE 0
+#else
+#define ASTHRA_HAS_TYPE 1
+#endif
+
+/* Traits: how the parts are built. */
+#ifdef ASTHRA_RT_NO_THREADS
+#define ASTHRA_HAS_THREADS 0
+#else
+#define ASTHRA_HAS_THREADS 1
+#endif
+#ifdef ASTHRA_RT_NO_ASM
+#define ASTHRA_HAS_ASM 0
+#else
+#define ASTHRA_HAS_ASM 1
+#endif
+#ifdef ASTHRA_RT_NO_STDIO
+#define ASTHRA_HAS_STDIO 0
+#else
+#define ASTHRA_HAS_STDIO 1
+#endif
+#ifdef ASTHRA_RT_NO_CALLER
+#define ASTHRA_HAS_CALLER 0
+#else
+#define ASTHRA_HAS_CALLER 1
+#endif
+#ifdef ASTHRA_RT_NO_AUTO_INIT
+#define ASTHRA_HAS_AUTO_INIT 0
+#else
+#define ASTHRA_HAS_AUTO_INIT 1
+#endif
+
+/* Parts that follow from others: nobody names them. The reports of the scheduler count in tables. */
+#define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
+
+/* Needs, a row each. */
+#if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK
+#error "channel needs task: add ASTHRA_RT_WITH_TASK, or take channel out with ASTHRA_RT_NO_CHANNEL"
+#endif
+#if ASTHRA_HAS_SELECT && !ASTHRA_HAS_CHANNEL
+#error "select needs channel: add ASTHRA_RT_WITH_CHANNEL, or define ASTHRA_RT_NO_SELECT"
+#endif
+#if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
+#error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if defined(ASTHRA_RT_STATIC) && !defined(ASTHRA_RT_IMPLEMENTATION)
+#error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h in a file"
+#endif
+#if defined(ASTHRA_RT_IMPLEMENTATION) && defined(__cplusplus)
+#error "the body of asthra_rt.h is C11: define ASTHRA_RT_IMPLEMENTATION in a .c file"
+#endif
+
+/* ---- [compiler] contract -------------------------------------------- platform/compiler.h ---- */
+/* compiler - the words that every contract is written in.                  [compiler] contract
+ *
+ * Attributes, call-site capture and the linkage word of public functions. Compilers other than
+ * gcc and clang get the plain form of each.
+ */
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define ASTHRA_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define ASTHRA_NORETURN __attribute__((noreturn))
+#define ASTHRA_UNUSED __attribute__((unused))
+#define ASTHRA_MUST_USE __attribute__((warn_unused_result))
+#define ASTHRA__CLEANUP(f) __attribute__((cleanup(f), unused))
+#define ASTHRA__ALIGNOF(T) __alignof__(T)
+#else
+#define ASTHRA_PRINTF(f, a)
+#define ASTHRA_NORETURN
+#define ASTHRA_UNUSED
+#define ASTHRA_MUST_USE
+#define ASTHRA__CLEANUP(f)
+#define ASTHRA__ALIGNOF(T) 0
+#endif
+
+/* Linkage of a public function: extern, or static where one file holds everything. A host that
+ * builds a shared library may define its own, for instance with a visibility attribute. */
+#ifndef ASTHRA_RT_API
+#ifdef ASTHRA_RT_STATIC
+#define ASTHRA_RT_API ASTHRA_UNUSED static
+#else
+#define ASTHRA_RT_API extern
+#endif
+#endif
+
+#define ASTHRA__INLINE ASTHRA_UNUSED static inline
+#define ASTHRA__CONST ASTHRA_UNUSED static const
+#define ASTHRA__STR2(x) #x
+#define ASTHRA__STR(x) ASTHRA__STR2(x)
+#define ASTHRA__CAT2(a, b) a##b
+#define ASTHRA__CAT(a, b) ASTHRA__CAT2(a, b)
+
+/* ASTHRA_HERE is "file:line" of the place that writes it, as #line says it. */
+#if ASTHRA_HAS_CALLER
+#define ASTHRA_HERE __FILE__ ":" ASTHRA__STR(__LINE__)
+#define ASTHRA__AT(what) what " at " ASTHRA_HERE
+#else
+#define ASTHRA_HERE ((const char *)0)
+#define ASTHRA__AT(what) what
+#endif
+
+/* A function as a data pointer, and back. */
+#define ASTHRA_FN(f) ((void *)(uintptr_t)(f))
+#define ASTHRA_FN_AS(type, pointer) ((type)(uintptr_t)(pointer))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- [result] contract ---------------------------------------------------- core/result.h ---- */
+/* result - what a call that can fail returns.                              [result] contract
+ *
+ * What the world can cause is a result; what only a bug can cause is a panic. A result is 16 bytes:
+ * a status, 0 being OK, so that `!r.status` reads well, and a value. Codes, their names and their
+ * sentences come from one table, ASTHRA_STATUS_TABLE.
+ *
+ * A message passed to asthra_result_err stays where its author keeps it (static text). A formatted
+ * message, and a context, live in the error record of the task (outside tasks: of the thread),
+ * until its next error or its end.
+ *
+ * Threads: any, without set-up, before asthra_runtime_init too. Blocks: never. Cost: a few
+ * nanoseconds; the first error of a task or thread allocates its record.
+ */
+
+/* X(name, sentence) */
+#define ASTHRA_STATUS_TABLE(X)                 \
+    X(OK, "Success")                           \
+    X(FAILED, "Failed")                        \
+    X(CLOSED, "Channel is closed")             \
+    X(TIMED_OUT, "Timed out")                  \
+    X(WOULD_BLOCK, "Would block")              \
+    X(CANCELLED, "Task was cancelled")         \
+    X(PANICKED, "Task panicked")               \
+    X(OUT_OF_MEMORY, "Out of memory")          \
+    X(LIMIT, "A configured limit was reached") \
+    X(INVALID, "Invalid argument")
+
+/* No enumerator counts them: a client's switch over all codes stays complete. */
+#define ASTHRA__STATUS_CODE(name, sentence) ASTHRA_##name,
+typedef enum AsthraStatus { ASTHRA_STATUS_TABLE(ASTHRA__STATUS_CODE) } AsthraStatus;
+#undef ASTHRA__STATUS_CODE
+
+struct AsthraError; /* opaque */
+
+typedef struct AsthraResult {
+    uint32_t status; /* AsthraStatus */
+    uint32_t detail; /* errno, index, ... as the status says */
+    union {
+        void *pointer;
+        int64_t integer;
+        double real;
+        const struct AsthraError *error;
+    } value;
+} AsthraResult;
+
+/* A success that carries `value`. */
+ASTHRA_RT_API AsthraResult asthra_result_ok(void *value);
+
+/* A failure of status ASTHRA_FAILED. `message` is static text: it is kept, not copied.
+ * Returns   the failure, which is also asthra_last_error() from now on. */
+ASTHRA_RT_API AsthraResult asthra_result_err(const char *message);
+
+/* The same with a context for the caller, borrowed: asthra_result_context gives it back. */
+ASTHRA_RT_API AsthraResult asthra_result_err_with_context(const char *message, const void *context);
+
+/* A failure of any status but ASTHRA_OK (which is taken as ASTHRA_FAILED) with a message formatted
+ * as printf does, copied, at most 255 bytes; longer ones are cut. */
+ASTHRA_RT_API AsthraResult asthra_result_errorf(AsthraStatus status, const char *format, ...)
+    ASTHRA_PRINTF(2, 3);
+
+ASTHRA_RT_API bool asthra_result_is_ok(AsthraResult r);
+ASTHRA_RT_API AsthraStatus asthra_result_status(AsthraResult r);
+ASTHRA_RT_API const char *asthra_result_message(AsthraResult r); /* never NULL */
+ASTHRA_RT_API void *asthra_result_value(AsthraResult r);         /* NULL of a failure */
+ASTHRA_RT_API const void *asthra_result_context(AsthraResult r); /* NULL: none */
+
+/* The value of a success. A failure panics with `what`, the status and the message; the macro's
+ * `what` is the expression and its place. */
+ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what);
+#define asthra_result_unwrap(expr) asthra_result_unwrap_at((expr), ASTHRA__AT(#expr))
+
+/* Evaluates expr once; a failure is returned from the enclosing function as it is. */
+#define ASTHRA_TRY(expr)                            \
+    do {                                            \
+        AsthraResult asthra__try = (expr);          \
+        if (asthra__try.status) return asthra__try; \
+    } while (0)
+
+/* Why the last call of this task (or thread) that says so with NULL, false or a zero handle failed.
+ * Returns   the failure; a success carrying NULL if there was none since the last good spawn or
+ *           create. Also holds the last result made by asthra_result_err* and _errorf. */
+ASTHRA_RT_API AsthraResult asthra_last_error(void);
+
+/* ---- [panic] contract ------------------------------------------------------ core/panic.h ---- */
+/* panic - what happens when a program is wrong.                            [panic] contract
+ *
+ * A panic names its message, the place of the call (#line is honoured, so generated code names its
+ * source), the task and the stack. It is recorded, told to the hook, written on stderr, and then
+ * follows the policy of the task: abort the process (the default), or fail the task, whose await
+ * reports it. Outside tasks it aborts. The last sixteen panics are kept.
+ *
+ * Threads: any, without set-up, before asthra_runtime_init too. When several threads panic at once,
+ * each report is written whole. Allocation: none, so a panic works when memory ran out.
+ */
+
+typedef enum AsthraPanicPolicy {
+    ASTHRA_PANIC_ABORT = 0,
+    ASTHRA_PANIC_FAIL_TASK, /* its await reports it */
+    ASTHRA_PANIC_UNWIND     /* to the nearest protected call; without one as FAIL_TASK */
+} AsthraPanicPolicy;
+
+typedef struct AsthraPanicInfo {
+    const char *message, *file; /* file NULL and line 0: the place is not known */
+    int line;
+    uint64_t task_id;      /* 0: no task */
+    const char *task_name; /* never NULL; outside tasks the thread's name, or "no task" */
+    const char *stack;     /* symbolized, a line for each frame, innermost first */
+    int64_t time_ns;       /* as asthra_now_ns */
+} AsthraPanicInfo;
+
+/* Runs on the panicking thread, where the panic is, before anything is written or undone. It may
+ * not block, and a panic inside it aborts with both messages. It may call asthra_panic_last and
+ * asthra_panic_history. `info` and its texts are borrowed for the call. */
+typedef void (*AsthraPanicHook)(const AsthraPanicInfo *info, void *user);
+
+/* Panics. `here` is ASTHRA_HERE or NULL; the text is formatted as printf does and cut at 1,000
+ * bytes. The macro passes the caller's place.
+ * Returns   never. */
+ASTHRA_RT_API ASTHRA_NORETURN void asthra_panic_at(const char *here, const char *text, ...)
+    ASTHRA_PRINTF(2, 3);
+ASTHRA_RT_API ASTHRA_NORETURN void asthra_panic(const char *text, ...) ASTHRA_PRINTF(1, 2);
+#define asthra_panic(...) asthra_panic_at(ASTHRA_HERE, __VA_ARGS__)
+
+/* One hook for the process; NULL takes it back. */
+ASTHRA_RT_API void asthra_panic_set_hook(AsthraPanicHook hook, void *user);
+
+/* Of the current task, which starts with the configured one. Outside tasks it changes nothing. */
+ASTHRA_RT_API void asthra_panic_set_policy(AsthraPanicPolicy policy);
+
+/* Returns   the newest panic, or NULL if there was none since the start or the last clearing.
+ * Owns      borrowed; it and its texts live until sixteen more have happened. */
+ASTHRA_RT_API const AsthraPanicInfo *asthra_panic_last(void);
+
+/* Copies up to `room` of the newest into `out`, newest last. Texts live as above.
+ * Returns   how many it wrote: at most 16. */
+ASTHRA_RT_API size_t asthra_panic_history(AsthraPanicInfo *out, size_t room);
+ASTHRA_RT_API void asthra_panic_clear_history(void);
+
+/* ---- [type] contract -------------------------------------------------------- core/type.h ---- */
+/* type - what a value looks like in memory.                                [type] contract
+ *
+ * A type description is static data, initialised at compile time; a field that is left zero says
+ * nothing, so {0} describes a value without pointers, fields or base. Collector, counting, foreign
+ * calls and checks all read this one form. Two descriptions are the same type when they are the
+ * same object, or when name, size and alignment agree: two shared objects may each hold a copy.
+ *
+ * Owns: everything is borrowed and must live as long as the values that it describes.
+ * Strip with: ASTHRA_RT_NO_TYPE.
+ */
+
+#if ASTHRA_HAS_TYPE
+
+typedef struct AsthraTypeInfo AsthraTypeInfo;
+typedef struct AsthraTracer AsthraTracer; /* what a trace function reports pointers to */
+
+typedef struct AsthraFieldInfo {
+    const char *name;
+    size_t offset;
+    const AsthraTypeInfo *type;
+} AsthraFieldInfo;
+
+typedef struct AsthraMethodInfo {
+    const char *name;
+    void *function; /* ASTHRA_FN(f) */
+} AsthraMethodInfo;
+
+struct AsthraTypeInfo {
+    const char *name;
+    size_t size, alignment;          /* alignment 0: as malloc aligns */
+    const uint32_t *pointer_offsets; /* bytes, of every pointer inside one value */
+    size_t pointer_count;
+    void (*trace)(void *object, AsthraTracer *tracer); /* for what offsets cannot tell */
+    void (*destroy)(void *object);
+    const AsthraTypeInfo *base;
+    const AsthraFieldInfo *fields;
+    size_t field_count;
+    const AsthraMethodInfo *methods;
+    size_t method_count;
+};
+
+typedef struct AsthraString {
+    size_t length; /* bytes; a NUL may follow but need not */
+    const char *data;
+} AsthraString;
+
+typedef struct AsthraSlice {
+    void *data;
+    size_t length, element_size; /* length counts elements */
+} AsthraSlice;
+
+typedef struct AsthraClosure {
+    void *code, *env;
+} AsthraClosure;
+
+/* Initialisers. ASTHRA_FIELD(Node, next, &Node_type) is one row of a field table. */
+#define ASTHRA__OFFSET(T, f) (uint32_t) offsetof(T, f)
+#define ASTHRA__TYPE(name, T, offsets, n) \
+    { name, sizeof(T), ASTHRA__ALIGNOF(T), offsets, n, NULL, NULL, NULL, NULL, 0, NULL, 0 }
+#define ASTHRA_FIELD(T, f, type) \
+    { #f, offsetof(T, f), (type) }
+
+/* ASTHRA_TYPE_POINTERS(Node, ASTHRA__OFFSET(Node, next), ...); defines Node_type, a type whose
+ * pointers stand at these offsets. */
+#define ASTHRA_TYPE_POINTERS(T, ...)                       \
+    static const uint32_t T##__pointers[] = {__VA_ARGS__}; \
+    ASTHRA__CONST AsthraTypeInfo T##_type =                \
+        ASTHRA__TYPE(#T, T, T##__pointers, sizeof T##__pointers / sizeof *T##__pointers)
+
+/* Ready-made types, &asthra_type_i32. Each unit has copies of its own, so that static data can name
+ * them; addresses do not matter. */
+ASTHRA__CONST uint32_t asthra__word_at_0[] = {0};
+ASTHRA__CONST uint32_t asthra__string_data[] = {ASTHRA__OFFSET(AsthraString, data)};
+#define ASTHRA__SCALAR(word, T) asthra_type_##word = ASTHRA__TYPE(#word, T, NULL, 0)
+ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8_t),
+    ASTHRA__SCALAR(i16, int16_t), ASTHRA__SCALAR(i32, int32_t), ASTHRA__SCALAR(i64, int64_t),
+    ASTHRA__SCALAR(u8, uint8_t), ASTHRA__SCALAR(u16, uint16_t), ASTHRA__SCALAR(u32, uint32_t),
+    ASTHRA__SCALAR(u64, uint64_t), ASTHRA__SCALAR(f32, float), ASTHRA__SCALAR(f64, double),
+    asthra_type_pointer = ASTHRA__TYPE("pointer", void *, asthra__word_at_0, 1),
+    asthra_type_string = ASTHRA__TYPE("string", AsthraString, asthra__string_data, 1),
+    asthra_type_optional_string = ASTHRA__TYPE("string?", AsthraString *, asthra__word_at_0, 1);
+
+#endif
+
+/* ---- [trace] contract ------------------------------------------------------ core/trace.h ---- */
+/* trace - debug lines, and marks for the report floor.                     [trace] contract
+ *
+ * A debug flag makes the runtime say what it does, a line on stderr for each operation. All flags
+ * are off at the start. Threads: any. Cost of a flag that is off: one load and a branch.
+ */
+
+typedef enum AsthraDebugFlag {
+    ASTHRA_DEBUG_MEMORY_ALLOCATION,
+    ASTHRA_DEBUG_CONCURRENCY_OPERATIONS,
+    ASTHRA_DEBUG_FFI_CALLS,
+    ASTHRA_DEBUG_SAFETY_CHECKS
+} AsthraDebugFlag;
+
+ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on);
+
+/* ---- [task] contract ------------------------------------------------- concurrency/task.h ---- */
+/* task - functions that run on all cores, and their results.               [task] contract
+ *
+ * A task is a function called later, perhaps on another core, on a stack that it borrows. Spawning
+ * costs no stack: a task that never waits runs on a worker's own, one that waits keeps the stack it
+ * stands on until it ends. Awaiting a child that has not started calls it in place.
+ *
+ * A handle is a value with a generation, never a pointer. Each handle is consumed once, by an await
+ * that succeeds or by a detach; using it afterwards panics and names it. Plain threads may call
+ * everything here; awaiting from one blocks that thread only.
+ *
+ * Fairness: a runnable task waits at most 64 turns of its worker for each task queued before it,
+ * whatever the others do, as long as each turn ends.
+ * Needs: nothing.  Strip with: ASTHRA_RT_NO_TASK.
+ */
+
+#if ASTHRA_HAS_TASK
+
+typedef struct AsthraTaskHandle {
+    uint64_t bits; /* 0: a spawn that failed */
+} AsthraTaskHandle;
+
+/* Runs on any worker, may wait, may panic; its return value is what await gives. */
+typedef void *(*AsthraTaskFunction)(void *args);
+
+typedef enum AsthraTaskState {
+    ASTHRA_TASK_CREATED,   /* spawned, not started */
+    ASTHRA_TASK_READY,     /* waited, may go on, has no worker yet */
+    ASTHRA_TASK_RUNNING,
+    ASTHRA_TASK_WAITING,
+    ASTHRA_TASK_COMPLETED, /* its function returned */
+    ASTHRA_TASK_FAILED,    /* it panicked */
+    ASTHRA_TASK_CANCELLED  /* cancelled before it started, or it ended after it saw its cancellation */
+} AsthraTaskState;
+
+#define ASTHRA_AFFINITY_ANY 0
+#define ASTHRA_AFFINITY_MAIN (-1)
+#define ASTHRA_AFFINITY_WORKER(n) ((int)(n) + 1) /* n from 0 */
+
+typedef struct AsthraSpawnOptions { /* zero: defaults */
+    const char *name;   /* copied */
+    size_t stack_bytes; /* at least; 0: the configured size, half of which every task can use */
+    int priority;       /* higher runs earlier; 0 is plain */
+    int affinity;       /* the worker that alone runs it */
+} AsthraSpawnOptions;
+
+/* Makes a task of fn(args). `args` is borrowed until the task ends. The macro names the task after
+ * its expression and place; asthra_spawn_at keeps `name`, which is static text.
+ *
+ * Returns   a handle, to be awaited or detached; the zero handle if memory ran out, max_tasks is
+ *           reached or tasks are switched off.
+ * Blocks    never.        Cost  some ten nanoseconds; no allocation once warm.
+ */
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name);
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn(AsthraTaskFunction fn, void *args);
+#define asthra_spawn(fn, args) asthra_spawn_at((fn), (args), ASTHRA__AT(#fn))
+
+/* The same with options (NULL: defaults). A worker that does not exist, and the main thread under
+ * ASTHRA_MAIN_HOSTS, are refused with a zero handle. */
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
+                                                 void *args);
+
+/* Copies the block (NULL: `size` zeroes) into the task and passes that copy's address, which is
+ * aligned as malloc's and lives until the task has been awaited or, detached, has ended.
+ * Cost   blocks of up to 16 bytes, and larger ones where the descriptor was used for such a
+ *        block before, are not allocated. */
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, const char *name);
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy(AsthraTaskFunction fn, const void *block,
+                                                 size_t size);
+#define asthra_spawn_copy(fn, block, size) \
+    asthra_spawn_copy_at((fn), (block), (size), ASTHRA__AT(#fn))
+
+/* Waits for the end and consumes the handle.
+ *
+ * Returns   what the task's function returned; NULL if it was cancelled before it started. A task
+ *           that panicked panics here again with its message.
+ * Blocks    until the task has ended; cancelling the awaiting task cancels the awaited one.
+ * A zero, stale or foreign handle panics with its id, or with the reason why its spawn failed.
+ */
+ASTHRA_RT_API void *asthra_await(AsthraTaskHandle t);
+
+/* The same, with how the task ended as a result: ASTHRA_OK, ASTHRA_PANICKED (the message is the
+ * panic's) or ASTHRA_CANCELLED. `result` (may be NULL) receives the returned value, NULL without. */
+ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result);
+
+/* The same for asthra_spawn_copy: the first `size` bytes of the task's block are copied to `block`.
+ * A task without a block, or with a smaller one, is ASTHRA_INVALID and is consumed. */
+ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, size_t size);
+
+/* The same with a limit. ASTHRA_TIMED_OUT, and ASTHRA_CANCELLED of the awaiting task (then
+ * r.detail is 1), leave the handle as it was. */
+ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
+                                                void **result);
+
+/* Gives the handle up: the task runs on and frees itself. Consumes the handle. */
+ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle t);
+
+/* A second handle to the same task, to be consumed on its own. */
+ASTHRA_RT_API AsthraTaskHandle asthra_task_retain(AsthraTaskHandle t);
+
+/* Asks the task to end: a wait that it is in, or comes to, returns ASTHRA_CANCELLED; one that has
+ * not started never does. Also reaches the task that it awaits. False: it had ended. */
+ASTHRA_RT_API bool asthra_task_cancel(AsthraTaskHandle t);
+
+ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle t); /* not consumed; never panics */
+
+/* Not to be consumed; zero outside tasks. */
+ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void);
+
+ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle t); /* never 0, never used twice */
+ASTHRA_RT_API const char *asthra_task_name(AsthraTaskHandle t); /* lives as long as the task */
+ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle t);
+ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle t); /* zero: a thread, or gone */
+
+/* Unfinished tasks that t spawned. Cost: looks at every descriptor in use. */
+ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle t);
+
+/* Lets others run; outside tasks, gives the rest of the time slice back. */
+ASTHRA_RT_API void asthra_yield(void);
+
+/* Has somebody asked the current task to end? False inside a masked region and outside tasks. */
+ASTHRA_RT_API bool asthra_cancel_requested(void);
+
+/* Between begin and end a cancel of the current task has no effect yet. Nests, up to 255 deep. */
+ASTHRA_RT_API void asthra_cancel_mask_begin(void);
+ASTHRA_RT_API void asthra_cancel_mask_end(void);
+
+/* For loops that never call the runtime: one load and a predictable branch. */
+extern volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
+ASTHRA_RT_API void asthra_safepoint_slow(void);
+ASTHRA__INLINE void asthra_safepoint(void) {
+    if (asthra_safepoint_word) asthra_safepoint_slow();
+}
+
+#endif
+
+/* ---- [timer] contract ----------------------------------------------- concurrency/timer.h ---- */
+/* timer - time, and waiting for it.                                        [timer] contract
+ *
+ * One unit: int64_t nanoseconds of a monotonic clock. Relative times: 0 polls, < 0 is for ever.
+ */
+
+#define ASTHRA_FOREVER ((int64_t)-1)
+#define ASTHRA_US(n) ((int64_t)(n) * 1000)
+#define ASTHRA_MS(n) ((int64_t)(n) * 1000000)
+#define ASTHRA_SECONDS(n) ((int64_t)(n) * 1000000000)
+
+#if ASTHRA_HAS_TASK
+
+/* Monotonic; virtual in the deterministic mode, where it advances when nothing can run. */
+ASTHRA_RT_API int64_t asthra_now_ns(void);
+
+/* Waits at least ns; ns < 0 waits for a cancellation.
+ * Returns   ASTHRA_OK, or ASTHRA_CANCELLED if the task is cancelled before the time is over. */
+ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
+
+#endif
+
+/* ---- [channel] contract ------------------------------------------- concurrency/channel.h ---- */
+/* channel - bounded queues that tasks share.                              [channel] contract
+ *
+ * A channel carries values of one size, copied in and copied out, in sending order. With capacity 0
+ * each send meets its receive. Closing wakes every waiter; values already inside can still be
+ * received. Any thread may call: a task parks, a plain thread blocks.
+ *
+ * A send happens before the receive of its value completes. With capacity C the k-th receive
+ * happens before the (k+C)-th send completes. Closing happens before a receive that reports it.
+ *
+ * Every call but destroy may be made by any number of threads at once. A NULL channel panics. A
+ * call that would wait in a cancelled task returns ASTHRA_CANCELLED; one that need not wait
+ * succeeds.
+ * Needs: task.  Strip with: ASTHRA_RT_NO_CHANNEL.
+ */
+
+#if ASTHRA_HAS_CHANNEL
+
+typedef struct AsthraConcurrencyChannel AsthraConcurrencyChannel, AsthraChannel;
+
+/* Opens a channel for `capacity` values of `element_size` bytes each, called `name` in reports
+ * (copied; NULL: "unnamed").
+ *
+ * Returns   the channel; NULL if element_size is 0, the sizes overflow, memory ran out or channels
+ *           are switched off (asthra_last_error() says which).
+ * Owns      the caller owns it and ends it with asthra_channel_destroy.
+ * Blocks    never.            Cost  one allocation.
+ */
+ASTHRA_RT_API AsthraChannel *asthra_channel_create(size_t element_size, size_t capacity,
+                                                   const char *name);
+
+/* Sends a copy of the element_size bytes at `value`.
+ *
+ * Returns   ASTHRA_OK once it is in the channel (capacity 0: once it was received); ASTHRA_CLOSED,
+ *           also if closed while waiting; ASTHRA_CANCELLED. Failures have sent nothing.
+ * Blocks    while there is no room.            Cost  some 20 ns when nobody waits, and the copy.
+ */
+ASTHRA_RT_API AsthraResult asthra_channel_send(AsthraChannel *c, const void *value);
+
+/* Receives the oldest value into `out`; NULL drops it.
+ *
+ * Returns   ASTHRA_OK; ASTHRA_CLOSED if closed and drained; ASTHRA_CANCELLED. Failures leave *out
+ *           as it was.
+ * Blocks    while there is nothing to receive.            Cost  as send.
+ */
+ASTHRA_RT_API AsthraResult asthra_channel_receive(AsthraChannel *c, void *out);
+
+/* The same without waiting: ASTHRA_WOULD_BLOCK where the others would wait. */
+ASTHRA_RT_API AsthraResult asthra_channel_try_send(AsthraChannel *c, const void *value);
+ASTHRA_RT_API AsthraResult asthra_channel_try_receive(AsthraChannel *c, void *out);
+
+/* The same, waiting for at most timeout_ns (0: not at all, < 0: for ever): then
+ * ASTHRA_TIMED_OUT. */
+ASTHRA_RT_API AsthraResult asthra_channel_send_timeout(AsthraChannel *c, const void *value,
+                                                       int64_t timeout_ns);
+ASTHRA_RT_API AsthraResult asthra_channel_receive_timeout(AsthraChannel *c, void *out,
+                                                          int64_t timeout_ns);
+
+/* Receive for loops: false at the end, which is when the channel is closed and drained, or when the
+ * waiting task was cancelled. An element_size that is not the channel's panics. */
+ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t element_size);
+
+/* Closes: from now on sends fail, and receives fail once the values inside are drained. Waiting
+ * senders and receivers are woken with ASTHRA_CLOSED.
+ *
+ * Returns   true if this call closed it; closing again changes nothing.            Blocks  never.
+ */
+ASTHRA_RT_API bool asthra_channel_close(AsthraChannel *c);
+
+ASTHRA_RT_API bool asthra_channel_is_closed(const AsthraChannel *c);
+ASTHRA_RT_API size_t asthra_channel_count(const AsthraChannel *c); /* inside; out of date at once */
+ASTHRA_RT_API size_t asthra_channel_capacity(const AsthraChannel *c);
+ASTHRA_RT_API size_t asthra_channel_element_size(const AsthraChannel *c);
+ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c); /* lives as long as c */
+
+/* Ends a channel; values inside are dropped. Whoever knows that no other call on it is to come may
+ * do this, even while a call whose value it has received, or sent, is still returning elsewhere.
+ * A channel that somebody waits on panics and names the waiters. A select waits on all its channels
+ * until it returns. */
+ASTHRA_RT_API void asthra_channel_destroy(AsthraChannel *c);
+
+#endif
+
+/* ---- [select] contract --------------------------------------------- concurrency/select.h ---- */
+/* select - waiting on several channels at once.                            [select] contract
+ *
+ * A select completes exactly one of its cases: a ready one, each with equal probability, or the
+ * first that becomes ready. A case is ready when its send or receive need not wait; a closed
+ * channel is always ready. A NULL channel never is. One channel may stand in several cases, also as
+ * send and receive; a select never meets itself.
+ * Needs: channel.  Strip with: ASTHRA_RT_NO_SELECT.
+ */
+
+#if ASTHRA_HAS_SELECT
+
+#define ASTHRA_SELECT_DEFAULT (-1)
+#define ASTHRA_SELECT_TIMEOUT (-2)
+#define ASTHRA_SELECT_CANCELLED (-3)
+
+typedef enum AsthraSelectKind { ASTHRA_SELECT_SEND, ASTHRA_SELECT_RECEIVE } AsthraSelectKind;
+
+typedef enum AsthraSelectOutcome { /* NONE: no case was chosen */
+    ASTHRA_SELECT_NONE = 0,
+    ASTHRA_SELECT_RECEIVED,
+    ASTHRA_SELECT_SENT,
+    ASTHRA_SELECT_CLOSED
+} AsthraSelectOutcome;
+
+typedef struct AsthraSelectCase {
+    AsthraSelectKind kind;
+    AsthraStatus status; /* out, of the chosen case: OK or CLOSED; the others keep theirs */
+    AsthraChannel *channel;
+    void *data; /* send: read, never written; receive: NULL drops the value */
+} AsthraSelectCase;
+
+ASTHRA_RT_API AsthraSelectCase asthra_select_send(AsthraChannel *c, const void *value);
+ASTHRA_RT_API AsthraSelectCase asthra_select_receive(AsthraChannel *c, void *out);
+
+/* Completes one of `count` cases.
+ *
+ * Returns   the index of the case that was chosen, its status set; ASTHRA_SELECT_DEFAULT if
+ *           timeout_ns is 0 and no case was ready; ASTHRA_SELECT_TIMEOUT after timeout_ns;
+ *           ASTHRA_SELECT_CANCELLED. The last three have sent and received nothing.
+ * Owns      cases, values and channels are borrowed until it returns.
+ * Blocks    until a case is ready; with no case but NULL channels, until timeout or cancellation.
+ * Cost      no allocation. About 60 bytes of stack for each case while it waits, so that a thousand
+ *           cases fit in any task; some 20 ns for each case when it waits, one or two when not.
+ */
+ASTHRA_RT_API int asthra_select(AsthraSelectCase *cases, size_t count, int64_t timeout_ns);
+
+/* The same cases executed again and again. A builder is used by one task or thread at a time. */
+typedef struct AsthraSelectBuilder AsthraSelectBuilder;
+
+/* Returns an empty builder, to be ended with asthra_select_builder_destroy; NULL: out of memory. */
+ASTHRA_RT_API AsthraSelectBuilder *asthra_select_builder_create(void);
+
+/* Adds a case. `data` is read at each execute, `out` is written when its case is chosen; both, and
+ * the channel, are borrowed while the builder is executed.
+ * Returns   the case's index, from 0 upwards; -1 with the reason in asthra_last_error(). */
+ASTHRA_RT_API int asthra_select_builder_add_send(AsthraSelectBuilder *b, AsthraChannel *c,
+                                                 const void *data);
+ASTHRA_RT_API int asthra_select_builder_add_receive(AsthraSelectBuilder *b, AsthraChannel *c,
+                                                    void *out);
+
+/* Never wait: ASTHRA_SELECT_DEFAULT instead. Beats a timeout. */
+ASTHRA_RT_API void asthra_select_builder_set_default(AsthraSelectBuilder *b);
+
+/* Wait at most timeout_ns, counted anew at each execute; 0 polls, < 0 is for ever (at the
+ * start). */
+ASTHRA_RT_API void asthra_select_builder_set_timeout(AsthraSelectBuilder *b, int64_t timeout_ns);
+ASTHRA_RT_API void asthra_select_builder_destroy(AsthraSelectBuilder *b);
+
+/* As asthra_select, with the builder's cases: the index that add_* returned, or < 0 as above. */
+ASTHRA_RT_API int asthra_select_execute(AsthraSelectBuilder *b);
+
+/* What the last execute did. CLOSED: the chosen case's channel was closed (and, of a receive,
+ * drained). */
+ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilder *b);
+
+#endif
+
+/* ---- [mutex] contract ----------------------------------------------- concurrency/mutex.h ---- */
+/* mutex - one at a time, for tasks and threads alike.                        [mutex] contract
+ *
+ * A waiting task parks, a plain thread blocks. Whoever locked it unlocks it: a task keeps it across
+ * waits and moves between workers. Locking twice, unlocking what is not the caller's, and
+ * destroying a locked mutex are bugs and panic. A task that ends, or panics, does not unlock what
+ * it holds.
+ *
+ * Fairness: waiters are served in order; passers-by may come first, but a waiter that was woken
+ * twice in vain is handed the mutex directly.
+ *
+ * Zeroed memory is an unlocked mutex. It must not move. Whoever locks it last may destroy and free
+ * it, even while the unlock before is still returning.
+ * Needs: task.  Strip with: ASTHRA_RT_NO_MUTEX.
+ */
+
+#if ASTHRA_HAS_MUTEX
+
+typedef struct AsthraMutex {
+    uint64_t opaque[4];
+} AsthraMutex;
+
+#define ASTHRA_MUTEX_INIT { { 0, 0, 0, 0 } }
+
+ASTHRA_RT_API void asthra_mutex_init(AsthraMutex *m);
+
+/* Returns   ASTHRA_OK, and the caller owns it; ASTHRA_CANCELLED of a task that had to wait.
+ * Blocks    while another owns it.            Cost  about 10 ns when nobody does. */
+ASTHRA_RT_API AsthraResult asthra_mutex_lock(AsthraMutex *m);
+
+/* False: somebody owns it, perhaps the caller. */
+ASTHRA_RT_API bool asthra_mutex_try_lock(AsthraMutex *m);
+
+/* As lock, for at most timeout_ns (0: not at all, < 0: for ever): then ASTHRA_TIMED_OUT. */
+ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t timeout_ns);
+
+/* Blocks: never. */
+ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m);
+
+/* Not needed for the memory's sake: there is nothing to free. */
+ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
+
+#endif
+
+/* ---- [runtime] contract ----------------------------------------------- runtime/runtime.h ---- */
+/* runtime - configuration, start, stop.                                    [runtime] contract
+ *
+ * The first call that needs workers starts the runtime with the defaults. A program that wants other
+ * settings calls asthra_runtime_init before. ASTHRA_RT_NO_AUTO_INIT makes that call mandatory.
+ */
+
+typedef enum AsthraMainThread {
+    ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
+    ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
+} AsthraMainThread;
+
+typedef enum AsthraOptimizationLevel {
+    ASTHRA_OPT_DEFAULT = 0, /* as the header was compiled */
+    ASTHRA_OPT_DEBUG,       /* workers sleep at once instead of spinning: steadier under a debugger */
+    ASTHRA_OPT_RELEASE
+} AsthraOptimizationLevel;
+
+/* Made by asthra_runtime_config_default() and changed from there; booleans are literal. */
+typedef struct AsthraRuntimeConfig {
+    size_t struct_size;          /* set by asthra_runtime_config_default(); 0 is refused */
+    size_t worker_threads;       /* 0: the cores this process may use */
+    size_t max_tasks;            /* spawned and unfinished; 0: no limit */
+    size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
+    AsthraMainThread main_thread;
+    uint64_t deterministic_seed; /* not 0: one worker; every choice comes from it; time is virtual */
+    bool enable_tier1_concurrency; /* tasks */
+    bool enable_tier2_concurrency; /* channels and select */
+    bool enable_tier3_concurrency; /* external threads */
+    bool enable_panic_handler;     /* report on stderr and history; the hook runs either way */
+    AsthraPanicPolicy panic_policy; /* that tasks start with */
+    AsthraOptimizationLevel opt_level;
+    int64_t shutdown_timeout_ns;   /* for parked tasks that shutdown cancelled */
+} AsthraRuntimeConfig;
+
+ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
+
+/* Starts the runtime; NULL: the defaults. `config` is copied.
+ *
+ * Returns   true; false with the reason in asthra_last_error(): it runs already, a field is out of
+ *           range, or the system refused a part, and then nothing is left behind.
+ * Threads   one at a time. The calling thread becomes the main thread of config->main_thread.
+ */
+ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
+ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
+
+/* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for them,
+ * reports by name what still stands on stderr, and frees everything. Called by the thread that
+ * started the runtime, outside tasks; without a running runtime it does nothing. */
+ASTHRA_RT_API void asthra_runtime_shutdown(void);
+
+ASTHRA_RT_API bool asthra_runtime_is_running(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ASTHRA_RT_H */
+
+/* ================================ Part II: bodies ================================ */
+
+#if defined(ASTHRA_RT_IMPLEMENTATION) && !defined(ASTHRA__IMPLEMENTED)
+#define ASTHRA__IMPLEMENTED
+
+/* ---- [compiler] internal ----------------------------------- platform/compiler_internal.h ---- */
+/* compiler - attributes, atomics and sanitizer facts for the bodies.       [compiler] internal
+ *
+ * Atomics are C11's with the order written at each use: asthra__load(&x, acquire). With
+ * ASTHRA_RT_NO_THREADS the same words are plain accesses, so that no build needs an atomic that
+ * its machine does not have.
+ */
+
+#if !(defined(__GNUC__) || defined(__clang__))
+#error "the body of asthra_rt.h needs gcc or clang (GNU asm, attributes, __has_include)"
+#endif
+
+/* Linkage of a function that upper floors call: one file in the book, many objects in the workshop. */
+#ifdef ASTHRA__WORKSHOP
+#define ASTHRA__FN __attribute__((visibility("hidden"))) extern
+#else
+#define ASTHRA__FN ASTHRA_UNUSED static
+#endif
+
+#define ASTHRA__LIKELY(x) __builtin_expect(!!(x), 1)
+#define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define ASTHRA__NOINLINE __attribute__((noinline))
+#define ASTHRA__COLD __attribute__((cold, noinline))
+#define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
+#define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
+
+/* Two lines: the prefetcher of x86 fetches them in pairs. */
+enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ASTHRA__ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ASTHRA__ASAN 1
+#endif
+#endif
+#ifndef ASTHRA__ASAN
+#define ASTHRA__ASAN 0
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define ASTHRA__TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define ASTHRA__TSAN 1
+#endif
+#endif
+#ifndef ASTHRA__TSAN
+#define ASTHRA__TSAN 0
+#endif
+
+#if ASTHRA_HAS_THREADS
+#include <stdatomic.h>
+#define ASTHRA__ATOMIC(T) _Atomic(T)
+#define asthra__load(p, order) atomic_load_explicit((p), memory_order_##order)
+#define asthra__store(p, v, order) atomic_store_explicit((p), (v), memory_order_##order)
+#define asthra__exchange(p, v, order) atomic_exchange_explicit((p), (v), memory_order_##order)
+#define asthra__add(p, v, order) atomic_fetch_add_explicit((p), (v), memory_order_##order)
+#define asthra__sub(p, v, order) atomic_fetch_sub_explicit((p), (v), memory_order_##order)
+#define asthra__or(p, v, order) atomic_fetch_or_explicit((p), (v), memory_order_##order)
+#define asthra__and(p, v, order) atomic_fetch_and_explicit((p), (v), memory_order_##order)
+/* Strong; a failure reads with relaxed order into *expected. */
+#define asthra__cas(p, expected, v, order)                                                        \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_##order,           \
+                                            memory_order_relaxed)
+#else
+#define ASTHRA__ATOMIC(T) T
+#define asthra__load(p, order) (*(p))
+#define asthra__store(p, v, order) ((void)(*(p) = (v)))
+#define asthra__update(p, expression)                                                             \
+    __extension__({                                                                               \
+        __typeof__(p) asthra__p = (p);                                                            \
+        __typeof__(*asthra__p) asthra__old = *asthra__p;                                          \
+        *asthra__p = (__typeof__(asthra__old))(expression);                                       \
+        asthra__old;                                                                              \
+    })
+#define asthra__exchange(p, v, order) asthra__update(p, v)
+#define asthra__add(p, v, order) asthra__update(p, asthra__old + (v))
+#define asthra__sub(p, v, order) asthra__update(p, asthra__old - (v))
+#define asthra__or(p, v, order) asthra__update(p, asthra__old | (v))
+#define asthra__and(p, v, order) asthra__update(p, asthra__old & (v))
+#define asthra__cas(p, expected, v, order)                                                        \
+    (*(p) == *(expected) ? (void)(*(p) = (v)), true : ((void)(*(expected) = *(p)), false))
+#endif
+
+/* Keeps the compiler, not the processor, from moving memory accesses over it. */
+#define asthra__compiler_fence() __asm__ volatile("" ::: "memory")
+
+/* Told to the processor inside a spin loop. */
+static inline void asthra__cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("pause" ::: "memory");
+#elif defined(__aarch64__) || (defined(__arm__) && defined(__ARM_ARCH) && __ARM_ARCH >= 7)
+    __asm__ volatile("yield" ::: "memory");
+#else
+    asthra__compiler_fence();
+#endif
+}
+
+/* ---- [sys] internal --------------------------------------------- platform/sys_internal.h ---- */
+/* sys - which system and processor this is, as values.                     [sys] internal */
+
+#if defined(__linux__)
+#define ASTHRA__SYS_LINUX 1
+#else
+#error "asthra_rt knows Linux so far: a new system is a file platform/os_<system>.c and a line here"
+#endif
+
+#if defined(__x86_64__) && !defined(__ILP32__)
+#define ASTHRA__CPU_X86_64 1
+#else
+#define ASTHRA__CPU_X86_64 0
+#endif
+#if defined(__aarch64__) && !defined(__ILP32__)
+#define ASTHRA__CPU_AARCH64 1
+#else
+#define ASTHRA__CPU_AARCH64 0
+#endif
+#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && !ASTHRA__CPU_X86_64 && !ASTHRA__CPU_AARCH64
+#error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
+#endif
+
+/* ---- [os] internal ----------------------------------------------- platform/os_internal.h ---- */
+/* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
+ *
+ * One file per system implements it (os_linux.c; faults and backtraces in os_linux_fault.c). What
+ * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
+ * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
+ * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
+ */
+
+ASTHRA__FN size_t asthra__os_page_size(void);
+
+/* Zeroed address space that takes memory when it is touched; NULL: refused. */
+ASTHRA__FN void *asthra__os_map(size_t bytes);
+ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
+
+/* Gives the pages back and keeps the addresses and the guards among them. They read as zero
+ * afterwards; where the host has locked its memory they may keep their bytes. */
+ASTHRA__FN void asthra__os_discard(void *start, size_t bytes);
+
+/* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
+ * The system's limit of mappings is respected: false says that some page is not guarded, and
+ * nothing else is lost. */
+ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
+
+ASTHRA__FN int64_t asthra__os_now_ns(void);   /* monotonic */
+ASTHRA__FN uint64_t asthra__os_entropy(void); /* differs from run to run */
+ASTHRA__FN unsigned asthra__os_cores(void);   /* that it may use: affinity and quota; at least 1 */
+
+/* Sleeps while *word == expected, until asthra__os_wake or for timeout_ns (< 0: no limit). May
+ * return early for no reason; errno is left as it was. */
+ASTHRA__FN void asthra__os_wait(ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                                int64_t timeout_ns);
+ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_many);
+ASTHRA__FN void asthra__os_yield(void); /* the rest of this thread's time slice */
+
+/* The two halves of an asymmetric fence: alone neither orders anything. After light in thread A and
+ * heavy in thread B, either A sees what B wrote before its fence or B sees what A wrote before its
+ * own. Light is free where the system can interrupt the other cores (membarrier); else both are
+ * full fences. A forked child inherits the choice. */
+ASTHRA__FN void asthra__os_fence_setup(void); /* before the first use in a process */
+ASTHRA__FN void asthra__os_fence_light(void);
+ASTHRA__FN void asthra__os_fence_heavy(void);
+
+/* The calling thread's own stack, whatever stack it stands on now. */
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
+ASTHRA__FN bool asthra__os_is_main_thread(void);
+/* Threads of the process, a sanitizer's own included; 0: cannot tell. */
+ASTHRA__FN size_t asthra__os_thread_count(void);
+ASTHRA__FN void asthra__os_write_error(const char *text, size_t length); /* stderr, signal-safe */
+ASTHRA__FN bool asthra__os_stderr_is_terminal(void);
+
+#if ASTHRA_HAS_THREADS
+/* A thread that blocks every signal but those of its own faults, so that a host's handlers run on
+ * the host's threads. `name` (NULL: none; 15 bytes count) is what the system's tools show. The
+ * stack is at least what the system asks for. false: refused. */
+typedef struct Asthra__OsThread {
+    unsigned long long handle;
+} Asthra__OsThread;
+ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
+                                        void *(*run)(void *), void *argument, const char *name);
+ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread);
+#endif
+
+/* Faults. `handler` is called for SIGSEGV and SIGBUS that an instruction caused, with the address
+ * that was touched, on the alternate stack of a thread that has one. true: it has changed the
+ * context, or wants the instruction again; false: the signal goes on to whoever handled it before.
+ * Only what is safe in a signal handler may be called in it. */
+typedef bool (*Asthra__OsFaultHandler)(void *address, void *context);
+ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler); /* once for the process */
+ASTHRA__FN void asthra__os_fault_remove(void);
+/* This thread's alternate stack. One that the host or a sanitizer has set is kept and used;
+ * *memory, NULL then, is what leave needs. false: no memory. */
+ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory);
+ASTHRA__FN void asthra__os_fault_stack_leave(void *memory);
+/* Makes the interrupted code go on in `target(argument)`, which must not return, on the stack that
+ * ends at `stack_top`. false: not on this processor. */
+ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
+                                          void *stack_top);
+
+/* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
+ * where a fiber began. Walks unwind tables: code built without them ends it early. */
+ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room);
+/* Writes "function+0x12 (object)" or, where there is no name, "0x55d0 (object+0x1234)", for
+ * addr2line; without a zero at the end. Returns bytes written, never more than `room`. */
+ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room);
+
+/* Hooks of fork: before in the parent, after in the parent, after in the child. They cannot be
+ * taken back. Without threads there are none: the child goes on as its parent would. */
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
+
+/* ---- [os] body ------------------------------------------------------ platform/os_linux.c ---- */
+/* os_linux - pages, clock, cores, parking, fences and threads of Linux.    [os] body
+ *
+ * Pages. Memory comes from mmap without reservation, so that a thousand stacks cost addresses and
+ * not memory. A guard page is a mark in the page table where the kernel has such marks
+ * (MADV_GUARD_INSTALL, 6.13), 64 of them in one call where a process may advise itself
+ * (process_madvise on PIDFD_SELF). Older kernels split the mapping in two with mprotect, and a
+ * process has a limit of mappings (vm.max_map_count). Of that limit we take no more than leaves
+ * half of it to the host: a budget, filled by counting the lines of /proc/self/maps, pays two
+ * mappings a guard. When it is empty and something was unmapped since, it is counted again.
+ *
+ * Parking is a futex. The word that is waited on is the truth; a wake without a sleeper is lost and
+ * may be, because every sleeper compares the word first.
+ *
+ * Fences. membarrier makes every running thread of the process pass a full fence, so one side of a
+ * Dekker-like protocol can do without. The kernel keeps the registration over fork.
+ * ThreadSanitizer does not model fences: there both halves are a read-modify-write of one word.
+ *
+ * The choices that were found at run time live in the one object below. Each is written once or
+ * may be written twice with the same value, so relaxed order is enough.
+ */
+
+#if ASTHRA__SYS_LINUX
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+#if ASTHRA_HAS_THREADS
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+enum {
+    ASTHRA__OS_GUARD_INSTALL = 102,    /* MADV_GUARD_INSTALL, Linux 6.13 */
+    ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
+    ASTHRA__OS_PIDFD_SELF = -10000,    /* PIDFD_SELF_THREAD, Linux 6.15 */
+    ASTHRA__OS_DONTNEED_LOCKED = 24,   /* MADV_DONTNEED_LOCKED, Linux 5.18 */
+    ASTHRA__OS_PROCESS_MADVISE = 440,  /* the same number on every processor */
+    ASTHRA__OS_FUTEX_WAIT = 128,       /* FUTEX_WAIT | FUTEX_PRIVATE_FLAG */
+    ASTHRA__OS_FUTEX_WAKE = 129,
+    ASTHRA__OS_MEMBARRIER_QUERY = 0,
+    ASTHRA__OS_MEMBARRIER_EXPEDITED = 1 << 3,
+    ASTHRA__OS_MEMBARRIER_REGISTER = 1 << 4,
+    ASTHRA__OS_GUARDS_A_CALL = 64
+};
+
+/* Ways to guard a page, best first; one that fails for good is never tried again. The first is to
+ * find out: emulators and sandboxes exist that answer OK to any advice and do nothing. */
+enum {
+    ASTHRA__OS_GUARD_UNKNOWN,
+    ASTHRA__OS_GUARD_MANY,
+    ASTHRA__OS_GUARD_EACH,
+    ASTHRA__OS_GUARD_SPLIT
+};
+
+static struct {
+    ASTHRA__ATOMIC(int) guard_way;
+    ASTHRA__ATOMIC(int) budget;      /* mappings that guards may still make */
+    ASTHRA__ATOMIC(bool) is_counted; /* nothing was unmapped since the budget was filled */
+    ASTHRA__ATOMIC(bool) has_membarrier;
+    ASTHRA__ATOMIC(uint32_t) fence; /* ThreadSanitizer's stand-in */
+} asthra__os;
+
+/* Small files of /proc and /sys. */
+
+/* Reads at most room - 1 bytes of a file as a string; "" if there is none. */
+static size_t asthra__os_read_file(const char *path, char *out, size_t room) {
+    int saved = errno;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    size_t have = 0;
+    ssize_t got = 0;
+    while (file >= 0 && have + 1 < room && (got = read(file, out + have, room - 1 - have)) > 0)
+        have += (size_t)got;
+    if (file >= 0) close(file);
+    out[have] = 0;
+    errno = saved;
+    return have;
+}
+
+/* /proc/self/maps, a character at a time: it has no bound, and no heap may be asked. */
+typedef struct Asthra__OsMaps {
+    int file;
+    size_t at, have;
+    char bytes[1024];
+} Asthra__OsMaps;
+
+static int asthra__os_maps_next(Asthra__OsMaps *maps) {
+    if (maps->at == maps->have) {
+        ssize_t got = read(maps->file, maps->bytes, sizeof maps->bytes);
+        if (got <= 0) return -1;
+        maps->have = (size_t)got;
+        maps->at = 0;
+    }
+    return maps->bytes[maps->at++];
+}
+
+/* Reads hexadecimal digits; the character that ended them is in *end. */
+static uintptr_t asthra__os_maps_number(Asthra__OsMaps *maps, int *end) {
+    uintptr_t value = 0;
+    for (;;) {
+        int c = asthra__os_maps_next(maps);
+        *end = c;
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (uintptr_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            value = value << 4 | (uintptr_t)(c - 'a' + 10);
+        else
+            return value;
+    }
+}
+
+/* Counts the mappings of this process. If `inside` is not 0 stops at the one that holds it; *start
+ * and *end are its bounds, *before is the end of the one below it. 0: not found, or no /proc. */
+static size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uintptr_t *start,
+                                   uintptr_t *end) {
+    int saved = errno, c = 0;
+    Asthra__OsMaps maps = {.file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+    size_t count = 0;
+    *before = *start = *end = 0;
+    while (maps.file >= 0 && c >= 0) {
+        uintptr_t low = asthra__os_maps_number(&maps, &c);
+        uintptr_t high = asthra__os_maps_number(&maps, &c);
+        if (c < 0) break;
+        count++;
+        *before = *end;
+        *start = low;
+        *end = high;
+        if (inside && inside >= low && inside < high) break;
+        while (c >= 0 && c != '\n') c = asthra__os_maps_next(&maps);
+    }
+    if (maps.file >= 0) close(maps.file);
+    errno = saved;
+    return inside && !(inside >= *start && inside < *end) ? 0 : count;
+}
+
+/* Pages. */
+
+ASTHRA__FN size_t asthra__os_page_size(void) {
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+ASTHRA__FN void *asthra__os_map(size_t bytes) {
+    int saved = errno;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
+    int saved = errno;
+    munmap(start, bytes);
+    asthra__store(&asthra__os.is_counted, false, relaxed);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
+    int saved = errno;
+    if (madvise(start, bytes, MADV_DONTNEED) != 0) /* EINVAL: locked memory */
+        madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED);
+    errno = saved;
+}
+
+/* Fills the budget: how far the mappings of the process are from half of what it may have. */
+static void asthra__os_budget_fill(void) {
+    char text[32];
+    uintptr_t before, start, end;
+    asthra__os_read_file("/proc/sys/vm/max_map_count", text, sizeof text);
+    long limit = atol(text) > 0 ? atol(text) / 2 : 65530 / 2;
+    long used = (long)asthra__os_maps_scan(0, &before, &start, &end);
+    long left = limit > used ? limit - used : 0;
+    asthra__store(&asthra__os.is_counted, true, relaxed);
+    asthra__store(&asthra__os.budget, left < INT32_MAX ? (int)left : INT32_MAX, relaxed);
+}
+
+/* Takes two mappings from the budget; false: there are none to take. */
+static bool asthra__os_budget_take(void) {
+    if (asthra__sub(&asthra__os.budget, 2, relaxed) >= 2) return true;
+    asthra__add(&asthra__os.budget, 2, relaxed);
+    if (asthra__load(&asthra__os.is_counted, relaxed)) return false;
+    asthra__os_budget_fill();
+    return asthra__sub(&asthra__os.budget, 2, relaxed) >= 2;
+}
+
+/* Guards pages from `first` on in one call; returns how many, 0 with errno if none. */
+static size_t asthra__os_guard_many(char *first, size_t stride, size_t count) {
+    struct iovec pages[ASTHRA__OS_GUARDS_A_CALL];
+    size_t page = asthra__os_page_size();
+    if (count > ASTHRA__OS_GUARDS_A_CALL) count = ASTHRA__OS_GUARDS_A_CALL;
+    for (size_t i = 0; i < count; i++)
+        pages[i] = (struct iovec){.iov_base = first + i * stride, .iov_len = page};
+    long done = syscall(ASTHRA__OS_PROCESS_MADVISE, (long)ASTHRA__OS_PIDFD_SELF, pages, count,
+                        (long)ASTHRA__OS_GUARD_INSTALL, 0L);
+    return done > 0 ? (size_t)done / page : 0;
+}
+
+/* Guards pages from `first` on in the way `way`; returns how many, 0 if that way is closed. */
+static size_t asthra__os_guard_some(int way, char *first, size_t stride, size_t count) {
+    size_t page = asthra__os_page_size();
+    if (way == ASTHRA__OS_GUARD_MANY) return asthra__os_guard_many(first, stride, count);
+    if (way == ASTHRA__OS_GUARD_EACH) return madvise(first, page, ASTHRA__OS_GUARD_INSTALL) == 0;
+    return asthra__os_budget_take() && mprotect(first, page, PROT_NONE) == 0;
+}
+
+static int asthra__os_guard_way(void *some_page) {
+    int way = asthra__load(&asthra__os.guard_way, relaxed);
+    if (ASTHRA__LIKELY(way != ASTHRA__OS_GUARD_UNKNOWN)) return way;
+    bool is_honest = madvise(some_page, asthra__os_page_size(), ASTHRA__OS_NO_SUCH_ADVICE) != 0;
+    way = is_honest ? ASTHRA__OS_GUARD_MANY : ASTHRA__OS_GUARD_SPLIT;
+    asthra__store(&asthra__os.guard_way, way, relaxed);
+    return way;
+}
+
+ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count) {
+    int saved = errno;
+    char *at = first;
+    while (count > 0) {
+        int way = asthra__os_guard_way(at);
+        size_t done = asthra__os_guard_some(way, at, stride, count);
+        at += done * stride;
+        count -= done;
+        if (done > 0) continue;
+        if (way == ASTHRA__OS_GUARD_SPLIT || errno == ENOMEM) break;
+        if (errno != EINTR && errno != EAGAIN)
+            asthra__store(&asthra__os.guard_way, way + 1, relaxed);
+    }
+    errno = saved;
+    return count == 0;
+}
+
+/* Clock, chance, cores. */
+
+ASTHRA__FN int64_t asthra__os_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+ASTHRA__FN uint64_t asthra__os_entropy(void) {
+    int saved = errno;
+    uint64_t bits = 0;
+    const unsigned long seed = getauxval(AT_RANDOM); /* the kernel's 16 random bytes */
+    if (seed) memcpy(&bits, (const void *)seed, sizeof bits);
+    bits ^= (uint64_t)asthra__os_now_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 40;
+#ifdef SYS_getrandom
+    uint64_t fresh;
+    if (syscall(SYS_getrandom, &fresh, sizeof fresh, 1L /* GRND_NONBLOCK */) == (long)sizeof fresh)
+        bits = fresh;
+#endif
+    errno = saved;
+    return bits;
+}
+
+/* Cores of the affinity mask. 8192 is the most that Linux can be built for. */
+static unsigned asthra__os_cores_allowed(void) {
+    unsigned long mask[8192 / 8 / sizeof(unsigned long)];
+    unsigned count = 0;
+    long bytes = syscall(SYS_sched_getaffinity, 0L, sizeof mask, mask);
+    for (size_t i = 0; bytes > 0 && i < (size_t)bytes / sizeof *mask; i++)
+        count += (unsigned)__builtin_popcountl(mask[i]);
+    if (count > 0) return count;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (unsigned)online : 1;
+}
+
+/* Cores of the quota in a cpu.max ("quota period", or "max period"), rounded up; 0: no quota. */
+static unsigned asthra__os_cores_quota(const char *path) {
+    char text[64];
+    if (asthra__os_read_file(path, text, sizeof text) == 0) return 0;
+    char *rest;
+    long long quota = strtoll(text, &rest, 10), period = strtoll(rest, NULL, 10);
+    if (quota <= 0 || period <= 0) return 0;
+    long long cores = (quota + period - 1) / period;
+    return cores < 8192 ? (unsigned)cores : 8192;
+}
+
+/* The tightest quota of this process's control group and the ones above it; 0: none. A container
+ * sees its own group as the root, so the root is asked too. */
+static unsigned asthra__os_cores_of_group(void) {
+    static const char root[] = "/sys/fs/cgroup", leaf[] = "/cpu.max";
+    char groups[2048], path[sizeof root + 512 + sizeof leaf];
+    unsigned least = 0;
+    asthra__os_read_file("/proc/self/cgroup", groups, sizeof groups);
+    const char *own = strncmp(groups, "0::", 3) == 0 ? groups : strstr(groups, "\n0::");
+    own = own ? strchr(own, '/') : NULL;
+    size_t length = own ? strcspn(own, "\n") : 0;
+    if (length > 512) length = 0;
+    memcpy(path, root, sizeof root - 1);
+    if (length > 0) memcpy(path + sizeof root - 1, own, length);
+    for (;;) {
+        memcpy(path + sizeof root - 1 + length, leaf, sizeof leaf);
+        unsigned quota = asthra__os_cores_quota(path);
+        if (quota && (!least || quota < least)) least = quota;
+        if (length == 0) return least;
+        do length--;
+        while (length > 0 && path[sizeof root - 1 + length] != '/');
+    }
+}
+
+ASTHRA__FN unsigned asthra__os_cores(void) {
+    int saved = errno;
+    unsigned allowed = asthra__os_cores_allowed(), quota = asthra__os_cores_of_group();
+    errno = saved;
+    return quota && quota < allowed ? quota : allowed;
+}
+
+/* Parking. The kernel's old timespec is two longs on every processor that has this call. */
+
+ASTHRA__FN void asthra__os_wait(ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                                int64_t timeout_ns) {
+    int saved = errno;
+    int64_t seconds = timeout_ns / 1000000000;
+    long limit[2] = {seconds < INT32_MAX ? (long)seconds : INT32_MAX,
+                     (long)(timeout_ns % 1000000000)};
+    syscall(SYS_futex, word, (long)ASTHRA__OS_FUTEX_WAIT, (long)expected,
+            timeout_ns < 0 ? NULL : limit, NULL, 0L);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_many) {
+    int saved = errno;
+    long most = how_many < INT32_MAX ? (long)how_many : INT32_MAX;
+    syscall(SYS_futex, word, (long)ASTHRA__OS_FUTEX_WAKE, most, NULL, NULL, 0L);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_yield(void) {
+    sched_yield();
+}
+
+/* Fences. */
+
+#if ASTHRA_HAS_THREADS && !ASTHRA__TSAN
+
+static bool asthra__os_membarrier(int command) {
+#ifdef SYS_membarrier
+    return syscall(SYS_membarrier, (long)command, 0L, 0L) == 0;
+#else
+    (void)command;
+    return false;
+#endif
+}
+
+ASTHRA__FN void asthra__os_fence_setup(void) {
+    int saved = errno;
+    bool works = asthra__os_membarrier(ASTHRA__OS_MEMBARRIER_REGISTER) &&
+                 asthra__os_membarrier(ASTHRA__OS_MEMBARRIER_EXPEDITED);
+    asthra__store(&asthra__os.has_membarrier, works, relaxed);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_fence_light(void) {
+    if (ASTHRA__LIKELY(asthra__load(&asthra__os.has_membarrier, relaxed)))
+        asthra__compiler_fence();
+    else
+        atomic_thread_fence(memory_order_seq_cst);
+}
+
+/* A membarrier that worked and is refused now (a sandbox was entered meanwhile) leaves the other
+ * side unfenced; going on would lose wake-ups in silence. */
+ASTHRA__FN void asthra__os_fence_heavy(void) {
+    static const char text[] = "asthra_rt: membarrier was taken away from this process after the "
+                               "runtime had started; allow it, or start the runtime later\n";
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!asthra__load(&asthra__os.has_membarrier, relaxed)) return;
+    int saved = errno;
+    if (!asthra__os_membarrier(ASTHRA__OS_MEMBARRIER_EXPEDITED)) {
+        asthra__os_fence_setup();
+        if (!asthra__load(&asthra__os.has_membarrier, relaxed)) {
+            asthra__os_write_error(text, sizeof text - 1);
+            abort();
+        }
+    }
+    errno = saved;
+}
+
+#else
+
+ASTHRA__FN void asthra__os_fence_setup(void) {}
+
+ASTHRA__FN void asthra__os_fence_light(void) {
+    asthra__add(&asthra__os.fence, 1, seq_cst);
+}
+
+ASTHRA__FN void asthra__os_fence_heavy(void) {
+    asthra__add(&asthra__os.fence, 1, seq_cst);
+}
+
+#endif
+
+/* This process and its threads. */
+
+ASTHRA__FN bool asthra__os_is_main_thread(void) {
+    return syscall(SYS_gettid) == (long)getpid();
+}
+
+/* The main thread's stack is the mapping that holds the kernel's gift of random bytes. It grows
+ * down to its limit, or to the mapping below it and the gap that the kernel keeps there. */
+static bool asthra__os_main_stack(void **low, void **high) {
+    uintptr_t before, start, end, least;
+    struct rlimit limit;
+    if (!asthra__os_maps_scan((uintptr_t)getauxval(AT_RANDOM), &before, &start, &end)) return false;
+    least = before + 256 * asthra__os_page_size();
+    if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur < end - least)
+        least = end - (uintptr_t)limit.rlim_cur;
+    if (least > start) least = start;
+    *low = (void *)least;
+    *high = (void *)end;
+    return true;
+}
+
+ASTHRA__FN size_t asthra__os_thread_count(void) {
+    int saved = errno;
+    struct stat tasks; /* one directory for each, and "." and ".." */
+    bool is_known = stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink > 2;
+    errno = saved;
+    return is_known ? (size_t)tasks.st_nlink - 2 : 0;
+}
+
+ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
+    int saved = errno;
+    while (length > 0) {
+        ssize_t done = write(STDERR_FILENO, text, length);
+        if (done < 0 && errno != EINTR) break;
+        if (done <= 0) continue;
+        text += done;
+        length -= (size_t)done;
+    }
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
+    int saved = errno;
+    bool is_terminal = isatty(STDERR_FILENO) != 0;
+    errno = saved;
+    return is_terminal;
+}
+
+#if ASTHRA_HAS_THREADS
+
+/* Two names that a host's earlier include of <pthread.h> may have left undeclared. */
+extern int asthra__os_getattr(pthread_t thread, pthread_attr_t *out) __asm__("pthread_getattr_np");
+extern int asthra__os_setname(pthread_t thread, const char *name) __asm__("pthread_setname_np");
+
+/* The C library opens a stream to answer for the main thread, and musl tells only what has been
+ * touched; so that one we answer ourselves. A thread that forked is the child's main thread and
+ * stands elsewhere, which is why the place of a local counts. */
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
+    pthread_attr_t attributes;
+    size_t bytes = 0;
+    const char *here = (const char *)&attributes;
+    bool is_known = asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
+    if (is_known && here >= (char *)*low && here < (char *)*high) return true;
+    if (asthra__os_getattr(pthread_self(), &attributes) != 0) return false;
+    is_known = pthread_attr_getstack(&attributes, low, &bytes) == 0;
+    pthread_attr_destroy(&attributes);
+    if (is_known) *high = (char *)*low + bytes;
+    return is_known;
+}
+
+/* Everything but what the thread's own instructions raise: those would end the process blocked. */
+static void asthra__os_blocked_signals(sigset_t *set) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    sigfillset(set);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(set, faults[i]);
+}
+
+static size_t asthra__os_thread_stack(size_t bytes) {
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    size_t page = asthra__os_page_size();
+    if (least > 0 && bytes < (size_t)least) bytes = (size_t)least;
+    if (bytes < (size_t)PTHREAD_STACK_MIN) bytes = (size_t)PTHREAD_STACK_MIN;
+    return (bytes + page - 1) / page * page;
+}
+
+/* The new thread inherits the mask of this one, which is why it is changed for the moment. */
+ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
+                                        void *(*run)(void *), void *argument, const char *name) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t blocked, before;
+    char shown[16] = {0};
+    int saved = errno;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
+    asthra__os_blocked_signals(&blocked);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    bool is_started = pthread_create(&thread, &attributes, run, argument) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (is_started) {
+        if (name) asthra__os_setname(thread, strncpy(shown, name, sizeof shown - 1));
+        *out = (Asthra__OsThread){0};
+        memcpy(&out->handle, &thread, sizeof thread);
+    }
+    errno = saved;
+    return is_started;
+}
+_Static_assert(sizeof(pthread_t) <= sizeof(unsigned long long), "a pthread_t fits the handle");
+
+ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
+    pthread_t joined;
+    memcpy(&joined, &thread.handle, sizeof joined);
+    pthread_join(joined, NULL);
+}
+
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
+                                   void (*child)(void)) {
+    pthread_atfork(before, parent, child);
+}
+
+#else
+
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
+    return asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
+}
+
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
+                                   void (*child)(void)) {
+    (void)before, (void)parent, (void)child;
+}
+
+#endif
+
+#endif
+
+/* ---- [os] body ------------------------------------------------ platform/os_linux_fault.c ---- */
+/* os_linux_fault - fault signals, alternate stacks, backtraces.            [os] body
+ *
+ * A fault handler shares its signal with the host's and the sanitizers'. Three rules keep peace.
+ * Only a signal that an instruction caused is ours (si_code > 0); one that was sent goes on. What
+ * is not ours goes on to the handler before us, with the mask that it asked for; where that was the
+ * default, the default is put back and the instruction faults again, so that the core dump shows
+ * the culprit and not this file. And removal restores the old handler only where ours is still the
+ * one installed: if someone has stacked theirs on top since, ours stays below it and passes on.
+ *
+ * The handler runs with its signal blocked: a fault inside it ends the process at once instead of
+ * recursing. Leaving it by asthra__os_fault_redirect is an ordinary return from the signal, so the
+ * mask of the interrupted code comes back by itself.
+ *
+ * Names come from dladdr, bound weakly: a static program or an old C library without it links
+ * quietly and reports offsets in its executable instead.
+ */
+
+#if ASTHRA__SYS_LINUX
+
+#include <elf.h>
+#include <errno.h>
+#include <link.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/ucontext.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <unwind.h>
+
+enum {
+    ASTHRA__OS_FAULT_SIGNALS = 2,
+    ASTHRA__OS_AT_MINSIGSTKSZ = 51,   /* AT_MINSIGSTKSZ: what the kernel's own frame takes */
+    ASTHRA__OS_FAULT_ROOM = 48 * 1024 /* for the handler; unwinding takes most of it */
+};
+
+static const int asthra__os_fault_numbers[ASTHRA__OS_FAULT_SIGNALS] = {SIGSEGV, SIGBUS};
+
+static struct {
+    ASTHRA__ATOMIC(Asthra__OsFaultHandler) handler;
+    struct sigaction before[ASTHRA__OS_FAULT_SIGNALS];
+    bool is_linked[ASTHRA__OS_FAULT_SIGNALS]; /* ours is installed, or below one that calls it */
+} asthra__os_fault;
+
+/* Passes a signal on to whoever had it before. */
+static void asthra__os_fault_pass(int number, siginfo_t *info, void *context) {
+    const struct sigaction *before = &asthra__os_fault.before[number == SIGBUS];
+    bool is_sent = info->si_code <= 0;
+    bool is_plain = !(before->sa_flags & SA_SIGINFO);
+    if (is_plain && before->sa_handler == SIG_IGN && is_sent) return;
+    if (is_plain && (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN)) {
+        struct sigaction standard = {.sa_handler = SIG_DFL};
+        sigaction(number, &standard, NULL);
+        if (is_sent) raise(number); /* arrives when this handler returns */
+        return;
+    }
+    sigset_t own;
+    sigemptyset(&own);
+    sigaddset(&own, number);
+    sigprocmask(SIG_BLOCK, &before->sa_mask, NULL);
+    if (before->sa_flags & SA_NODEFER) sigprocmask(SIG_UNBLOCK, &own, NULL);
+    if (is_plain)
+        before->sa_handler(number);
+    else
+        before->sa_sigaction(number, info, context);
+}
+
+static void asthra__os_fault_signal(int number, siginfo_t *info, void *context) {
+    int saved = errno;
+    Asthra__OsFaultHandler handler = asthra__load(&asthra__os_fault.handler, acquire);
+    if (!(handler && info->si_code > 0 && handler(info->si_addr, context)))
+        asthra__os_fault_pass(number, info, context);
+    errno = saved;
+}
+
+static bool asthra__os_fault_is_ours(const struct sigaction *action) {
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == asthra__os_fault_signal;
+}
+
+/* The old action is stored before ours can run, because ours reads it. */
+static bool asthra__os_fault_link(int i) {
+    int number = asthra__os_fault_numbers[i];
+    struct sigaction ours = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+    if (asthra__os_fault.is_linked[i]) return true;
+    if (sigaction(number, NULL, &asthra__os_fault.before[i]) != 0) return false;
+    ours.sa_sigaction = asthra__os_fault_signal;
+    sigemptyset(&ours.sa_mask);
+    asthra__os_fault.is_linked[i] = sigaction(number, &ours, NULL) == 0;
+    return asthra__os_fault.is_linked[i];
+}
+
+ASTHRA__FN void asthra__os_fault_remove(void) {
+    int saved = errno;
+    asthra__store(&asthra__os_fault.handler, NULL, release); /* pairs with the handler's acquire */
+    for (int i = 0; i < ASTHRA__OS_FAULT_SIGNALS; i++) {
+        struct sigaction now;
+        int number = asthra__os_fault_numbers[i];
+        if (!asthra__os_fault.is_linked[i] || sigaction(number, NULL, &now) != 0) continue;
+        if (!asthra__os_fault_is_ours(&now)) continue;
+        sigaction(number, &asthra__os_fault.before[i], NULL);
+        asthra__os_fault.is_linked[i] = false;
+    }
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler) {
+    int saved = errno;
+    bool is_linked = true;
+    asthra__store(&asthra__os_fault.handler, handler, release);
+    for (int i = 0; i < ASTHRA__OS_FAULT_SIGNALS; i++)
+        is_linked = asthra__os_fault_link(i) && is_linked;
+    if (!is_linked) asthra__os_fault_remove();
+    errno = saved;
+    return is_linked;
+}
+
+/* Alternate stacks: a guard page, room for the handler, the kernel's frame. */
+
+static size_t asthra__os_fault_stack_bytes(void) {
+    size_t page = asthra__os_page_size(), frame = (size_t)getauxval(ASTHRA__OS_AT_MINSIGSTKSZ);
+    if (frame < 8192) frame = 8192;
+    return page + (frame + ASTHRA__OS_FAULT_ROOM + page - 1) / page * page;
+}
+
+ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
+    int saved = errno;
+    stack_t now = {0};
+    size_t bytes = asthra__os_fault_stack_bytes(), page = asthra__os_page_size();
+    *memory = NULL;
+    if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) return true;
+    char *start = asthra__os_map(bytes);
+    if (!start) return false;
+    (void)asthra__os_guard_pages(start, page, 1);
+    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page};
+    bool is_set = sigaltstack(&ours, NULL) == 0;
+    if (is_set)
+        *memory = start;
+    else
+        asthra__os_unmap(start, bytes);
+    errno = saved;
+    return is_set;
+}
+
+/* If the host has set its own since, that one stays. */
+ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
+    int saved = errno;
+    stack_t now = {0}, none = {.ss_flags = SS_DISABLE};
+    if (!memory) return;
+    if (sigaltstack(NULL, &now) == 0 && now.ss_sp == (char *)memory + asthra__os_page_size())
+        sigaltstack(&none, NULL);
+    asthra__os_unmap(memory, asthra__os_fault_stack_bytes());
+    errno = saved;
+}
+
+/* The saved registers of each processor. The places in gregs are the kernel's, written as numbers
+ * because their names are there only if the host's first include asked for GNU's. */
+
+ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
+                                          void *stack_top) {
+    mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
+    uintptr_t top = (uintptr_t)stack_top & ~(uintptr_t)15;
+#if ASTHRA__CPU_X86_64
+    enum { ASTHRA__RDI = 8, ASTHRA__RBP = 10, ASTHRA__RSP = 15, ASTHRA__RIP = 16 };
+    enum { ASTHRA__FLAGS = 17, ASTHRA__DIRECTION = 0x400 };
+    memset((void *)(top - 16), 0, 16); /* a return address that ends a walk, as a call leaves it */
+    saved->gregs[ASTHRA__RSP] = (greg_t)(top - 8);
+    saved->gregs[ASTHRA__RBP] = 0;
+    saved->gregs[ASTHRA__RDI] = (greg_t)(uintptr_t)argument;
+    saved->gregs[ASTHRA__RIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION; /* the ABI's state at a call */
+    return true;
+#elif ASTHRA__CPU_AARCH64
+    saved->sp = top;
+    saved->regs[0] = (uintptr_t)argument;
+    saved->regs[29] = 0;
+    saved->regs[30] = 0;
+    saved->pc = (uintptr_t)target;
+    saved->pstate &= ~(uint64_t)0xc00; /* BTYPE: not the target of an indirect branch */
+    return true;
+#else
+    (void)saved, (void)top, (void)target, (void)argument;
+    return false;
+#endif
+}
+
+/* Backtraces. The unwinder is libgcc's. Outside glibc it is bound weakly, because Debian's for musl
+ * does not link; there a backtrace is empty unless the program has the unwinder for other reasons,
+ * as C++ does, or is linked with -Wl,-u,_Unwind_Backtrace. */
+
+#ifdef __GLIBC__
+#define ASTHRA__OS_UNWINDER(name) __asm__(name)
+#define ASTHRA__OS_HAS_UNWINDER 1
+#else
+#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((weak))
+#define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+#endif
+extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
+    ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
+extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
+    ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
+
+typedef struct Asthra__OsTrace {
+    void **out;
+    size_t room, count;
+    bool is_caller; /* the first frame is this file's own */
+} Asthra__OsTrace;
+
+static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame, void *argument) {
+    Asthra__OsTrace *trace = argument;
+    int is_exact = 0; /* the frame was interrupted, not left by a call */
+    uintptr_t at = asthra__os_unwind_place(frame, &is_exact);
+    if (at == 0 || trace->count == trace->room) return _URC_END_OF_STACK;
+    if (trace->is_caller) trace->out[trace->count++] = (void *)(at - !is_exact);
+    trace->is_caller = true;
+    return _URC_NO_REASON;
+}
+
+ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room) {
+    Asthra__OsTrace trace = {.out = out, .room = room};
+    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    return trace.count;
+}
+
+/* Names. */
+
+/* What dladdr fills, in its own layout: <dlfcn.h> declares it for GNU dialects only. */
+typedef struct Asthra__OsName {
+    const char *object;
+    void *base;
+    const char *function;
+    void *start;
+} Asthra__OsName;
+extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
+    __attribute__((weak));
+
+typedef struct Asthra__OsLine {
+    char *out;
+    size_t room, length;
+} Asthra__OsLine;
+
+static void asthra__os_line_text(Asthra__OsLine *line, const char *text) {
+    while (*text && line->length < line->room) line->out[line->length++] = *text++;
+}
+
+static void asthra__os_line_hex(Asthra__OsLine *line, uintptr_t value) {
+    char digits[2 + 2 * sizeof value + 1];
+    size_t at = sizeof digits - 1;
+    digits[at] = 0;
+    do digits[--at] = "0123456789abcdef"[value & 15];
+    while ((value >>= 4) != 0);
+    digits[--at] = 'x';
+    digits[--at] = '0';
+    asthra__os_line_text(line, digits + at);
+}
+
+static const char *asthra__os_basename(const char *path) {
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    return slash ? slash + 1 : path ? path : "?";
+}
+
+/* How far the executable was moved from the addresses in its file; *is_inside: it holds `at`. The
+ * program headers stand behind the file header, at the start of the part that has offset 0. */
+static uintptr_t asthra__os_exe_shift(uintptr_t at, bool *is_inside) {
+    const ElfW(Phdr) *parts = (const void *)getauxval(AT_PHDR);
+    size_t count = parts ? (size_t)getauxval(AT_PHNUM) : 0;
+    uintptr_t shift = 0;
+    *is_inside = false;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].p_type == PT_LOAD && parts[i].p_offset == 0)
+            shift = (uintptr_t)parts - sizeof(ElfW(Ehdr)) - (uintptr_t)parts[i].p_vaddr;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].p_type == PT_LOAD && at - shift - parts[i].p_vaddr < parts[i].p_memsz)
+            *is_inside = true;
+    return shift;
+}
+
+ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room) {
+    Asthra__OsLine line = {.out = out, .room = room};
+    Asthra__OsName name = {0};
+    uintptr_t at = (uintptr_t)address;
+    bool is_inside;
+    uintptr_t shift = asthra__os_exe_shift(at, &is_inside);
+    bool is_named = !!asthra__os_dladdr && asthra__os_dladdr(address, &name) != 0;
+    if (is_named && name.function) {
+        asthra__os_line_text(&line, name.function);
+        asthra__os_line_text(&line, "+");
+        asthra__os_line_hex(&line, at - (uintptr_t)name.start);
+        asthra__os_line_text(&line, " (");
+        asthra__os_line_text(&line, asthra__os_basename(name.object));
+    } else {
+        asthra__os_line_hex(&line, at);
+        if (!is_named && !is_inside) return line.length;
+        const char *object = is_inside ? (const char *)getauxval(AT_EXECFN) : name.object;
+        asthra__os_line_text(&line, " (");
+        asthra__os_line_text(&line, asthra__os_basename(object));
+        asthra__os_line_text(&line, "+");
+        asthra__os_line_hex(&line, at - (is_inside ? shift : (uintptr_t)name.base));
+    }
+    asthra__os_line_text(&line, ")");
+    return line.length;
+}
+
+#endif
+
+/* ---- [swap] internal ------------------------------------------- platform/swap_internal.h ---- */
+/* swap - leaving one stack and arriving on another.                        [swap] internal
+ *
+ * A context is the stack pointer of code that left its stack; everything else it needs lies above
+ * that pointer: callee-saved registers and the control words of the floating-point units. Signal
+ * masks do not travel; sticky floating-point flags may. One file per ABI (swap_x86_64.c,
+ * swap_aarch64.c), or ucontext under ASTHRA_RT_NO_ASM (swap_ucontext.c).
+ *
+ * Sanitizers and Valgrind see a stack pointer that jumps: whoever calls asthra__swap announces it.
+ */
+
+#if ASTHRA_HAS_TASK
+
+/* Linkage and name of a routine that assembly may define: a strong hidden symbol in every mode, so
+ * that the call is direct in shared objects too and two runtimes in one program do not link. */
+#if ASTHRA_HAS_ASM
+#define ASTHRA__SWAP_FN __attribute__((visibility("hidden"))) extern
+#define ASTHRA__SWAP_NAMED(name) __asm__(name)
+#else
+#define ASTHRA__SWAP_FN ASTHRA__FN
+#define ASTHRA__SWAP_NAMED(name)
+#endif
+
+typedef struct Asthra__SwapContext Asthra__SwapContext; /* never complete: an address on a stack */
+
+/* False where the processor keeps a second, protected stack of return addresses (shadow stack): it
+ * would end the process at the first swap. Asked once, before that. */
+ASTHRA__FN bool asthra__swap_is_allowed(void);
+
+/* A context that starts entry(message of its first swap) with default floating-point control on the
+ * stack from `low` to `top`. `entry` must not return; a backtrace ends in it. */
+ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *));
+
+/* Leaves this stack, writes its context to *from, goes on in `to`. Returns the message of whoever
+ * comes back. *from is written before the stack is left: nobody may use it until this side has
+ * been left, which only code on the other side can know.
+ * Cost: the processor predicts the return when both sides called from the same place. */
+ASTHRA__SWAP_FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapContext *to,
+                                   void *message) ASTHRA__SWAP_NAMED("asthra__swap");
+
+/* Calls fn(argument) with default floating-point control and returns its value with the caller's
+ * control words restored. While it runs, *escape is a way out: asthra__swap_escape(*escape, v)
+ * abandons every frame above and makes this call return v. Escape stands on the same stack. */
+ASTHRA__SWAP_FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
+                                        Asthra__SwapContext **escape)
+    ASTHRA__SWAP_NAMED("asthra__swap_call");
+ASTHRA_NORETURN ASTHRA__SWAP_FN void asthra__swap_escape(Asthra__SwapContext *escape, void *value)
+    ASTHRA__SWAP_NAMED("asthra__swap_escape");
+
+#endif
+
+/* ---- [swap] body ------------------------------------------------- platform/swap_x86_64.c ---- */
+/* swap_x86_64 - the switch for x86-64, System V ABI.                       [swap] body
+ *
+ * A switch is a function call whose return happens on another stack. The ABI (System V x86-64,
+ * section 3.2.1) says what a call keeps: rbx, rbp, r12 to r15, the control bits of mxcsr and the
+ * x87 word. They are pushed, the stack pointers are exchanged, and the same things are popped on
+ * the other side.
+ *
+ * A saved context, offsets from the stack pointer that stands for it:
+ *
+ *      0   mxcsr, 4 bytes
+ *      4   x87 control word, 2 bytes; 2 unused
+ *      8   r15
+ *     16   r14
+ *     24   r13
+ *     32   r12      entry, in a context that has not started
+ *     40   rbx
+ *     48   rbp      0, in a context that has not started: a walk along rbp ends there
+ *     56   return address
+ *     64   the stack pointer after the return
+ *
+ * asthra__swap_call leaves the same layout, so that its frame is a context to escape to.
+ *
+ * mxcsr is loaded always: on Zen 3 that costs 1.4 ns, while reading back what stmxcsr has just
+ * stored, to see whether it must be, costs 1.9. Its sticky flags travel with it. The x87 word is
+ * loaded only where it differs, and then its flags are cleared first, or a flag that another task
+ * left behind would raise here once its mask bit is off.
+ *
+ * The switch ends in `ret`, not in an indirect jump: the processor's return predictor then stays in
+ * step with the frames above, which on both sides are mostly the same functions. Four such frames
+ * deep, a switch and its returns took 23 ns with ret and 36 with jmp, though jmp alone is quicker.
+ */
+
+#if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_X86_64
+
+/* from: rdi; to: rsi; message: rdx */
+__asm__(".pushsection .text.asthra__swap,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__swap\n"
+        ".hidden asthra__swap\n"
+        ".type asthra__swap, @function\n"
+        "asthra__swap:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "pushq %rbp\n" /* the caller's rbp, at 48 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %rbp, 0\n"
+        "pushq %rbx\n" /* the caller's rbx, at 40 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %rbx, 0\n"
+        "pushq %r12\n" /* the caller's r12, at 32 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r12, 0\n"
+        "pushq %r13\n" /* the caller's r13, at 24 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r13, 0\n"
+        "pushq %r14\n" /* the caller's r14, at 16 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r14, 0\n"
+        "pushq %r15\n" /* the caller's r15, at 8 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r15, 0\n"
+        "subq $8, %rsp\n" /* room for the control words; rsp is now this context */
+        ".cfi_adjust_cfa_offset 8\n"
+        "stmxcsr (%rsp)\n"       /* mxcsr, at 0 */
+        "fnstcw 4(%rsp)\n"       /* the x87 word, at 4 */
+        "movq %rsp, (%rdi)\n"    /* *from = this context */
+        "movzwl 4(%rsp), %ecx\n" /* ecx: our x87 word */
+        "movq %rdx, %rax\n"      /* rax: message, what the other side returns */
+        "movq %rsi, %rsp\n"      /* leave: rsp is the context `to`, with the same layout */
+        "ldmxcsr (%rsp)\n"       /* the mxcsr of `to`, from 0 */
+        "cmpw 4(%rsp), %cx\n"    /* is its x87 word ours? */
+        "jne 2f\n"
+        "1:\n"
+        "addq $8, %rsp\n" /* past the control words */
+        ".cfi_remember_state\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        "popq %r15\n" /* r15 of the arriving side, from 8 */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r15\n"
+        "popq %r14\n" /* its r14, from 16 */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r14\n"
+        "popq %r13\n" /* its r13, from 24 */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r13\n"
+        "popq %r12\n" /* its r12, from 32 */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r12\n"
+        "popq %rbx\n" /* its rbx, from 40 */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %rbx\n"
+        "popq %rbp\n" /* its rbp, from 48 */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %rbp\n"
+        "ret\n" /* to its caller, from 56 */
+        ".cfi_restore_state\n"
+        "2:\n"
+        "fnclex\n"        /* no flag of another task may raise below */
+        "fldcw 4(%rsp)\n" /* the x87 word of `to`, from 4 */
+        "jmp 1b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap, .-asthra__swap\n"
+        ".popsection\n");
+
+/* The first return of a new context comes here. rax: message; r12: entry; rsp: top, 16-aligned. */
+__asm__(".pushsection .text.asthra__swap_start,\"ax\",@progbits\n"
+        ".p2align 4\n"
+        ".globl asthra__swap_start\n"
+        ".hidden asthra__swap_start\n"
+        ".type asthra__swap_start, @function\n"
+        "asthra__swap_start:\n"
+        ".cfi_startproc\n"
+        ".cfi_undefined %rip\n" /* nobody called: unwinders stop here */
+        "endbr64\n"
+        "movq %rax, %rdi\n" /* argument of entry: message */
+        "callq *%r12\n"     /* entry(message), which never returns */
+        "ud2\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_start, .-asthra__swap_start\n"
+        ".popsection\n");
+
+/* fn: rdi; argument: rsi; escape: rdx.   asthra__swap_escape: escape: rdi; value: rsi */
+__asm__(".pushsection .text.asthra__swap_call,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__swap_call\n"
+        ".hidden asthra__swap_call\n"
+        ".type asthra__swap_call, @function\n"
+        "asthra__swap_call:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "pushq %rbp\n" /* the caller's rbp, at 48 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %rbp, 0\n"
+        "pushq %rbx\n" /* the caller's rbx, at 40 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %rbx, 0\n"
+        "pushq %r12\n" /* the caller's r12, at 32 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r12, 0\n"
+        "pushq %r13\n" /* the caller's r13, at 24 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r13, 0\n"
+        "pushq %r14\n" /* the caller's r14, at 16 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r14, 0\n"
+        "pushq %r15\n" /* the caller's r15, at 8 */
+        ".cfi_adjust_cfa_offset 8\n"
+        ".cfi_rel_offset %r15, 0\n"
+        "subq $8, %rsp\n" /* room for the control words: 16-aligned for the call */
+        ".cfi_adjust_cfa_offset 8\n"
+        "stmxcsr (%rsp)\n"       /* the caller's mxcsr, at 0 */
+        "fnstcw 4(%rsp)\n"       /* the caller's x87 word, at 4 */
+        "movq %rsp, (%rdx)\n"    /* *escape = this context */
+        "movq %rdi, %rax\n"      /* rax: fn */
+        "movq %rsi, %rdi\n"      /* rdi: argument */
+        "movl (%rsp), %ecx\n"    /* ecx: mxcsr */
+        "movzwl 4(%rsp), %edx\n" /* edx: the x87 word */
+        "andl $0xffc0, %ecx\n"   /* without its flags */
+        "xorl $0x1f80, %ecx\n"   /* the default: all masked, to nearest */
+        "xorl $0x037f, %edx\n"   /* the default: all masked, to nearest, extended precision */
+        "orl %edx, %ecx\n"
+        "jnz 3f\n"
+        "1:\n"
+        "callq *%rax\n"     /* rax = fn(argument) */
+        "2:\n"              /* here returns fn, and asthra__swap_escape; rax: value */
+        "ldmxcsr (%rsp)\n"  /* the caller's mxcsr, from 0 */
+        "fnstcw -8(%rsp)\n" /* the x87 word that fn left, in the red zone */
+        "movzwl -8(%rsp), %ecx\n"
+        "cmpw 4(%rsp), %cx\n" /* is it the caller's? */
+        "jne 5f\n"
+        "4:\n"
+        "addq $8, %rsp\n" /* past the control words */
+        ".cfi_remember_state\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        "popq %r15\n" /* the caller's again, from 8 upwards */
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r15\n"
+        "popq %r14\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r14\n"
+        "popq %r13\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r13\n"
+        "popq %r12\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %r12\n"
+        "popq %rbx\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %rbx\n"
+        "popq %rbp\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        ".cfi_restore %rbp\n"
+        "ret\n" /* rax: value */
+        ".cfi_restore_state\n"
+        "3:\n"
+        "movl $0x1f80, -8(%rsp)\n" /* the defaults, in the red zone */
+        "movl $0x037f, -4(%rsp)\n"
+        "ldmxcsr -8(%rsp)\n"
+        "fnclex\n" /* a flag left behind must not raise under another mask */
+        "fldcw -4(%rsp)\n"
+        "jmp 1b\n"
+        "5:\n"
+        "fnclex\n"
+        "fldcw 4(%rsp)\n" /* the caller's x87 word, from 4 */
+        "jmp 4b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_call, .-asthra__swap_call\n"
+        ".globl asthra__swap_escape\n"
+        ".hidden asthra__swap_escape\n"
+        ".type asthra__swap_escape, @function\n"
+        "asthra__swap_escape:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "movq %rsi, %rax\n" /* rax: value */
+        "movq %rdi, %rsp\n" /* every frame below is gone */
+        ".cfi_def_cfa %rsp, 64\n"
+        ".cfi_offset %rbp, -16\n"
+        ".cfi_offset %rbx, -24\n"
+        ".cfi_offset %r12, -32\n"
+        ".cfi_offset %r13, -40\n"
+        ".cfi_offset %r14, -48\n"
+        ".cfi_offset %r15, -56\n"
+        "cld\n" /* wherever the frames below were */
+        "jmp 2b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_escape, .-asthra__swap_escape\n"
+        ".popsection\n");
+
+__attribute__((visibility("hidden"))) extern void
+asthra__swap_start(void) __asm__("asthra__swap_start");
+
+/* What asthra__swap pops, as the table above draws it. */
+typedef struct Asthra__SwapFrame {
+    uint32_t mxcsr;
+    uint16_t x87_word, unused;
+    uint64_t r15, r14, r13, r12, rbx, rbp, return_address;
+} Asthra__SwapFrame;
+_Static_assert(sizeof(Asthra__SwapFrame) == 64, "the table of swap_x86_64.c");
+_Static_assert(offsetof(Asthra__SwapFrame, r12) == 32, "the table of swap_x86_64.c");
+_Static_assert(offsetof(Asthra__SwapFrame, return_address) == 56, "the table of swap_x86_64.c");
+
+/* rdsspq reads the shadow stack's pointer; where there is none it does nothing and rax stays 0. */
+ASTHRA__FN bool asthra__swap_is_allowed(void) {
+    uint64_t pointer = 0;
+    __asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0x1e, 0xc8" : "+a"(pointer)); /* rdsspq %rax */
+    return pointer == 0;
+}
+
+ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {
+    char *end = (char *)top - ((uintptr_t)top & 15);
+    Asthra__SwapFrame *frame = (Asthra__SwapFrame *)(void *)end - 1;
+    (void)low;
+    *frame = (Asthra__SwapFrame){.mxcsr = 0x1f80,
+                                 .x87_word = 0x037f,
+                                 .r12 = (uint64_t)(uintptr_t)entry,
+                                 .return_address = (uint64_t)(uintptr_t)asthra__swap_start};
+    return (Asthra__SwapContext *)(void *)frame;
+}
+
+#endif
+
+/* ---- [swap] body ------------------------------------------------ platform/swap_aarch64.c ---- */
+/* swap_aarch64 - the switch for AArch64, AAPCS64.                          [swap] body
+ *
+ * A switch is a function call whose return happens on another stack. AAPCS64 (section 6.1) says
+ * what a call keeps: x19 to x28, the frame pointer x29, the low halves d8 to d15 of v8 to v15, and
+ * FPCR's control bits; the link register x30 is the return address. They are stored, the stack
+ * pointers are exchanged, and the same things are loaded on the other side. Return addresses are
+ * not signed here: callers that sign theirs do so with their own stack pointer, which travels.
+ *
+ * A saved context, offsets from the stack pointer that stands for it:
+ *
+ *      0   x29, x30      frame pointer (0 in a context that has not started), return address
+ *     16   x19, x20      x19: entry, in a context that has not started
+ *     32   x21, x22
+ *     48   x23, x24
+ *     64   x25, x26
+ *     80   x27, x28
+ *     96   d8, d9
+ *    112   d10, d11
+ *    128   d12, d13
+ *    144   d14, d15
+ *    160   fpcr, 8 bytes; 8 unused
+ *    176   the stack pointer after the return
+ *
+ * asthra__swap_call leaves the same layout, so that its frame is a context to escape to. FPCR is
+ * written only where it differs, because a write may wait for all floating-point work; its flags
+ * live in another register (FPSR) and stay with the thread.
+ */
+
+#if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_AARCH64
+
+/* from: x0; to: x1; message: x2 */
+__asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__swap\n"
+        ".hidden asthra__swap\n"
+        ".type asthra__swap, %function\n"
+        "asthra__swap:\n"
+        ".cfi_startproc\n"
+        "hint #34\n"                   /* bti c */
+        "stp x29, x30, [sp, #-176]!\n" /* x29, x30 at 0; sp is now this context */
+        ".cfi_adjust_cfa_offset 176\n"
+        ".cfi_rel_offset x29, 0\n"
+        ".cfi_rel_offset x30, 8\n"
+        "stp x19, x20, [sp, #16]\n" /* the caller's x19 to x28, from 16 */
+        ".cfi_rel_offset x19, 16\n"
+        ".cfi_rel_offset x20, 24\n"
+        "stp x21, x22, [sp, #32]\n"
+        ".cfi_rel_offset x21, 32\n"
+        ".cfi_rel_offset x22, 40\n"
+        "stp x23, x24, [sp, #48]\n"
+        ".cfi_rel_offset x23, 48\n"
+        ".cfi_rel_offset x24, 56\n"
+        "stp x25, x26, [sp, #64]\n"
+        ".cfi_rel_offset x25, 64\n"
+        ".cfi_rel_offset x26, 72\n"
+        "stp x27, x28, [sp, #80]\n"
+        ".cfi_rel_offset x27, 80\n"
+        ".cfi_rel_offset x28, 88\n"
+        "stp d8, d9, [sp, #96]\n" /* the caller's d8 to d15, from 96 */
+        ".cfi_rel_offset d8, 96\n"
+        ".cfi_rel_offset d9, 104\n"
+        "stp d10, d11, [sp, #112]\n"
+        ".cfi_rel_offset d10, 112\n"
+        ".cfi_rel_offset d11, 120\n"
+        "stp d12, d13, [sp, #128]\n"
+        ".cfi_rel_offset d12, 128\n"
+        ".cfi_rel_offset d13, 136\n"
+        "stp d14, d15, [sp, #144]\n"
+        ".cfi_rel_offset d14, 144\n"
+        ".cfi_rel_offset d15, 152\n"
+        "mrs x9, fpcr\n"        /* x9: our fpcr */
+        "str x9, [sp, #160]\n"  /* fpcr, at 160 */
+        "mov x10, sp\n"         /* x10: this context */
+        "str x10, [x0]\n"       /* *from = this context */
+        "mov x0, x2\n"          /* x0: message, what the other side returns */
+        "mov sp, x1\n"          /* leave: sp is the context `to`, with the same layout */
+        "ldr x10, [sp, #160]\n" /* x10: the fpcr of `to` */
+        "cmp x9, x10\n"
+        "b.ne 2f\n"
+        "1:\n"
+        "ldp d14, d15, [sp, #144]\n" /* d8 to d15 of the arriving side */
+        "ldp d12, d13, [sp, #128]\n"
+        "ldp d10, d11, [sp, #112]\n"
+        "ldp d8, d9, [sp, #96]\n"
+        "ldp x27, x28, [sp, #80]\n" /* its x19 to x28 */
+        "ldp x25, x26, [sp, #64]\n"
+        "ldp x23, x24, [sp, #48]\n"
+        "ldp x21, x22, [sp, #32]\n"
+        "ldp x19, x20, [sp, #16]\n"
+        "ldp x29, x30, [sp], #176\n" /* its frame pointer and return address */
+        ".cfi_remember_state\n"
+        ".cfi_def_cfa sp, 0\n"
+        ".cfi_same_value x29\n"
+        ".cfi_same_value x30\n"
+        ".cfi_same_value x19\n"
+        ".cfi_same_value x20\n"
+        ".cfi_same_value x21\n"
+        ".cfi_same_value x22\n"
+        ".cfi_same_value x23\n"
+        ".cfi_same_value x24\n"
+        ".cfi_same_value x25\n"
+        ".cfi_same_value x26\n"
+        ".cfi_same_value x27\n"
+        ".cfi_same_value x28\n"
+        "ret\n" /* to its caller */
+        ".cfi_restore_state\n"
+        "2:\n"
+        "msr fpcr, x10\n" /* the fpcr of `to` */
+        "b 1b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap, .-asthra__swap\n"
+        ".popsection\n");
+
+/* The first return of a new context comes here. x0: message; x19: entry; sp: top, 16-aligned. */
+__asm__(".pushsection .text.asthra__swap_start,\"ax\",%progbits\n"
+        ".p2align 4\n"
+        ".globl asthra__swap_start\n"
+        ".hidden asthra__swap_start\n"
+        ".type asthra__swap_start, %function\n"
+        "asthra__swap_start:\n"
+        ".cfi_startproc\n"
+        ".cfi_undefined x30\n" /* nobody called: unwinders stop here */
+        "hint #34\n"           /* bti c */
+        "blr x19\n"            /* entry(message), which never returns */
+        "brk #1\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_start, .-asthra__swap_start\n"
+        ".popsection\n");
+
+/* fn: x0; argument: x1; escape: x2.   asthra__swap_escape: escape: x0; value: x1 */
+__asm__(".pushsection .text.asthra__swap_call,\"ax\",%progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__swap_call\n"
+        ".hidden asthra__swap_call\n"
+        ".type asthra__swap_call, %function\n"
+        "asthra__swap_call:\n"
+        ".cfi_startproc\n"
+        "hint #34\n"                   /* bti c */
+        "stp x29, x30, [sp, #-176]!\n" /* x29, x30 at 0; sp is now this context */
+        ".cfi_adjust_cfa_offset 176\n"
+        ".cfi_rel_offset x29, 0\n"
+        ".cfi_rel_offset x30, 8\n"
+        "mov x29, sp\n"             /* a frame record, for those who walk along x29 */
+        "stp x19, x20, [sp, #16]\n" /* the caller's x19 to x28, from 16 */
+        ".cfi_rel_offset x19, 16\n"
+        ".cfi_rel_offset x20, 24\n"
+        "stp x21, x22, [sp, #32]\n"
+        ".cfi_rel_offset x21, 32\n"
+        ".cfi_rel_offset x22, 40\n"
+        "stp x23, x24, [sp, #48]\n"
+        ".cfi_rel_offset x23, 48\n"
+        ".cfi_rel_offset x24, 56\n"
+        "stp x25, x26, [sp, #64]\n"
+        ".cfi_rel_offset x25, 64\n"
+        ".cfi_rel_offset x26, 72\n"
+        "stp x27, x28, [sp, #80]\n"
+        ".cfi_rel_offset x27, 80\n"
+        ".cfi_rel_offset x28, 88\n"
+        "stp d8, d9, [sp, #96]\n" /* the caller's d8 to d15, from 96 */
+        ".cfi_rel_offset d8, 96\n"
+        ".cfi_rel_offset d9, 104\n"
+        "stp d10, d11, [sp, #112]\n"
+        ".cfi_rel_offset d10, 112\n"
+        ".cfi_rel_offset d11, 120\n"
+        "stp d12, d13, [sp, #128]\n"
+        ".cfi_rel_offset d12, 128\n"
+        ".cfi_rel_offset d13, 136\n"
+        "stp d14, d15, [sp, #144]\n"
+        ".cfi_rel_offset d14, 144\n"
+        ".cfi_rel_offset d15, 152\n"
+        "mrs x9, fpcr\n"       /* x9: the caller's fpcr */
+        "str x9, [sp, #160]\n" /* fpcr, at 160 */
+        "mov x10, sp\n"        /* x10: this context */
+        "str x10, [x2]\n"      /* *escape = this context */
+        "mov x10, x0\n"        /* x10: fn */
+        "mov x0, x1\n"         /* x0: argument */
+        "cbnz x9, 3f\n"        /* the default is 0 */
+        "1:\n"
+        "blr x10\n"             /* x0 = fn(argument) */
+        "2:\n"                  /* here returns fn, and asthra__swap_escape; x0: value */
+        "mrs x9, fpcr\n"        /* x9: what fn left */
+        "ldr x10, [sp, #160]\n" /* x10: the caller's fpcr */
+        "cmp x9, x10\n"
+        "b.ne 5f\n"
+        "4:\n"
+        "ldp d14, d15, [sp, #144]\n" /* the caller's again */
+        "ldp d12, d13, [sp, #128]\n"
+        "ldp d10, d11, [sp, #112]\n"
+        "ldp d8, d9, [sp, #96]\n"
+        "ldp x27, x28, [sp, #80]\n"
+        "ldp x25, x26, [sp, #64]\n"
+        "ldp x23, x24, [sp, #48]\n"
+        "ldp x21, x22, [sp, #32]\n"
+        "ldp x19, x20, [sp, #16]\n"
+        "ldp x29, x30, [sp], #176\n"
+        ".cfi_remember_state\n"
+        ".cfi_def_cfa sp, 0\n"
+        ".cfi_same_value x29\n"
+        ".cfi_same_value x30\n"
+        ".cfi_same_value x19\n"
+        ".cfi_same_value x20\n"
+        ".cfi_same_value x21\n"
+        ".cfi_same_value x22\n"
+        ".cfi_same_value x23\n"
+        ".cfi_same_value x24\n"
+        ".cfi_same_value x25\n"
+        ".cfi_same_value x26\n"
+        ".cfi_same_value x27\n"
+        ".cfi_same_value x28\n"
+        "ret\n" /* x0: value */
+        ".cfi_restore_state\n"
+        "3:\n"
+        "msr fpcr, xzr\n" /* to nearest, nothing flushed, nothing trapped */
+        "b 1b\n"
+        "5:\n"
+        "msr fpcr, x10\n" /* the caller's fpcr */
+        "b 4b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_call, .-asthra__swap_call\n"
+        ".globl asthra__swap_escape\n"
+        ".hidden asthra__swap_escape\n"
+        ".type asthra__swap_escape, %function\n"
+        "asthra__swap_escape:\n"
+        ".cfi_startproc\n"
+        "hint #34\n"   /* bti c */
+        "mov sp, x0\n" /* every frame below is gone */
+        ".cfi_def_cfa sp, 176\n"
+        ".cfi_offset x29, -176\n"
+        ".cfi_offset x30, -168\n"
+        "mov x0, x1\n" /* x0: value */
+        "b 2b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_escape, .-asthra__swap_escape\n"
+        ".popsection\n");
+
+__attribute__((visibility("hidden"))) extern void
+asthra__swap_start(void) __asm__("asthra__swap_start");
+
+/* What asthra__swap loads, as the table above draws it. */
+typedef struct Asthra__SwapFrame {
+    uint64_t x29, x30, x19, x20_to_x28[9], d8_to_d15[8], fpcr, unused;
+} Asthra__SwapFrame;
+_Static_assert(sizeof(Asthra__SwapFrame) == 176, "the table of swap_aarch64.c");
+_Static_assert(offsetof(Asthra__SwapFrame, x19) == 16, "the table of swap_aarch64.c");
+_Static_assert(offsetof(Asthra__SwapFrame, d8_to_d15) == 96, "the table of swap_aarch64.c");
+_Static_assert(offsetof(Asthra__SwapFrame, fpcr) == 160, "the table of swap_aarch64.c");
+
+/* chkfeat clears bit 0 of x16 where the guarded control stack is on; it is a no-op elsewhere. */
+ASTHRA__FN bool asthra__swap_is_allowed(void) {
+    register uint64_t feature __asm__("x16") = 1;
+    __asm__ volatile("hint #40" : "+r"(feature)); /* chkfeat x16 */
+    return feature != 0;
+}
+
+ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {
+    char *end = (char *)top - ((uintptr_t)top & 15);
+    Asthra__SwapFrame *frame = (Asthra__SwapFrame *)(void *)end - 1;
+    (void)low;
+    *frame = (Asthra__SwapFrame){.x30 = (uint64_t)(uintptr_t)asthra__swap_start,
+                                 .x19 = (uint64_t)(uintptr_t)entry};
+    return (Asthra__SwapContext *)(void *)frame;
+}
+
+#endif
+
+/* ---- [swap] body ----------------------------------------------- platform/swap_ucontext.c ---- */
+/* swap_ucontext - the switch in terms of the C library.                    [swap] body
+ *
+ * For processors without a file of their own, and for builds that want no assembly. A context is a
+ * record that lies on the stack it stands for, and its address is the context. getcontext and its
+ * kin also carry the signal mask, which costs a system call or two at each switch and is wrong here
+ * (masks belong to threads): the record that is resumed is given the mask of the thread first.
+ *
+ * The floating-point words travel inside ucontext_t, as the C library does it. The defaults of a
+ * fresh context are set with one instruction each, because fenv.h would make every program link
+ * libm; a processor that is not named below starts tasks with the words of their creator.
+ */
+
+#if ASTHRA_HAS_TASK && !ASTHRA_HAS_ASM
+
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+
+#ifndef __GLIBC__
+#error "ASTHRA_RT_NO_ASM needs the ucontext functions of glibc; this C library has none"
+#endif
+
+typedef struct Asthra__SwapRecord {
+    ucontext_t context;
+    void *message;
+    void (*entry)(void *);
+    volatile bool has_escaped;
+} Asthra__SwapRecord;
+
+#if defined(__x86_64__) || (defined(__i386__) && defined(__SSE__))
+static void asthra__swap_default_words(void) {
+    static const uint32_t mxcsr = 0x1f80;
+    static const uint16_t x87_word = 0x037f;
+    __asm__ volatile("ldmxcsr %0\n\tfnclex\n\tfldcw %1" : : "m"(mxcsr), "m"(x87_word));
+}
+#elif defined(__aarch64__)
+static void asthra__swap_default_words(void) {
+    __asm__ volatile("msr fpcr, xzr");
+}
+#elif defined(__riscv) && defined(__riscv_flen)
+static void asthra__swap_default_words(void) {
+    __asm__ volatile("fscsr zero");
+}
+#elif defined(__arm__) && defined(__ARM_FP)
+static void asthra__swap_default_words(void) {
+    __asm__ volatile("vmsr fpscr, %0" : : "r"(0));
+}
+#else
+static void asthra__swap_default_words(void) {}
+#endif
+
+ASTHRA__FN bool asthra__swap_is_allowed(void) {
+    return true; /* the C library keeps its own contexts in step with a shadow stack */
+}
+
+/* The record's address comes in two halves, because makecontext passes ints. */
+static void asthra__swap_start(unsigned high, unsigned low) {
+    Asthra__SwapRecord *record =
+        (Asthra__SwapRecord *)(uintptr_t)((uint64_t)high << 32 | (uint64_t)low);
+    asthra__swap_default_words();
+    record->entry(record->message);
+    __builtin_trap();
+}
+
+ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {
+    uintptr_t end = ((uintptr_t)top - sizeof(Asthra__SwapRecord)) & ~(uintptr_t)63;
+    Asthra__SwapRecord *record = (Asthra__SwapRecord *)end;
+    uint64_t bits = (uint64_t)end;
+    memset(record, 0, sizeof *record);
+    getcontext(&record->context);
+    record->entry = entry;
+    record->context.uc_link = NULL;
+    record->context.uc_stack.ss_sp = low;
+    record->context.uc_stack.ss_size = end - (uintptr_t)low;
+    makecontext(&record->context, (void (*)(void))(uintptr_t)asthra__swap_start, 2,
+                (unsigned)(bits >> 32), (unsigned)bits);
+    return (Asthra__SwapContext *)(void *)record;
+}
+
+/* So that the switch leaves the mask of this thread as it is. */
+static void asthra__swap_keep_mask(Asthra__SwapRecord *record) {
+    sigprocmask(SIG_SETMASK, NULL, &record->context.uc_sigmask);
+}
+
+ASTHRA__FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapContext *to, void *message) {
+    Asthra__SwapRecord here, *there = (Asthra__SwapRecord *)(void *)to;
+    there->message = message;
+    asthra__swap_keep_mask(there);
+    *from = (Asthra__SwapContext *)(void *)&here;
+    swapcontext(&here.context, &there->context);
+    return here.message;
+}
+
+ASTHRA__FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
+                                   Asthra__SwapContext **escape) {
+    Asthra__SwapRecord here;
+    here.has_escaped = false;
+    getcontext(&here.context); /* returns again when fn has returned, or at the escape */
+    if (here.has_escaped) return here.message;
+    *escape = (Asthra__SwapContext *)(void *)&here;
+    asthra__swap_default_words();
+    void *value = fn(argument);
+    asthra__swap_escape((Asthra__SwapContext *)(void *)&here, value); /* its words come back too */
+}
+
+ASTHRA_NORETURN ASTHRA__FN void asthra__swap_escape(Asthra__SwapContext *escape, void *value) {
+    Asthra__SwapRecord *there = (Asthra__SwapRecord *)(void *)escape;
+    there->message = value;
+    there->has_escaped = true;
+    asthra__swap_keep_mask(there);
+    setcontext(&there->context);
+    __builtin_trap();
+}
+
+#endif
+
+/* ---- [text] internal ----------------------------------------------- core/text_internal.h ---- */
+/* text - writing messages where stdio cannot go.                           [text] internal
+ *
+ * A text is a caller's buffer that fills up and never overflows; what does not fit is cut and the
+ * end is always a NUL. Nothing here allocates, locks or reads the locale, so signal handlers and
+ * the out-of-memory path may use it; floating-point directives alone go through the C library.
+ */
+
+typedef struct Asthra__Text {
+    char *start;
+    size_t length, room; /* room counts the NUL */
+} Asthra__Text;
+
+ASTHRA__FN Asthra__Text asthra__text_on(char *buffer, size_t room);
+ASTHRA__FN void asthra__text_add(Asthra__Text *t, const char *words); /* NULL: nothing */
+ASTHRA__FN void asthra__text_add_count(Asthra__Text *t, const char *bytes, size_t count);
+
+/* printf's %d %i %u %x %X %o %c %s %p %%, with hh h l ll z t j, flags, width and precision; a NULL
+ * string is "(null)". %f %e %g %a (not in signal handlers; without their # flag; a long double is
+ * rounded to double) go through snprintf, and under ASTHRA_RT_NO_STDIO they write "<float>". %n
+ * stores nothing; any other directive is copied as it stands. */
+ASTHRA__FN void asthra__text_format(Asthra__Text *t, const char *format, ...) ASTHRA_PRINTF(2, 3);
+ASTHRA__FN void asthra__text_format_list(Asthra__Text *t, const char *format, va_list list)
+    ASTHRA_PRINTF(2, 0);
+ASTHRA__FN void asthra__text_add_duration(Asthra__Text *t, int64_t ns); /* "1.5 s", "20 ms" */
+
+/* One line on stderr in one write, formatted as above, cut at 1,000 bytes; errno is left as it was.
+ * Signal-safe without floating-point directives. */
+ASTHRA__FN void asthra__text_report(const char *format, ...) ASTHRA_PRINTF(1, 2);
+
+/* ---- [text] body ------------------------------------------------------------ core/text.c ---- */
+/* text - a formatter that asks nobody for anything.                        [text] body
+ *
+ * A message must be written by a handler of a fault, by a panic for want of memory, and by a thread
+ * that holds a lock. The C library's printf promises nothing there, so a format is read here: one
+ * directive at a time becomes a record, its argument becomes a sign, zeros and a body, and one
+ * function pads them. Only floating-point numbers, whose correct printing is long, are left to
+ * snprintf, a directive at a time.
+ */
+
+#include <errno.h>
+#include <string.h>
+#if ASTHRA_HAS_STDIO
+#include <stdio.h>
+#endif
+
+typedef struct Asthra__TextDirective {
+    bool left, plus, space, alternate, zero;
+    char length;          /* h l z t j, H for hh, q for ll, L; 0: none */
+    char kind;            /* the letter; 0: the format ended */
+    int width, precision; /* precision < 0: none */
+} Asthra__TextDirective;
+
+/* A va_list may be an array, which decays as an argument; a struct can be passed by address. */
+typedef struct Asthra__TextArguments {
+    va_list list;
+} Asthra__TextArguments;
+
+ASTHRA__FN Asthra__Text asthra__text_on(char *buffer, size_t room) {
+    Asthra__Text t = {buffer, 0, room};
+    if (room) buffer[0] = 0;
+    return t;
+}
+
+ASTHRA__FN void asthra__text_add_count(Asthra__Text *t, const char *bytes, size_t count) {
+    size_t left = t->room ? t->room - 1 - t->length : 0;
+    if (count > left) count = left;
+    if (!count) return;
+    memcpy(t->start + t->length, bytes, count);
+    t->length += count;
+    t->start[t->length] = 0;
+}
+
+ASTHRA__FN void asthra__text_add(Asthra__Text *t, const char *words) {
+    if (words) asthra__text_add_count(t, words, strlen(words));
+}
+
+static void asthra__text_fill(Asthra__Text *t, char with, size_t count) {
+    for (; count && t->length + 1 < t->room; count--) asthra__text_add_count(t, &with, 1);
+}
+
+/* Writes blanks, sign, zeros and body as the flags and the width want them. */
+static void asthra__text_put(Asthra__Text *t, const Asthra__TextDirective *d, const char *sign,
+                             size_t zeros, const char *body, size_t count) {
+    size_t used = strlen(sign) + zeros + count;
+    size_t pad = (size_t)d->width > used ? (size_t)d->width - used : 0;
+    if (d->zero && !d->left) {
+        zeros += pad;
+        pad = 0;
+    }
+    if (!d->left) asthra__text_fill(t, ' ', pad);
+    asthra__text_add(t, sign);
+    asthra__text_fill(t, '0', zeros);
+    asthra__text_add_count(t, body, count);
+    if (d->left) asthra__text_fill(t, ' ', pad);
+}
+
+static const char *asthra__text_sign(const Asthra__TextDirective *d, bool negative) {
+    if (negative) return "-";
+    return d->plus ? "+" : d->space ? " " : "";
+}
+
+static void asthra__text_put_number(Asthra__Text *t, Asthra__TextDirective *d, const char *sign,
+                                    uint64_t number, unsigned base) {
+    const char *digits = d->kind == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
+    char body[24], *start = body + sizeof body; /* 64 bits are 22 octal digits */
+    for (; number; number /= base) *--start = digits[number % base];
+    size_t count = (size_t)(body + sizeof body - start), zeros;
+    if (d->precision >= 0) d->zero = false;
+    size_t wanted = d->precision < 0 ? 1 : (size_t)d->precision;
+    zeros = wanted > count ? wanted - count : 0;
+    if (base == 8 && d->alternate && !zeros) zeros = 1;
+    asthra__text_put(t, d, sign, zeros, start, count);
+}
+
+static void asthra__text_put_string(Asthra__Text *t, Asthra__TextDirective *d, const char *string) {
+    if (!string) string = "(null)";
+    size_t count = d->precision < 0 ? strlen(string) : strnlen(string, (size_t)d->precision);
+    d->zero = false;
+    asthra__text_put(t, d, "", 0, string, count);
+}
+
+static int64_t asthra__text_take_signed(const Asthra__TextDirective *d, Asthra__TextArguments *a) {
+    switch (d->length) {
+    case 'H': return (signed char)va_arg(a->list, int);
+    case 'h': return (short)va_arg(a->list, int);
+    case 'l': return va_arg(a->list, long);
+    case 'q': return va_arg(a->list, long long);
+    case 'z':
+    case 't': return va_arg(a->list, ptrdiff_t);
+    case 'j': return va_arg(a->list, intmax_t);
+    default: return va_arg(a->list, int);
+    }
+}
+
+static uint64_t asthra__text_take_unsigned(const Asthra__TextDirective *d,
+                                           Asthra__TextArguments *a) {
+    switch (d->length) {
+    case 'H': return (unsigned char)va_arg(a->list, unsigned);
+    case 'h': return (unsigned short)va_arg(a->list, unsigned);
+    case 'l': return va_arg(a->list, unsigned long);
+    case 'q': return va_arg(a->list, unsigned long long);
+    case 'z':
+    case 't': return va_arg(a->list, size_t);
+    case 'j': return va_arg(a->list, uintmax_t);
+    default: return va_arg(a->list, unsigned);
+    }
+}
+
+/* The magnitude of a number in digits; returns how many. A negative precision is the default's. */
+static size_t asthra__text_float_digits(char kind, int precision, double value, char *out,
+                                        size_t room) {
+#if ASTHRA_HAS_STDIO
+    int count = 0;
+    switch (kind) {
+    case 'f': count = snprintf(out, room, "%.*f", precision, value); break;
+    case 'F': count = snprintf(out, room, "%.*F", precision, value); break;
+    case 'e': count = snprintf(out, room, "%.*e", precision, value); break;
+    case 'E': count = snprintf(out, room, "%.*E", precision, value); break;
+    case 'g': count = snprintf(out, room, "%.*g", precision, value); break;
+    case 'G': count = snprintf(out, room, "%.*G", precision, value); break;
+    case 'a': count = snprintf(out, room, "%.*a", precision, value); break;
+    default: count = snprintf(out, room, "%.*A", precision, value); break;
+    }
+    return count < 0 ? 0 : (size_t)count < room ? (size_t)count : room - 1;
+#else
+    Asthra__Text t = asthra__text_on(out, room);
+    (void)kind, (void)precision, (void)value;
+    asthra__text_add(&t, "<float>");
+    return t.length;
+#endif
+}
+
+static void asthra__text_put_float(Asthra__Text *t, Asthra__TextDirective *d,
+                                   Asthra__TextArguments *a) {
+    char body[400]; /* the largest double has 309 digits before the point */
+    double value =
+        d->length == 'L' ? (double)va_arg(a->list, long double) : va_arg(a->list, double);
+    size_t count = asthra__text_float_digits(d->kind, d->precision, value, body, sizeof body);
+    const char *start = body + (body[0] == '-');
+    char before[4]; /* the sign, and the 0x of %a: padding zeros come behind it */
+    Asthra__Text sign = asthra__text_on(before, sizeof before);
+    asthra__text_add(&sign, asthra__text_sign(d, body[0] == '-'));
+    if (start[0] < '0' || start[0] > '9') d->zero = false; /* inf, nan */
+    if (start[0] == '0' && (start[1] == 'x' || start[1] == 'X')) {
+        asthra__text_add_count(&sign, start, 2);
+        start += 2;
+    }
+    asthra__text_put(t, d, before, 0, start, count - (size_t)(start - body));
+}
+
+/* Reads a number or a star; returns where the format goes on. */
+static const char *asthra__text_read_number(const char *f, Asthra__TextArguments *a, int *out) {
+    if (*f == '*') {
+        *out = va_arg(a->list, int);
+        return f + 1;
+    }
+    for (*out = 0; *f >= '0' && *f <= '9'; f++)
+        if (*out < 100000) *out = *out * 10 + (*f - '0');
+    return f;
+}
+
+static const char *asthra__text_read_flags(const char *f, Asthra__TextDirective *d) {
+    for (;; f++) {
+        if (*f == '-')
+            d->left = true;
+        else if (*f == '+')
+            d->plus = true;
+        else if (*f == ' ')
+            d->space = true;
+        else if (*f == '#')
+            d->alternate = true;
+        else if (*f == '0')
+            d->zero = true;
+        else
+            return f;
+    }
+}
+
+static const char *asthra__text_read_length(const char *f, Asthra__TextDirective *d) {
+    if (!*f || !strchr("hlLztj", *f)) return f;
+    d->length = *f++;
+    if (*f != d->length || (*f != 'h' && *f != 'l')) return f;
+    d->length = *f == 'h' ? 'H' : 'q';
+    return f + 1;
+}
+
+/* `f` stands behind the percent sign; returns the place behind the directive's letter. */
+static const char *asthra__text_read(const char *f, Asthra__TextArguments *a,
+                                     Asthra__TextDirective *d) {
+    *d = (Asthra__TextDirective){.precision = -1};
+    f = asthra__text_read_flags(f, d);
+    f = asthra__text_read_number(f, a, &d->width);
+    if (d->width < 0) {
+        d->left = true;
+        d->width = d->width < -100000 ? 100000 : -d->width;
+    }
+    if (*f == '.') f = asthra__text_read_number(f + 1, a, &d->precision);
+    f = asthra__text_read_length(f, d);
+    d->kind = *f;
+    return *f ? f + 1 : f;
+}
+
+static void asthra__text_put_signed(Asthra__Text *t, Asthra__TextDirective *d,
+                                    Asthra__TextArguments *a) {
+    int64_t number = asthra__text_take_signed(d, a);
+    uint64_t magnitude = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
+    asthra__text_put_number(t, d, asthra__text_sign(d, number < 0), magnitude, 10);
+}
+
+static void asthra__text_put_hex(Asthra__Text *t, Asthra__TextDirective *d,
+                                 Asthra__TextArguments *a) {
+    uint64_t number = asthra__text_take_unsigned(d, a);
+    const char *prefix = d->alternate && number ? (d->kind == 'X' ? "0X" : "0x") : "";
+    asthra__text_put_number(t, d, prefix, number, 16);
+}
+
+/* Writes one directive; false: it is none that we know. */
+static bool asthra__text_put_directive(Asthra__Text *t, Asthra__TextDirective *d,
+                                       Asthra__TextArguments *a) {
+    char letter;
+    switch (d->kind) {
+    case 'd':
+    case 'i': asthra__text_put_signed(t, d, a); return true;
+    case 'u': asthra__text_put_number(t, d, "", asthra__text_take_unsigned(d, a), 10); return true;
+    case 'o': asthra__text_put_number(t, d, "", asthra__text_take_unsigned(d, a), 8); return true;
+    case 'x':
+    case 'X': asthra__text_put_hex(t, d, a); return true;
+    case 'c':
+        letter = (char)va_arg(a->list, int);
+        d->zero = false;
+        asthra__text_put(t, d, "", 0, &letter, 1);
+        return true;
+    case 's': asthra__text_put_string(t, d, va_arg(a->list, const char *)); return true;
+    case 'p':
+        asthra__text_put_number(t, d, "0x", (uintptr_t)va_arg(a->list, void *), 16);
+        return true;
+    case 'n': (void)va_arg(a->list, void *); return true;
+    case '%': asthra__text_add_count(t, "%", 1); return true;
+    default:
+        if (!d->kind || !strchr("fFeEgGaA", d->kind)) return false;
+        asthra__text_put_float(t, d, a);
+        return true;
+    }
+}
+
+ASTHRA__FN void asthra__text_format_list(Asthra__Text *t, const char *format, va_list list) {
+    Asthra__TextArguments arguments;
+    va_copy(arguments.list, list);
+    while (*format) {
+        size_t plain = strcspn(format, "%");
+        asthra__text_add_count(t, format, plain);
+        format += plain;
+        if (!*format) break;
+        Asthra__TextDirective d;
+        const char *end = asthra__text_read(format + 1, &arguments, &d);
+        if (!asthra__text_put_directive(t, &d, &arguments))
+            asthra__text_add_count(t, format, (size_t)(end - format));
+        format = end;
+    }
+    va_end(arguments.list);
+}
+
+ASTHRA__FN void asthra__text_format(Asthra__Text *t, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    asthra__text_format_list(t, format, list);
+    va_end(list);
+}
+
+/* In the largest unit that leaves a whole number, with one decimal if that is not 0. */
+ASTHRA__FN void asthra__text_add_duration(Asthra__Text *t, int64_t ns) {
+    static const struct {
+        uint64_t ns;
+        const char *name;
+    } units[] = {{1000000000, "s"}, {1000000, "ms"}, {1000, "us"}, {1, "ns"}};
+    uint64_t left = ns < 0 ? 0 - (uint64_t)ns : (uint64_t)ns;
+    size_t i = 0;
+    while (i < 3 && left < units[i].ns) i++;
+    unsigned tenths = (unsigned)(left % units[i].ns * 10 / units[i].ns);
+    asthra__text_format(t, "%s%llu", ns < 0 ? "-" : "", (unsigned long long)(left / units[i].ns));
+    if (tenths) asthra__text_format(t, ".%u", tenths);
+    asthra__text_format(t, " %s", units[i].name);
+}
+
+ASTHRA__FN void asthra__text_report(const char *format, ...) {
+    char line[1002];
+    int saved = errno;
+    va_list list;
+    va_start(list, format);
+    Asthra__Text t = asthra__text_on(line, sizeof line - 1); /* the newline's place stays free */
+    asthra__text_format_list(&t, format, list);
+    va_end(list);
+    line[t.length++] = '\n';
+    asthra__os_write_error(line, t.length);
+    errno = saved;
+}
+
+/* ---- [sync] internal ----------------------------------------------- core/sync_internal.h ---- */
+/* sync - the short lock under everything.                                  [sync] internal
+ *
+ * Asthra__Lock guards a few dozen instructions, or the copy of one value of any size: it spins
+ * briefly, then sleeps. Unlocking is a plain store where the system has asymmetric fences. It may
+ * be unlocked by another fiber or thread than the one that locked it, and it is free when zeroed.
+ * Once another thread can have the lock, unlock never touches its memory again: whoever gets the
+ * lock last may free what it stands in.
+ */
+
+typedef struct Asthra__Lock {
+    ASTHRA__ATOMIC(uint32_t) word; /* 1: held */
+} Asthra__Lock;
+
+/* With ASTHRA_RT_NO_THREADS a lock that is held already is a sure deadlock: said, then abort. */
+ASTHRA__FN void asthra__lock(Asthra__Lock *l);
+ASTHRA__FN bool asthra__lock_try(Asthra__Lock *l);
+ASTHRA__FN void asthra__unlock(Asthra__Lock *l);
+ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l); /* by anybody: for asserts */
+
+/* Runs setup() once in the process's life, however many threads arrive; all wait for its end. setup
+ * must not come back to the same once. */
+typedef struct Asthra__Once {
+    ASTHRA__ATOMIC(uint32_t) state;
+} Asthra__Once;
+ASTHRA__FN void asthra__once(Asthra__Once *once, void (*setup)(void));
+
+/* Chooses the fences, once. A lock does it before it sleeps; until then an unlock is dearer. */
+ASTHRA__FN void asthra__sync_setup(void);
+
+/* In a forked child: forgets the threads that slept in the parent. Locks they held stay held. */
+ASTHRA__FN void asthra__sync_fork_child(void);
+
+/* ---- [sync] body ------------------------------------------------------------ core/sync.c ---- */
+/* sync - a word, a spin and a sleep.                                       [sync] body
+ *
+ * Locking exchanges the word from 0 to 1. Who finds 1 spins for a few microseconds, because the
+ * lock guards a few dozen instructions, and then sleeps on the word. Unlocking stores 0 and wakes
+ * one sleeper if there is any.
+ *
+ * Where sleepers are counted. A count inside the lock would be read after the store of 0, when the
+ * next owner may already have freed the lock (a channel is destroyed after its last receive). So
+ * the counts stand in a table of the process, chosen by the lock's address. Unlocking reads the
+ * table and passes the word's address, but not the word, to the system. Two locks that share a
+ * count cost each other a needless wake, and an address that was freed and used again gets an early
+ * wake, which every sleeper must expect anyway.
+ *
+ * Why no wake is lost. The sleeper S and the unlocker U do
+ *
+ *     S1  sleepers += 1              U1  word = 0
+ *         heavy fence                    light fence
+ *     S2  exchange, or the           U2  sleepers != 0: wake one
+ *         system's look, at word
+ *
+ * and the fences (os_internal.h) leave two interleavings. Either U2 sees S1: U wakes. If S is not
+ * asleep yet then, the system's look at the word comes after U1, finds no 1, and S does not fall
+ * asleep. Or U2 does not see S1: then S2 sees U1, and S takes the lock or looks again.
+ *
+ * A woken thread has no right to the lock: a passer-by may take it first, and the woken thread goes
+ * back to sleep, still counted. Nothing is lost by that, since the passer-by, too, will unlock, see
+ * the count and wake. For the same reason one wake for each unlock is enough for any number of
+ * sleepers: suppose some sleep while the word stays 0. The last unlock saw their count and woke one
+ * of them; that one found 0 and took the lock, or lost to somebody who did. Either way there was a
+ * later unlock, against what was supposed.
+ *
+ * Counts go down only by their own thread, after it has the lock. A count read too high costs a
+ * wake; it is never read too low, because S1 precedes the sleep and the fences order it.
+ */
+
+#include <stdlib.h>
+
+#if ASTHRA_HAS_THREADS
+
+enum { ASTHRA__SYNC_SPINS = 100, ASTHRA__SYNC_COUNTS = 256 };
+
+static struct {
+    Asthra__Once fences;
+    ASTHRA__ATOMIC(uint32_t) spins; /* rounds before sleeping, plus 1; 0: not asked for yet */
+    ASTHRA__ATOMIC(uint32_t) sleepers[ASTHRA__SYNC_COUNTS];
+} asthra__sync;
+
+/* The count that this lock shares with others. Locks are at least 4 bytes apart. */
+static inline ASTHRA__ATOMIC(uint32_t) * asthra__sync_sleepers(const Asthra__Lock *l) {
+    uint32_t hash = (uint32_t)((uintptr_t)l >> 2) * 2654435761u; /* Fibonacci hashing */
+    return &asthra__sync.sleepers[hash >> 24];
+}
+
+/* Spinning for a thread that is not running is a waste: none where there is one core. */
+static uint32_t asthra__sync_spins(void) {
+    uint32_t spins = asthra__load(&asthra__sync.spins, relaxed);
+    if (spins) return spins - 1;
+    spins = asthra__os_cores() > 1 ? ASTHRA__SYNC_SPINS : 0;
+    asthra__store(&asthra__sync.spins, spins + 1, relaxed);
+    return spins;
+}
+
+ASTHRA__COLD static void asthra__lock_slow(Asthra__Lock *l) {
+    for (uint32_t i = asthra__sync_spins(); i > 0; i--) {
+        asthra__cpu_relax();
+        if (!asthra__load(&l->word, relaxed) && asthra__lock_try(l)) return;
+    }
+    ASTHRA__ATOMIC(uint32_t) *sleepers = asthra__sync_sleepers(l);
+    asthra__sync_setup(); /* a light fence may be free from now on: ours must know */
+    asthra__add(sleepers, 1, relaxed);
+    asthra__os_fence_heavy(); /* partner: the light fence in asthra__unlock */
+    while (asthra__exchange(&l->word, 1, acquire)) asthra__os_wait(&l->word, 1, -1);
+    asthra__sub(sleepers, 1, relaxed);
+}
+
+ASTHRA__COLD static void asthra__unlock_wake(Asthra__Lock *l) {
+    asthra__os_wake(&l->word, 1);
+}
+
+ASTHRA__FN void asthra__lock(Asthra__Lock *l) {
+    /* acquire: partner is the release in asthra__unlock */
+    if (ASTHRA__UNLIKELY(asthra__exchange(&l->word, 1, acquire))) asthra__lock_slow(l);
+}
+
+ASTHRA__FN bool asthra__lock_try(Asthra__Lock *l) {
+    return !asthra__exchange(&l->word, 1, acquire);
+}
+
+ASTHRA__FN void asthra__unlock(Asthra__Lock *l) {
+    asthra__store(&l->word, 0, release);
+    asthra__os_fence_light(); /* partner: the heavy fence in asthra__lock_slow */
+    if (ASTHRA__UNLIKELY(asthra__load(asthra__sync_sleepers(l), relaxed))) asthra__unlock_wake(l);
+}
+
+enum { ASTHRA__ONCE_NEW, ASTHRA__ONCE_RUNNING, ASTHRA__ONCE_DONE };
+
+ASTHRA__COLD static void asthra__once_slow(Asthra__Once *once, void (*setup)(void)) {
+    uint32_t expected = ASTHRA__ONCE_NEW;
+    if (asthra__cas(&once->state, &expected, ASTHRA__ONCE_RUNNING, acquire)) {
+        setup();
+        asthra__store(&once->state, ASTHRA__ONCE_DONE, release); /* partner: the acquire loads */
+        asthra__os_wake(&once->state, INT32_MAX);
+        return;
+    }
+    while (asthra__load(&once->state, acquire) != ASTHRA__ONCE_DONE)
+        asthra__os_wait(&once->state, ASTHRA__ONCE_RUNNING, -1);
+}
+
+ASTHRA__FN void asthra__once(Asthra__Once *once, void (*setup)(void)) {
+    if (ASTHRA__LIKELY(asthra__load(&once->state, acquire) == ASTHRA__ONCE_DONE)) return;
+    asthra__once_slow(once, setup);
+}
+
+ASTHRA__FN void asthra__sync_setup(void) {
+    asthra__once(&asthra__sync.fences, asthra__os_fence_setup);
+}
+
+ASTHRA__FN void asthra__sync_fork_child(void) {
+    for (size_t i = 0; i < ASTHRA__SYNC_COUNTS; i++)
+        asthra__store(&asthra__sync.sleepers[i], 0, relaxed);
+}
+
+#else /* one thread: a word that says held */
+
+ASTHRA__COLD static void asthra__lock_deadlock(void) {
+    static const char words[] = "asthra_rt: a lock was taken twice in a build without threads\n";
+    asthra__os_write_error(words, sizeof words - 1);
+    abort();
+}
+
+ASTHRA__FN bool asthra__lock_try(Asthra__Lock *l) {
+    if (l->word) return false;
+    l->word = 1;
+    return true;
+}
+
+ASTHRA__FN void asthra__lock(Asthra__Lock *l) {
+    if (ASTHRA__UNLIKELY(!asthra__lock_try(l))) asthra__lock_deadlock();
+}
+
+ASTHRA__FN void asthra__unlock(Asthra__Lock *l) {
+    l->word = 0;
+}
+
+ASTHRA__FN void asthra__once(Asthra__Once *once, void (*setup)(void)) {
+    if (once->state) return;
+    once->state = 1;
+    setup();
+}
+
+ASTHRA__FN void asthra__sync_setup(void) {}
+
+ASTHRA__FN void asthra__sync_fork_child(void) {}
+
+#endif
+
+ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
+    return asthra__load(&l->word, relaxed) != 0;
+}
+
+/* ---- [thread] internal ------------------------------------------- core/thread_internal.h ---- */
+/* thread - the one record of each thread.                                  [thread] internal
+ *
+ * A thread gets its record at its first call and gives it back when it ends; calls from other
+ * destructors while it ends are served by attaching again. Every module that needs per-thread state
+ * has one slot in it. The record's address must never be kept across a switch of stacks: the fiber
+ * may go on under another thread (ARCHITECTURE, law 4), so it is asked for again through the
+ * accessor, whose result the compiler cannot guess.
+ */
+
+struct AsthraError;
+
+enum { ASTHRA__SCHEDULER_SLOT = 512 };
+
+typedef struct Asthra__Thread Asthra__Thread;
+struct Asthra__Thread {
+    bool is_attached;
+    bool is_main;           /* the process's first thread; in a forked child the only */
+    unsigned char detaches; /* how often it has ended: destructors may call us again */
+
+    const char *panic;             /* the panic's slot: the message of the one in progress */
+    struct AsthraError **error;    /* where the running task, or this thread, keeps its record */
+    struct AsthraError *own_error; /* an error record, from malloc; freed when the thread ends */
+    char name[32];                 /* "main" of the first thread, else "" until it is named */
+    Asthra__Thread *next, **link;  /* the list of attached threads */
+    void *fault_stack;
+    /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
+     * thread can fail for want of memory. */
+    ASTHRA__ALIGNED(16) unsigned char scheduler[ASTHRA__SCHEDULER_SLOT];
+};
+
+/* Never NULL: attaches the thread if need be. */
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void);
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void); /* signal-safe */
+ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
+ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
+
+/* Called by an ending thread, newest registration first, while its record is whole. At most four;
+ * one that is registered again changes nothing. */
+ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
+
+/* ---- [thread] body -------------------------------------------------------- core/thread.c ---- */
+/* thread - attach at the first call, detach at the end.                    [thread] body
+ *
+ * The record is a thread-local object, so finding it costs no lock and no allocation. The first
+ * call of a thread fills it, puts it into the list and arms the destructor of a pthread key, the
+ * one way to hear of the end of a thread that somebody else made.
+ *
+ * Thread-exit destructors run in no order, and any of them may call the runtime when ours has run.
+ * That call attaches the thread again and arms the key again; the system then makes another round
+ * of destructors. It makes a limited number of rounds (POSIX: at least four), so after three ends
+ * the thread gets a record that is neither listed nor armed: the list must never hold the record of
+ * a thread that is gone. The same is done when the system has no key to give. All that such a
+ * record can lose is one error record of a few hundred bytes.
+ *
+ * Invariant: a record is in the list if and only if link is not NULL, and then its destructor is
+ * armed. The list and its hooks are changed only under the lock, which forking takes, so that the
+ * child finds them whole; there the list is cut down to the thread that forked.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#if ASTHRA_HAS_THREADS
+#include <pthread.h>
+#endif
+
+enum { ASTHRA__THREAD_HOOKS = 4, ASTHRA__THREAD_ENDS = 3 };
+
+static struct {
+    Asthra__Lock lock;
+    Asthra__Thread *first;
+    void (*hooks[ASTHRA__THREAD_HOOKS])(Asthra__Thread *t);
+    size_t hook_count;
+#if ASTHRA_HAS_THREADS
+    Asthra__Once once;
+    pthread_key_t key;
+    bool has_key;
+#endif
+} asthra__thread_list;
+
+#if ASTHRA_HAS_THREADS
+static _Thread_local Asthra__Thread asthra__thread_record;
+#else
+static Asthra__Thread asthra__thread_record;
+#endif
+
+static void asthra__thread_fill(Asthra__Thread *t) {
+    unsigned char detaches = t->detaches;
+    memset(t, 0, sizeof *t);
+    t->detaches = detaches;
+    t->is_main = asthra__os_is_main_thread();
+    t->error = &t->own_error;
+    if (t->is_main) memcpy(t->name, "main", sizeof "main");
+}
+
+/* Caller holds the lock of the list. */
+static void asthra__thread_enlist(Asthra__Thread *t) {
+    t->next = asthra__thread_list.first;
+    t->link = &asthra__thread_list.first;
+    if (t->next) t->next->link = &t->next;
+    asthra__thread_list.first = t;
+}
+
+#if ASTHRA_HAS_THREADS
+
+/* Caller holds the lock of the list. */
+static void asthra__thread_unlist(Asthra__Thread *t) {
+    *t->link = t->next;
+    if (t->next) t->next->link = t->link;
+    t->next = NULL;
+    t->link = NULL;
+}
+
+/* Hooks are only ever added, so one that is read under the lock may be called outside it. */
+static void asthra__thread_call_hooks(Asthra__Thread *t) {
+    void (*hooks[ASTHRA__THREAD_HOOKS])(Asthra__Thread *);
+    asthra__lock(&asthra__thread_list.lock);
+    size_t count = asthra__thread_list.hook_count;
+    memcpy(hooks, asthra__thread_list.hooks, sizeof hooks);
+    asthra__unlock(&asthra__thread_list.lock);
+    while (count > 0) hooks[--count](t);
+}
+
+/* The key's destructor: `record` belongs to the calling thread, which is ending. */
+static void asthra__thread_detach(void *record) {
+    Asthra__Thread *t = record;
+    asthra__thread_call_hooks(t);
+    asthra__lock(&asthra__thread_list.lock);
+    asthra__thread_unlist(t);
+    asthra__unlock(&asthra__thread_list.lock);
+    free(t->own_error);
+    t->own_error = NULL;
+    t->is_attached = false;
+    t->detaches++;
+}
+
+static void asthra__thread_fork_before(void) {
+    asthra__lock(&asthra__thread_list.lock);
+}
+static void asthra__thread_fork_parent(void) {
+    asthra__unlock(&asthra__thread_list.lock);
+}
+static void asthra__thread_fork_child(void) {
+    asthra__sync_fork_child();
+    asthra__thread_list.first = NULL;
+    Asthra__Thread *t = asthra__thread_if_attached();
+    if (t) t->is_main = asthra__os_is_main_thread();
+    if (t && t->link) asthra__thread_enlist(t);
+    asthra__unlock(&asthra__thread_list.lock);
+}
+
+static void asthra__thread_setup(void) {
+    asthra__sync_setup();
+    asthra__thread_list.has_key =
+        pthread_key_create(&asthra__thread_list.key, asthra__thread_detach) == 0;
+    asthra__os_on_fork(asthra__thread_fork_before, asthra__thread_fork_parent,
+                       asthra__thread_fork_child);
+}
+
+/* Asks for the end of the calling thread; false: it will not be told. */
+static bool asthra__thread_arm(Asthra__Thread *t) {
+    return asthra__thread_list.has_key && t->detaches < ASTHRA__THREAD_ENDS &&
+           pthread_setspecific(asthra__thread_list.key, t) == 0;
+}
+
+ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
+    int saved = errno;
+    asthra__once(&asthra__thread_list.once, asthra__thread_setup);
+    asthra__thread_fill(t);
+    if (asthra__thread_arm(t)) {
+        asthra__lock(&asthra__thread_list.lock);
+        asthra__thread_enlist(t);
+        asthra__unlock(&asthra__thread_list.lock);
+    }
+    t->is_attached = true;
+    errno = saved;
+}
+
+#else
+
+ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
+    int saved = errno;
+    asthra__thread_fill(t);
+    asthra__thread_enlist(t);
+    t->is_attached = true;
+    errno = saved;
+}
+
+#endif
+
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void) {
+    Asthra__Thread *t = &asthra__thread_record;
+    if (ASTHRA__UNLIKELY(!t->is_attached)) asthra__thread_attach(t);
+    __asm__ volatile("" : "+r"(t)); /* noinline alone does not keep two calls from being merged */
+    return t;
+}
+
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void) {
+    Asthra__Thread *t = asthra__thread_record.is_attached ? &asthra__thread_record : NULL;
+    __asm__ volatile("" : "+r"(t));
+    return t;
+}
+
+ASTHRA__FN void asthra__thread_set_name(const char *name) {
+    Asthra__Thread *t = asthra__thread();
+    Asthra__Text text = asthra__text_on(t->name, sizeof t->name);
+    asthra__text_add(&text, name);
+}
+
+ASTHRA__FN size_t asthra__thread_count(void) {
+    size_t count = 0;
+    asthra__lock(&asthra__thread_list.lock);
+    for (const Asthra__Thread *t = asthra__thread_list.first; t; t = t->next) count++;
+    asthra__unlock(&asthra__thread_list.lock);
+    return count;
+}
+
+ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t)) {
+    size_t i = 0;
+    asthra__lock(&asthra__thread_list.lock);
+    while (i < asthra__thread_list.hook_count && asthra__thread_list.hooks[i] != hook) i++;
+    if (i < ASTHRA__THREAD_HOOKS) {
+        asthra__thread_list.hooks[i] = hook;
+        if (i == asthra__thread_list.hook_count) asthra__thread_list.hook_count++;
+    }
+    asthra__unlock(&asthra__thread_list.lock);
+    if (i < ASTHRA__THREAD_HOOKS) return;
+    asthra__text_report("asthra_rt: thread keeps %d detach hooks; raise ASTHRA__THREAD_HOOKS",
+                        (int)ASTHRA__THREAD_HOOKS);
+    abort();
+}
+
+/* ---- [result] internal ------------------------------------------- core/result_internal.h ---- */
+/* result - failures as the bodies make them.                               [result] internal */
+
+/* A failure with the status's own sentence: no record is written, so it costs nothing. */
+ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
+ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
+
+/* Notes why a call that returns NULL, false or a zero handle failed. Formatted, copied. */
+ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
+ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
+
+/* Ends the record of a task or thread; NULL is allowed. */
+ASTHRA__FN void asthra__error_free(struct AsthraError *record);
+
+/* ---- [result] body -------------------------------------------------------- core/result.c ---- */
+/* result - one record for each task, one sentence for each code.           [result] body
+ *
+ * A result has room for a status and a pointer, so a failure points at what says more about it: a
+ * constant record with the status's own sentence, which costs nothing, or the error record of the
+ * task, which the next error of that task overwrites. The thread's record says where the running
+ * task keeps its error record; until the first error that place holds NULL.
+ *
+ * The record comes from malloc, because the runtime's own allocator stands on panics, and those on
+ * results. If there is no memory for it, the failure keeps its status and that status's sentence.
+ *
+ * A message is formatted into a buffer of its own first: its arguments may be the one before it.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct AsthraError {
+    const char *message;
+    const void *context;
+};
+
+/* The error comes first, so that the slot's pointer is the record's. */
+typedef struct Asthra__ErrorRecord {
+    struct AsthraError error;
+    AsthraResult last; /* status ASTHRA_OK: nothing to tell */
+    char text[256];    /* where a formatted message lives */
+} Asthra__ErrorRecord;
+
+#define ASTHRA__RESULT_ERROR(name, sentence) {sentence, NULL},
+static const struct AsthraError asthra__result_errors[] = {
+    ASTHRA_STATUS_TABLE(ASTHRA__RESULT_ERROR){"Unknown status", NULL}};
+#undef ASTHRA__RESULT_ERROR
+
+_Static_assert(sizeof(AsthraResult) == 16, "a result travels in two registers");
+
+static const struct AsthraError *asthra__result_sentence(uint32_t status) {
+    size_t last = sizeof asthra__result_errors / sizeof *asthra__result_errors - 1;
+    return &asthra__result_errors[status < last ? status : last];
+}
+
+/* The record of the running task or thread, or NULL if there is none and no memory for one. */
+static Asthra__ErrorRecord *asthra__result_record(void) {
+    struct AsthraError **slot = asthra__thread()->error;
+    if (!*slot) {
+        int saved = errno;
+        Asthra__ErrorRecord *fresh = calloc(1, sizeof *fresh);
+        errno = saved;
+        if (fresh) *slot = &fresh->error;
+    }
+    return (Asthra__ErrorRecord *)(void *)*slot;
+}
+
+ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status) {
+    AsthraResult r = {(uint32_t)status, 0, {NULL}};
+    if (status != ASTHRA_OK) r.value.error = asthra__result_sentence(r.status);
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__result_integer(int64_t value) {
+    AsthraResult r = {ASTHRA_OK, 0, {NULL}};
+    r.value.integer = value;
+    return r;
+}
+
+/* A failure whose message lives at least as long as the record; NULL: the status's sentence. */
+ASTHRA__COLD static AsthraResult asthra__result_note(AsthraStatus status, const char *message,
+                                                     const void *context) {
+    if (status == ASTHRA_OK) status = ASTHRA_FAILED;
+    AsthraResult r = asthra__result_of(status);
+    Asthra__ErrorRecord *record = asthra__result_record();
+    if (!record) return r;
+    record->error.message = message ? message : r.value.error->message;
+    record->error.context = context;
+    r.value.error = &record->error;
+    record->last = r;
+    return r;
+}
+
+ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
+                                                          va_list list) ASTHRA_PRINTF(2, 0);
+ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
+                                                          va_list list) {
+    Asthra__ErrorRecord *record = format ? asthra__result_record() : NULL;
+    if (!record) return asthra__result_note(status, NULL, NULL);
+    char text[sizeof record->text];
+    Asthra__Text t = asthra__text_on(text, sizeof text);
+    asthra__text_format_list(&t, format, list);
+    memcpy(record->text, text, t.length + 1);
+    return asthra__result_note(status, record->text, NULL);
+}
+
+ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    asthra__result_note_list(status, format, list);
+    va_end(list);
+}
+
+ASTHRA__FN void asthra__error_clear(void) {
+    const Asthra__Thread *t = asthra__thread_if_attached();
+    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    if (record) record->last.status = ASTHRA_OK;
+}
+
+ASTHRA__FN void asthra__error_free(struct AsthraError *record) {
+    free(record);
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_ok(void *value) {
+    AsthraResult r = {ASTHRA_OK, 0, {value}};
+    return r;
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_err(const char *message) {
+    return asthra__result_note(ASTHRA_FAILED, message, NULL);
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_err_with_context(const char *message,
+                                                          const void *context) {
+    return asthra__result_note(ASTHRA_FAILED, message, context);
+}
+
+ASTHRA_RT_API AsthraResult asthra_result_errorf(AsthraStatus status, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    AsthraResult r = asthra__result_note_list(status, format, list);
+    va_end(list);
+    return r;
+}
+
+ASTHRA_RT_API bool asthra_result_is_ok(AsthraResult r) {
+    return r.status == ASTHRA_OK;
+}
+
+ASTHRA_RT_API AsthraStatus asthra_result_status(AsthraResult r) {
+    return (AsthraStatus)r.status;
+}
+
+ASTHRA_RT_API const char *asthra_result_message(AsthraResult r) {
+    if (r.status != ASTHRA_OK && r.value.error) return r.value.error->message;
+    return asthra__result_sentence(r.status)->message; /* a success, or made by hand */
+}
+
+ASTHRA_RT_API void *asthra_result_value(AsthraResult r) {
+    return r.status == ASTHRA_OK ? r.value.pointer : NULL;
+}
+
+ASTHRA_RT_API const void *asthra_result_context(AsthraResult r) {
+    return r.status != ASTHRA_OK && r.value.error ? r.value.error->context : NULL;
+}
+
+ASTHRA_RT_API AsthraResult asthra_last_error(void) {
+    const Asthra__Thread *t = asthra__thread_if_attached();
+    const Asthra__ErrorRecord *record = t ? (const Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
+}
+
+/* ---- [panic] internal --------------------------------------------- core/panic_internal.h ---- */
+/* panic - asserts, and what the scheduler adds to a panic.                 [panic] internal
+ *
+ * ASTHRA__CHECK is always on, for what memory safety depends on. ASTHRA__ASSERT is on when
+ * ASTHRA_RT_DEBUG is 1 or more, ASTHRA__ASSERT_SLOW, which walks structures, when it is 2.
+ */
+
+#ifndef ASTHRA_RT_DEBUG
+#define ASTHRA_RT_DEBUG 0
+#endif
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__check_failed(const char *what);
+#define ASTHRA__CHECK(x) \
+    (ASTHRA__LIKELY(x) ? (void)0 : asthra__check_failed(ASTHRA__AT("broken invariant: " #x)))
+#if ASTHRA_RT_DEBUG >= 1
+#define ASTHRA__ASSERT(x) ASTHRA__CHECK(x)
+#else
+#define ASTHRA__ASSERT(x) ((void)sizeof(x))
+#endif
+#if ASTHRA_RT_DEBUG >= 2
+#define ASTHRA__ASSERT_SLOW(x) ASTHRA__CHECK(x)
+#else
+#define ASTHRA__ASSERT_SLOW(x) ((void)sizeof(x))
+#endif
+
+/* Slots that the scheduler fills; each may be NULL. They run on the panicking thread, task_id and
+ * task_name under the panic's lock: those two only read. */
+typedef struct Asthra__PanicOwner {
+    uint64_t (*task_id)(void);      /* 0: no task */
+    const char *(*task_name)(void); /* NULL: no task */
+    AsthraPanicPolicy (*policy)(void);
+    void (*set_policy)(AsthraPanicPolicy policy);
+    /* Returns only if there is no task to fail. `info` lives until sixteen more panics: copy it. */
+    void (*fail_task)(const AsthraPanicInfo *info);
+} Asthra__PanicOwner;
+ASTHRA__FN void asthra__panic_set_owner(const Asthra__PanicOwner *owner); /* static; NULL: none */
+
+/* enable_panic_handler: false keeps the report and the history away; hook and policy still hold. */
+ASTHRA__FN void asthra__panic_enable_report(bool on);
+
+/* A panic with a finished message that has no place of its own, such as a fault or an await that
+ * passes a child's panic on. Copied; file may be NULL. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file, int line,
+                                                                const char *message);
+
+/* ---- [panic] body ---------------------------------------------------------- core/panic.c ---- */
+/* panic - record, tell, report, end.                                       [panic] body
+ *
+ * A panic happens when something is wrong, perhaps the heap, perhaps a lock: it allocates nothing
+ * and uses only text, os and one lock of its own. Its texts are written into a ring of sixteen
+ * slots. The steps are
+ *
+ *     1  mark the thread, so that a panic inside a panic is known
+ *     2  under the lock: take the next slot of the ring and fill it in
+ *     3  without the lock: call the hook
+ *     4  under the lock: compose the report and write it in one piece
+ *     5  unmark the thread, and follow the policy
+ *
+ * A marked thread that panics again (in the hook, or in any step) reports both messages and aborts
+ * at once, without the lock, which it may hold. The mark stands in the thread's record: no step
+ * parks, so the thread stays the same to step 5.
+ *
+ * A slot is filled whether or not the history is on, because the hook and the task need the texts;
+ * `is_kept` says whether history shows it. Slots are taken in turn, so the texts of a panic live
+ * until sixteen more have happened. More than sixteen threads inside steps 3 to 5 at the same
+ * moment would share slots: their reports may then name each other's messages, and nothing worse.
+ *
+ * The first thread to abort does so; others that come to the same point wait for the end, so that
+ * its core dump shows the first panic.
+ *
+ * The lock stays with the threads that a fork leaves behind. As soon as anybody has set a hook or
+ * an owner, forking takes it; before that every panic ends the process.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ASTHRA__PANIC_RING = 16, ASTHRA__PANIC_FRAMES = 32 };
+
+typedef struct Asthra__PanicSlot {
+    AsthraPanicInfo info;
+    bool is_kept; /* the history shows it */
+    char message[1001], file[256], task_name[64], stack[3072];
+} Asthra__PanicSlot;
+
+static struct {
+    Asthra__Lock lock;
+    uint64_t count; /* of all panics; the next one takes slot count % 16 */
+    AsthraPanicHook hook;
+    void *hook_user;
+    bool is_silent; /* asthra__panic_enable_report(false) */
+    ASTHRA__ATOMIC(const Asthra__PanicOwner *) owner;
+    ASTHRA__ATOMIC(uint32_t) aborting;
+    Asthra__Once fork_once;
+    Asthra__PanicSlot slots[ASTHRA__PANIC_RING];
+    char report[sizeof(Asthra__PanicSlot) + 256];
+} asthra__panic;
+
+static const char asthra__panic_no_task[] = "no task";
+
+/* Where a panic was called: what the public functions pass down. */
+typedef struct Asthra__PanicPlace {
+    const char *file; /* not ended by a NUL; NULL: not known */
+    size_t file_length;
+    int line;
+    const void *caller; /* the return address of the public function */
+} Asthra__PanicPlace;
+
+static void asthra__panic_fork_before(void) {
+    asthra__lock(&asthra__panic.lock);
+}
+static void asthra__panic_fork_after(void) {
+    asthra__unlock(&asthra__panic.lock);
+}
+static void asthra__panic_watch_fork(void) {
+    asthra__os_on_fork(asthra__panic_fork_before, asthra__panic_fork_after,
+                       asthra__panic_fork_after);
+}
+
+/* Splits "path:12" at its last colon. */
+static Asthra__PanicPlace asthra__panic_place(const char *here, const void *caller) {
+    Asthra__PanicPlace place = {NULL, 0, 0, caller};
+    const char *colon = here ? strrchr(here, ':') : NULL;
+    if (!here) return place;
+    place.file = here;
+    place.file_length = colon ? (size_t)(colon - here) : strlen(here);
+    for (const char *digit = colon ? colon + 1 : ""; *digit >= '0' && *digit <= '9'; digit++)
+        place.line = place.line * 10 + (*digit - '0');
+    return place;
+}
+
+static void asthra__panic_fill_task(Asthra__PanicSlot *slot) {
+    const Asthra__PanicOwner *owner = asthra__load(&asthra__panic.owner, acquire);
+    const char *name = owner && owner->task_name ? owner->task_name() : NULL;
+    slot->info.task_id = name && owner->task_id ? owner->task_id() : 0;
+    if (!name) name = asthra__thread()->name;
+    if (!*name) name = slot->info.task_id ? "unnamed" : asthra__panic_no_task;
+    Asthra__Text t = asthra__text_on(slot->task_name, sizeof slot->task_name);
+    asthra__text_add(&t, name);
+    slot->info.task_name = slot->task_name;
+}
+
+/* A line for each frame from the one that `caller` returns to outwards: those inside are ours. A
+ * frame's address lies inside its calling instruction, a return address at that one's end. */
+static void asthra__panic_fill_stack(Asthra__PanicSlot *slot, const void *caller) {
+    void *frames[ASTHRA__PANIC_FRAMES];
+    size_t count = asthra__os_backtrace(frames, ASTHRA__PANIC_FRAMES), first = 0;
+    Asthra__Text t = asthra__text_on(slot->stack, sizeof slot->stack);
+    while (first < count && (uintptr_t)caller - (uintptr_t)frames[first] > 4) first++;
+    if (first == count) first = 0;
+    for (size_t i = first; i < count; i++) {
+        char symbol[200];
+        size_t length = asthra__os_symbol(frames[i], symbol, sizeof symbol);
+        if (t.length + length + 4 > t.room) break; /* whole lines only */
+        asthra__text_add(&t, "  ");
+        asthra__text_add_count(&t, symbol, length);
+        asthra__text_add(&t, "\n");
+    }
+    slot->info.stack = slot->stack;
+}
+
+static void asthra__panic_fill_place(Asthra__PanicSlot *slot, const Asthra__PanicPlace *place) {
+    Asthra__Text t = asthra__text_on(slot->file, sizeof slot->file);
+    if (place->file) asthra__text_add_count(&t, place->file, place->file_length);
+    slot->info.file = place->file ? slot->file : NULL;
+    slot->info.line = place->line;
+}
+
+/* Steps 1 and 2. */
+static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, const char *format,
+                                               va_list list) ASTHRA_PRINTF(2, 0);
+static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, const char *format,
+                                               va_list list) {
+    asthra__lock(&asthra__panic.lock);
+    uint64_t number = asthra__panic.count++;
+    Asthra__PanicSlot *slot = &asthra__panic.slots[number % ASTHRA__PANIC_RING];
+    Asthra__Text t = asthra__text_on(slot->message, sizeof slot->message);
+    slot->info.message = slot->message;
+    slot->info.time_ns = asthra__os_now_ns();
+    asthra__thread()->panic = slot->message;
+    asthra__text_format_list(&t, format, list);
+    asthra__panic_fill_place(slot, place);
+    asthra__panic_fill_task(slot);
+    asthra__panic_fill_stack(slot, place->caller);
+    slot->is_kept = !asthra__panic.is_silent;
+    asthra__unlock(&asthra__panic.lock);
+    return slot;
+}
+
+/* Step 3. */
+static void asthra__panic_call_hook(const AsthraPanicInfo *info) {
+    asthra__lock(&asthra__panic.lock);
+    AsthraPanicHook hook = asthra__panic.hook;
+    void *user = asthra__panic.hook_user;
+    asthra__unlock(&asthra__panic.lock);
+    if (hook) hook(info, user);
+}
+
+static void asthra__panic_compose(Asthra__Text *t, const AsthraPanicInfo *info) {
+    asthra__text_format(t, "panic: %s\n", info->message);
+    if (info->file) asthra__text_format(t, "  at %s:%d\n", info->file, info->line);
+    if (info->task_id)
+        asthra__text_format(t, "  in task '%s' (id %llu)\n", info->task_name,
+                            (unsigned long long)info->task_id);
+    else if (strcmp(info->task_name, asthra__panic_no_task) == 0)
+        asthra__text_format(t, "  in no task\n");
+    else
+        asthra__text_format(t, "  in thread '%s'\n", info->task_name);
+    if (*info->stack) asthra__text_format(t, "stack:\n%s", info->stack);
+}
+
+/* Step 4. */
+static void asthra__panic_report(const AsthraPanicInfo *info) {
+    asthra__lock(&asthra__panic.lock);
+    if (!asthra__panic.is_silent) {
+        Asthra__Text t = asthra__text_on(asthra__panic.report, sizeof asthra__panic.report);
+        asthra__panic_compose(&t, info);
+        asthra__os_write_error(t.start, t.length);
+    }
+    asthra__unlock(&asthra__panic.lock);
+}
+
+/* Aborts if no other thread has begun to; else waits for that one, but not for ever. */
+ASTHRA_NORETURN static void asthra__panic_abort(void) {
+    static const int64_t patience_ns = 2000000000;
+    int64_t start = asthra__os_now_ns();
+    if (asthra__exchange(&asthra__panic.aborting, 1, acquire))
+        while (asthra__os_now_ns() - start < patience_ns)
+            asthra__os_wait(&asthra__panic.aborting, 1, patience_ns);
+    abort();
+}
+
+/* The second panic of a thread that is still busy with its first. */
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__panic_again(const char *first, const char *format,
+                                                             va_list list) ASTHRA_PRINTF(2, 0);
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__panic_again(const char *first, const char *format,
+                                                             va_list list) {
+    char second[400];
+    Asthra__Text t = asthra__text_on(second, sizeof second);
+    asthra__text_format_list(&t, format, list);
+    asthra__text_report("panic: %s\n  while handling the panic: %.400s", second, first);
+    abort();
+}
+
+/* Step 5. */
+ASTHRA_NORETURN static void asthra__panic_end(const AsthraPanicInfo *info) {
+    const Asthra__PanicOwner *owner = asthra__load(&asthra__panic.owner, acquire);
+    AsthraPanicPolicy policy = owner && owner->policy ? owner->policy() : ASTHRA_PANIC_ABORT;
+    asthra__thread()->panic = NULL;
+    if (policy != ASTHRA_PANIC_ABORT && owner->fail_task) owner->fail_task(info);
+    asthra__panic_abort();
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__panic_run(const Asthra__PanicPlace *place,
+                                                           const char *format, va_list list)
+    ASTHRA_PRINTF(2, 0);
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__panic_run(const Asthra__PanicPlace *place,
+                                                           const char *format, va_list list) {
+    Asthra__Thread *t = asthra__thread();
+    if (t->panic) asthra__panic_again(t->panic, format, list);
+    t->panic = "(its message was not written yet)";
+    const Asthra__PanicSlot *slot = asthra__panic_record(place, format, list);
+    asthra__panic_call_hook(&slot->info);
+    asthra__panic_report(&slot->info);
+    asthra__panic_end(&slot->info);
+}
+
+/* The same with arguments instead of their list. */
+ASTHRA_NORETURN static void asthra__panic_run_with(const Asthra__PanicPlace *place,
+                                                   const char *format, ...) ASTHRA_PRINTF(2, 3);
+ASTHRA_NORETURN static void asthra__panic_run_with(const Asthra__PanicPlace *place,
+                                                   const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    asthra__panic_run(place, format, list);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file, int line,
+                                                                const char *message) {
+    Asthra__PanicPlace place = {file, file ? strlen(file) : 0, line, __builtin_return_address(0)};
+    asthra__panic_run_with(&place, "%s", message);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__check_failed(const char *what) {
+    Asthra__PanicPlace place = asthra__panic_place(NULL, __builtin_return_address(0));
+    asthra__panic_run_with(&place, "%s", what);
+}
+
+ASTHRA__FN void asthra__panic_set_owner(const Asthra__PanicOwner *owner) {
+    asthra__once(&asthra__panic.fork_once, asthra__panic_watch_fork);
+    asthra__store(&asthra__panic.owner, owner, release); /* partner: the acquire loads */
+}
+
+ASTHRA__FN void asthra__panic_enable_report(bool on) {
+    asthra__lock(&asthra__panic.lock);
+    asthra__panic.is_silent = !on;
+    asthra__unlock(&asthra__panic.lock);
+}
+
+ASTHRA__COLD ASTHRA_RT_API ASTHRA_NORETURN void asthra_panic_at(const char *here, const char *text,
+                                                                ...) {
+    Asthra__PanicPlace place = asthra__panic_place(here, __builtin_return_address(0));
+    va_list list;
+    va_start(list, text);
+    asthra__panic_run(&place, text, list);
+}
+
+/* For callers that need a function, not a macro: they have no place to pass. */
+ASTHRA__COLD ASTHRA_RT_API ASTHRA_NORETURN void(asthra_panic)(const char *text, ...) {
+    Asthra__PanicPlace place = asthra__panic_place(NULL, __builtin_return_address(0));
+    va_list list;
+    va_start(list, text);
+    asthra__panic_run(&place, text, list);
+}
+
+ASTHRA_RT_API void asthra_panic_set_hook(AsthraPanicHook hook, void *user) {
+    asthra__once(&asthra__panic.fork_once, asthra__panic_watch_fork);
+    asthra__lock(&asthra__panic.lock);
+    asthra__panic.hook = hook;
+    asthra__panic.hook_user = user;
+    asthra__unlock(&asthra__panic.lock);
+}
+
+ASTHRA_RT_API void asthra_panic_set_policy(AsthraPanicPolicy policy) {
+    const Asthra__PanicOwner *owner = asthra__load(&asthra__panic.owner, acquire);
+    if (owner && owner->set_policy) owner->set_policy(policy);
+}
+
+/* The panic that has `age` newer ones that are kept, or NULL. Caller holds the lock. */
+static const AsthraPanicInfo *asthra__panic_find(size_t age) {
+    uint64_t count = asthra__panic.count;
+    uint64_t room = count < ASTHRA__PANIC_RING ? count : ASTHRA__PANIC_RING;
+    for (uint64_t back = 1; back <= room; back++) {
+        const Asthra__PanicSlot *slot = &asthra__panic.slots[(count - back) % ASTHRA__PANIC_RING];
+        if (slot->is_kept && age-- == 0) return &slot->info;
+    }
+    return NULL;
+}
+
+ASTHRA_RT_API const AsthraPanicInfo *asthra_panic_last(void) {
+    asthra__lock(&asthra__panic.lock);
+    const AsthraPanicInfo *newest = asthra__panic_find(0);
+    asthra__unlock(&asthra__panic.lock);
+    return newest;
+}
+
+ASTHRA_RT_API size_t asthra_panic_history(AsthraPanicInfo *out, size_t room) {
+    size_t count = 0;
+    asthra__lock(&asthra__panic.lock);
+    while (count < room && asthra__panic_find(count)) count++;
+    for (size_t i = 0; i < count; i++) out[i] = *asthra__panic_find(count - 1 - i);
+    asthra__unlock(&asthra__panic.lock);
+    return count;
+}
+
+ASTHRA_RT_API void asthra_panic_clear_history(void) {
+    asthra__lock(&asthra__panic.lock);
+    for (size_t i = 0; i < ASTHRA__PANIC_RING; i++) asthra__panic.slots[i].is_kept = false;
+    asthra__unlock(&asthra__panic.lock);
+}
+
+/* Unwrap stands here because it panics: results stand below panics and never name them. */
+#define ASTHRA__PANIC_STATUS_NAME(name, sentence) #name,
+ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
+    static const char *const names[] = {ASTHRA_STATUS_TABLE(ASTHRA__PANIC_STATUS_NAME)};
+    if (ASTHRA__LIKELY(!r.status)) return r.value.pointer;
+    const char *name = r.status < sizeof names / sizeof *names ? names[r.status] : "unknown";
+    Asthra__PanicPlace place = asthra__panic_place(NULL, __builtin_return_address(0));
+    asthra__panic_run_with(&place, "unwrap of a failure: %s: %s: %s", what ? what : "a result",
+                           name, asthra_result_message(r));
+}
+#undef ASTHRA__PANIC_STATUS_NAME
+
+/* ---- [alloc] internal --------------------------------------------- core/alloc_internal.h ---- */
+/* alloc - memory for the runtime's own records.                            [alloc] internal
+ *
+ * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all of it
+ * elsewhere: a caller's allocator, or later the manual zone. The C library's malloc serves until
+ * then.
+ */
+
+ASTHRA__FN void *asthra__alloc(size_t bytes);                      /* NULL: out of memory */
+ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes); /* NULL on overflow too */
+ASTHRA__FN void *asthra__realloc(void *block, size_t bytes);       /* NULL: block is untouched */
+ASTHRA__FN void asthra__free(void *block);                         /* NULL is allowed */
+ASTHRA__FN void *asthra__alloc_or_die(void *block, size_t bytes);  /* realloc that panics */
+ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, or out of memory */
+
+typedef struct Asthra__AllocHook {
+    void *(*alloc)(size_t bytes, void *user);
+    void *(*realloc)(void *block, size_t bytes, void *user); /* block not NULL, bytes not 0 */
+    void (*free)(void *block, void *user);                   /* block not NULL */
+    void *user;
+} Asthra__AllocHook;
+
+/* Copied; NULL: malloc. Called while the runtime is at rest and holds no block, because a block
+ * goes back to the hook of that moment. */
+ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook);
+
+/* ---- [alloc] body ---------------------------------------------------------- core/alloc.c ---- */
+/* alloc - a hook, and malloc behind it.                                    [alloc] body
+ *
+ * A request of 0 bytes is one of 1, so that NULL always means that memory ran out. errno is left as
+ * it was: running out of memory is told by the result, and calls of the runtime promise not to
+ * disturb it. The hook is plain data: it changes only while nobody allocates.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A zero hook is malloc. */
+static struct { Asthra__AllocHook hook; } asthra__alloc_state;
+
+ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook) {
+    static const Asthra__AllocHook none;
+    ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
+    asthra__alloc_state.hook = hook ? *hook : none;
+}
+
+ASTHRA__FN void *asthra__alloc(size_t bytes) {
+    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    int saved = errno;
+    if (!bytes) bytes = 1;
+    void *block = hook->alloc ? hook->alloc(bytes, hook->user) : malloc(bytes);
+    errno = saved;
+    return block;
+}
+
+ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes) {
+    size_t all;
+    if (__builtin_mul_overflow(count, bytes, &all)) return NULL;
+    if (!asthra__alloc_state.hook.alloc) {
+        int saved = errno;
+        void *fresh = calloc(1, all ? all : 1); /* fresh pages are zero already, and it knows */
+        errno = saved;
+        return fresh;
+    }
+    void *block = asthra__alloc(all);
+    return block ? memset(block, 0, all) : NULL;
+}
+
+ASTHRA__FN void *asthra__realloc(void *block, size_t bytes) {
+    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    if (!block) return asthra__alloc(bytes);
+    int saved = errno;
+    if (!bytes) bytes = 1;
+    void *moved = hook->alloc ? hook->realloc(block, bytes, hook->user) : realloc(block, bytes);
+    errno = saved;
+    return moved;
+}
+
+ASTHRA__FN void asthra__free(void *block) {
+    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    if (!block) return;
+    int saved = errno;
+    if (hook->alloc)
+        hook->free(block, hook->user);
+    else
+        free(block);
+    errno = saved;
+}
+
+ASTHRA__FN void *asthra__alloc_or_die(void *block, size_t bytes) {
+    void *moved = asthra__realloc(block, bytes);
+    if (ASTHRA__LIKELY(moved != NULL)) return moved;
+    asthra_panic_at(NULL,
+                    "Out of memory: the runtime asked for %zu bytes and got none; "
+                    "raise the memory limit of the process",
+                    bytes);
+}
+
+ASTHRA__FN char *asthra__alloc_text(const char *text) {
+    if (!text) return NULL;
+    size_t bytes = strlen(text) + 1;
+    char *copy = asthra__alloc(bytes);
+    return copy ? memcpy(copy, text, bytes) : NULL;
+}
+
+/* ---- [type] internal ----------------------------------------------- core/type_internal.h ---- */
+/* type - when two descriptions are one type.                               [type] internal */
+
+#if ASTHRA_HAS_TYPE
+
+/* The same pointer, or name, size and alignment agree; NULL, or no name, equals nothing else. */
+ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo *b);
+
+#endif
+
+/* ---- [type] body ------------------------------------------------------------ core/type.c ---- */
+/* type - comparing descriptions.                                           [type] body
+ *
+ * Identity is by content, since each translation unit and each shared object may hold a copy of a
+ * description. Layout beyond size and alignment is not compared: a name stands for one type in a
+ * program, and size and alignment catch two versions of it. Descriptions without a name have
+ * nothing to be recognised by, so each of them is a type of its own.
+ */
+
+#if ASTHRA_HAS_TYPE
+
+#include <string.h>
+
+ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo *b) {
+    if (a == b) return true;
+    if (!a || !b || !a->name || !b->name) return false;
+    return a->size == b->size && a->alignment == b->alignment && strcmp(a->name, b->name) == 0;
+}
+
+#endif
+
+/* ---- [table] internal --------------------------------------------- core/table_internal.h ---- */
+/* table - numbers or texts mapped to 64-bit values.                        [table] internal
+ *
+ * A table's keys are all numbers or all texts (copied). Its entries stand in one array, in the
+ * order in which they came; removing one moves the last entry into the hole. Running out of memory
+ * is a panic, so nothing that must survive it keeps a table.
+ *
+ * Threads: find, count and at may run on several threads while nobody changes the table; the caller
+ * locks for the rest. Creating one is safe anywhere. Blocks: never. Cost: amortised constant.
+ */
+
+#if ASTHRA_HAS_TABLE
+
+typedef enum Asthra__TableKeys { ASTHRA__TABLE_NUMBERS, ASTHRA__TABLE_TEXTS } Asthra__TableKeys;
+
+typedef union Asthra__TableKey {
+    uint64_t number;
+    char *text;
+} Asthra__TableKey;
+
+typedef struct Asthra__TableEntry {
+    Asthra__TableKey key;
+    uint64_t value;
+} Asthra__TableEntry;
+
+typedef struct Asthra__Table {
+    Asthra__TableEntry *entries; /* as stb_ds keeps them: one unused stands before */
+    Asthra__TableKeys keys;
+} Asthra__Table;
+
+ASTHRA__FN void asthra__table_create(Asthra__Table *t, Asthra__TableKeys keys);
+ASTHRA__FN void asthra__table_destroy(Asthra__Table *t); /* a zeroed one too */
+
+/* The value of a key, or NULL. Like that of slot, it is valid until the next slot or remove. */
+ASTHRA__FN uint64_t *asthra__table_find(const Asthra__Table *t, uint64_t number);
+ASTHRA__FN uint64_t *asthra__table_find_text(const Asthra__Table *t, const char *text);
+
+/* The value of a key, made as 0 if it was not there: *asthra__table_slot(&t, id) += 1. */
+ASTHRA__FN uint64_t *asthra__table_slot(Asthra__Table *t, uint64_t number);
+ASTHRA__FN uint64_t *asthra__table_slot_text(Asthra__Table *t, const char *text);
+
+/* False: it was not there. */
+ASTHRA__FN bool asthra__table_remove(Asthra__Table *t, uint64_t number);
+ASTHRA__FN bool asthra__table_remove_text(Asthra__Table *t, const char *text);
+
+ASTHRA__FN size_t asthra__table_count(const Asthra__Table *t);
+ASTHRA__FN const Asthra__TableEntry *asthra__table_at(const Asthra__Table *t, size_t i);
+
+/* In a forked child, where another thread's create may have stopped half-way. */
+ASTHRA__FN void asthra__table_after_fork(void);
+
+#endif
+
+/* ---- [table] body ---------------------------------------------------------- core/table.c ---- */
+/* table - numbers or texts mapped to 64-bit values.                        [table] body
+ *
+ * The only file that sees stb_ds. Its functions are called and not its macros, which need typeof. A
+ * map of stb_ds is a pointer to the first entry; before it stand one entry that holds a default,
+ * unused here, and the header with the length. Four traps of stb_ds, and what is done about them:
+ *
+ * - It never looks at what realloc returned: our settings give it asthra__alloc_or_die. The sizes
+ *   it asks for are products that could wrap, so asthra__table_enter refuses long before they do.
+ * - The first put of an empty map, and a get from it, allocate and draw from a global seed. A table
+ *   is therefore made whole when it is created, under a lock; later nothing touches the seed.
+ * - A plain get writes to the header, so that two readers would race. Only the _ts form is called.
+ * - A put of a new key leaves the value as it was in memory: it is zeroed here.
+ */
+
+#if ASTHRA_HAS_TABLE
+
+/* stb_ds_open - the door to stb_ds, the one package: what stands between the doors is private.
+ *
+ * A host may use stb_ds itself, before us, after us, or both, in another version. So every macro
+ * that stb_ds.h reads or defines is put aside here and comes back in stb_ds_close.h; all that it
+ * declares gets a private name. Short names need nothing: our settings leave them out. When a newer
+ * stb_ds.h defines one more macro, `make hygiene` names it; add it to both doors.
+ */
+#pragma push_macro("INCLUDE_STB_DS_H")
+#undef INCLUDE_STB_DS_H
+#pragma push_macro("STBDS_ADDRESSOF")
+#undef STBDS_ADDRESSOF
+#pragma push_macro("STBDS_ALIGN_FWD")
+#undef STBDS_ALIGN_FWD
+#pragma push_macro("STBDS_ARR_TO_HASH")
+#undef STBDS_ARR_TO_HASH
+#pragma push_macro("STBDS_ASSERT")
+#undef STBDS_ASSERT
+#pragma push_macro("STBDS_ASSERT_WAS_UNDEFINED")
+#undef STBDS_ASSERT_WAS_UNDEFINED
+#pragma push_macro("STBDS_BUCKET_LENGTH")
+#undef STBDS_BUCKET_LENGTH
+#pragma push_macro("STBDS_BUCKET_MASK")
+#undef STBDS_BUCKET_MASK
+#pragma push_macro("STBDS_BUCKET_SHIFT")
+#undef STBDS_BUCKET_SHIFT
+#pragma push_macro("STBDS_CACHE_LINE_SIZE")
+#undef STBDS_CACHE_LINE_SIZE
+#pragma push_macro("STBDS_FREE")
+#undef STBDS_FREE
+#pragma push_macro("STBDS_HASH_DELETED")
+#undef STBDS_HASH_DELETED
+#pragma push_macro("STBDS_HASH_EMPTY")
+#undef STBDS_HASH_EMPTY
+#pragma push_macro("STBDS_HASH_TO_ARR")
+#undef STBDS_HASH_TO_ARR
+#pragma push_macro("STBDS_HAS_LITERAL_ARRAY")
+#undef STBDS_HAS_LITERAL_ARRAY
+#pragma push_macro("STBDS_HAS_TYPEOF")
+#undef STBDS_HAS_TYPEOF
+#pragma push_macro("STBDS_HM_BINARY")
+#undef STBDS_HM_BINARY
+#pragma push_macro("STBDS_HM_STRING")
+#undef STBDS_HM_STRING
+#pragma push_macro("STBDS_INDEX_DELETED")
+#undef STBDS_INDEX_DELETED
+#pragma push_macro("STBDS_INDEX_EMPTY")
+#undef STBDS_INDEX_EMPTY
+#pragma push_macro("STBDS_INDEX_IN_USE")
+#undef STBDS_INDEX_IN_USE
+#pragma push_macro("STBDS_INTERNAL_BUCKET_START")
+#undef STBDS_INTERNAL_BUCKET_START
+#pragma push_macro("STBDS_INTERNAL_SMALL_BUCKET")
+#undef STBDS_INTERNAL_SMALL_BUCKET
+#pragma push_macro("STBDS_NOTUSED")
+#undef STBDS_NOTUSED
+#pragma push_macro("STBDS_NO_SHORT_NAMES")
+#undef STBDS_NO_SHORT_NAMES
+#pragma push_macro("STBDS_OFFSETOF")
+#undef STBDS_OFFSETOF
+#pragma push_macro("STBDS_REALLOC")
+#undef STBDS_REALLOC
+#pragma push_macro("STBDS_ROTATE_LEFT")
+#undef STBDS_ROTATE_LEFT
+#pragma push_macro("STBDS_ROTATE_RIGHT")
+#undef STBDS_ROTATE_RIGHT
+#pragma push_macro("STBDS_SH_ARENA")
+#undef STBDS_SH_ARENA
+#pragma push_macro("STBDS_SH_DEFAULT")
+#undef STBDS_SH_DEFAULT
+#pragma push_macro("STBDS_SH_NONE")
+#undef STBDS_SH_NONE
+#pragma push_macro("STBDS_SH_STRDUP")
+#undef STBDS_SH_STRDUP
+#pragma push_macro("STBDS_SIPHASH_2_4")
+#undef STBDS_SIPHASH_2_4
+#pragma push_macro("STBDS_SIPHASH_C_ROUNDS")
+#undef STBDS_SIPHASH_C_ROUNDS
+#pragma push_macro("STBDS_SIPHASH_D_ROUNDS")
+#undef STBDS_SIPHASH_D_ROUNDS
+#pragma push_macro("STBDS_SIPROUND")
+#undef STBDS_SIPROUND
+#pragma push_macro("STBDS_SIZE_T_BITS")
+#undef STBDS_SIZE_T_BITS
+#pragma push_macro("STBDS_STATISTICS")
+#undef STBDS_STATISTICS
+#pragma push_macro("STBDS_STATS")
+#undef STBDS_STATS
+#pragma push_macro("STBDS_STRING_ARENA_BLOCKSIZE_MAX")
+#undef STBDS_STRING_ARENA_BLOCKSIZE_MAX
+#pragma push_macro("STBDS_STRING_ARENA_BLOCKSIZE_MIN")
+#undef STBDS_STRING_ARENA_BLOCKSIZE_MIN
+#pragma push_macro("STBDS_TEST_SIPHASH_2_4")
+#undef STBDS_TEST_SIPHASH_2_4
+#pragma push_macro("STBDS_UNIT_TESTS")
+#undef STBDS_UNIT_TESTS
+#pragma push_macro("STB_DS_IMPLEMENTATION")
+#undef STB_DS_IMPLEMENTATION
+#pragma push_macro("stbds_arraddn")
+#undef stbds_arraddn
+#pragma push_macro("stbds_arraddnindex")
+#undef stbds_arraddnindex
+#pragma push_macro("stbds_arraddnoff")
+#undef stbds_arraddnoff
+#pragma push_macro("stbds_arraddnptr")
+#undef stbds_arraddnptr
+#pragma push_macro("stbds_array_header")
+#undef stbds_array_header
+#pragma push_macro("stbds_arrcap")
+#undef stbds_arrcap
+#pragma push_macro("stbds_arrdel")
+#undef stbds_arrdel
+#pragma push_macro("stbds_arrdeln")
+#undef stbds_arrdeln
+#pragma push_macro("stbds_arrdelswap")
+#undef stbds_arrdelswap
+#pragma push_macro("stbds_arrfree")
+#undef stbds_arrfree
+#pragma push_macro("stbds_arrfreef")
+#undef stbds_arrfreef
+#pragma push_macro("stbds_arrgrow")
+#undef stbds_arrgrow
+#pragma push_macro("stbds_arrgrowf")
+#undef stbds_arrgrowf
+#pragma push_macro("stbds_arrgrowf_wrapper")
+#undef stbds_arrgrowf_wrapper
+#pragma push_macro("stbds_arrins")
+#undef stbds_arrins
+#pragma push_macro("stbds_arrinsn")
+#undef stbds_arrinsn
+#pragma push_macro("stbds_arrlast")
+#undef stbds_arrlast
+#pragma push_macro("stbds_arrlen")
+#undef stbds_arrlen
+#pragma push_macro("stbds_arrlenu")
+#undef stbds_arrlenu
+#pragma push_macro("stbds_arrmaybegrow")
+#undef stbds_arrmaybegrow
+#pragma push_macro("stbds_arrpop")
+#undef stbds_arrpop
+#pragma push_macro("stbds_arrpush")
+#undef stbds_arrpush
+#pragma push_macro("stbds_arrput")
+#undef stbds_arrput
+#pragma push_macro("stbds_arrsetcap")
+#undef stbds_arrsetcap
+#pragma push_macro("stbds_arrsetlen")
+#undef stbds_arrsetlen
+#pragma push_macro("stbds_hash_bucket")
+#undef stbds_hash_bucket
+#pragma push_macro("stbds_hash_bytes")
+#undef stbds_hash_bytes
+#pragma push_macro("stbds_hash_index")
+#undef stbds_hash_index
+#pragma push_macro("stbds_hash_seed")
+#undef stbds_hash_seed
+#pragma push_macro("stbds_hash_string")
+#undef stbds_hash_string
+#pragma push_macro("stbds_hash_table")
+#undef stbds_hash_table
+#pragma push_macro("stbds_header")
+#undef stbds_header
+#pragma push_macro("stbds_hm_find_slot")
+#undef stbds_hm_find_slot
+#pragma push_macro("stbds_hmdefault")
+#undef stbds_hmdefault
+#pragma push_macro("stbds_hmdefaults")
+#undef stbds_hmdefaults
+#pragma push_macro("stbds_hmdel")
+#undef stbds_hmdel
+#pragma push_macro("stbds_hmdel_key")
+#undef stbds_hmdel_key
+#pragma push_macro("stbds_hmdel_key_wrapper")
+#undef stbds_hmdel_key_wrapper
+#pragma push_macro("stbds_hmfree")
+#undef stbds_hmfree
+#pragma push_macro("stbds_hmfree_func")
+#undef stbds_hmfree_func
+#pragma push_macro("stbds_hmget")
+#undef stbds_hmget
+#pragma push_macro("stbds_hmget_key")
+#undef stbds_hmget_key
+#pragma push_macro("stbds_hmget_key_ts")
+#undef stbds_hmget_key_ts
+#pragma push_macro("stbds_hmget_key_ts_wrapper")
+#undef stbds_hmget_key_ts_wrapper
+#pragma push_macro("stbds_hmget_key_wrapper")
+#undef stbds_hmget_key_wrapper
+#pragma push_macro("stbds_hmget_ts")
+#undef stbds_hmget_ts
+#pragma push_macro("stbds_hmgeti")
+#undef stbds_hmgeti
+#pragma push_macro("stbds_hmgeti_ts")
+#undef stbds_hmgeti_ts
+#pragma push_macro("stbds_hmgetp")
+#undef stbds_hmgetp
+#pragma push_macro("stbds_hmgetp_null")
+#undef stbds_hmgetp_null
+#pragma push_macro("stbds_hmgetp_ts")
+#undef stbds_hmgetp_ts
+#pragma push_macro("stbds_hmgets")
+#undef stbds_hmgets
+#pragma push_macro("stbds_hmlen")
+#undef stbds_hmlen
+#pragma push_macro("stbds_hmlenu")
+#undef stbds_hmlenu
+#pragma push_macro("stbds_hmput")
+#undef stbds_hmput
+#pragma push_macro("stbds_hmput_default")
+#undef stbds_hmput_default
+#pragma push_macro("stbds_hmput_default_wrapper")
+#undef stbds_hmput_default_wrapper
+#pragma push_macro("stbds_hmput_key")
+#undef stbds_hmput_key
+#pragma push_macro("stbds_hmput_key_wrapper")
+#undef stbds_hmput_key_wrapper
+#pragma push_macro("stbds_hmputs")
+#undef stbds_hmputs
+#pragma push_macro("stbds_is_key_equal")
+#undef stbds_is_key_equal
+#pragma push_macro("stbds_load_32_or_64")
+#undef stbds_load_32_or_64
+#pragma push_macro("stbds_log2")
+#undef stbds_log2
+#pragma push_macro("stbds_make_hash_index")
+#undef stbds_make_hash_index
+#pragma push_macro("stbds_probe_position")
+#undef stbds_probe_position
+#pragma push_macro("stbds_pshdel")
+#undef stbds_pshdel
+#pragma push_macro("stbds_pshget")
+#undef stbds_pshget
+#pragma push_macro("stbds_pshgeti")
+#undef stbds_pshgeti
+#pragma push_macro("stbds_pshput")
+#undef stbds_pshput
+#pragma push_macro("stbds_rand_seed")
+#undef stbds_rand_seed
+#pragma push_macro("stbds_sh_new_arena")
+#undef stbds_sh_new_arena
+#pragma push_macro("stbds_sh_new_strdup")
+#undef stbds_sh_new_strdup
+#pragma push_macro("stbds_shdefault")
+#undef stbds_shdefault
+#pragma push_macro("stbds_shdefaults")
+#undef stbds_shdefaults
+#pragma push_macro("stbds_shdel")
+#undef stbds_shdel
+#pragma push_macro("stbds_shfree")
+#undef stbds_shfree
+#pragma push_macro("stbds_shget")
+#undef stbds_shget
+#pragma push_macro("stbds_shgeti")
+#undef stbds_shgeti
+#pragma push_macro("stbds_shgetp")
+#undef stbds_shgetp
+#pragma push_macro("stbds_shgetp_null")
+#undef stbds_shgetp_null
+#pragma push_macro("stbds_shgets")
+#undef stbds_shgets
+#pragma push_macro("stbds_shlen")
+#undef stbds_shlen
+#pragma push_macro("stbds_shlenu")
+#undef stbds_shlenu
+#pragma push_macro("stbds_shmode_func")
+#undef stbds_shmode_func
+#pragma push_macro("stbds_shmode_func_wrapper")
+#undef stbds_shmode_func_wrapper
+#pragma push_macro("stbds_shput")
+#undef stbds_shput
+#pragma push_macro("stbds_shputi")
+#undef stbds_shputi
+#pragma push_macro("stbds_shputs")
+#undef stbds_shputs
+#pragma push_macro("stbds_siphash_bytes")
+#undef stbds_siphash_bytes
+#pragma push_macro("stbds_stralloc")
+#undef stbds_stralloc
+#pragma push_macro("stbds_strdup")
+#undef stbds_strdup
+#pragma push_macro("stbds_string_arena")
+#undef stbds_string_arena
+#pragma push_macro("stbds_string_block")
+#undef stbds_string_block
+#pragma push_macro("stbds_strreset")
+#undef stbds_strreset
+#pragma push_macro("stbds_temp")
+#undef stbds_temp
+#pragma push_macro("stbds_temp_key")
+#undef stbds_temp_key
+#pragma push_macro("stbds_unit_tests")
+#undef stbds_unit_tests
+
+/* Private names. */
+#define stbds_rand_seed asthra__stbds_rand_seed
+#define stbds_hash_bytes asthra__stbds_hash_bytes
+#define stbds_hash_string asthra__stbds_hash_string
+#define stbds_stralloc asthra__stbds_stralloc
+#define stbds_strreset asthra__stbds_strreset
+#define stbds_unit_tests asthra__stbds_unit_tests
+#define stbds_arrgrowf asthra__stbds_arrgrowf
+#define stbds_arrfreef asthra__stbds_arrfreef
+#define stbds_hmfree_func asthra__stbds_hmfree_func
+#define stbds_hmget_key asthra__stbds_hmget_key
+#define stbds_hmget_key_ts asthra__stbds_hmget_key_ts
+#define stbds_hmput_default asthra__stbds_hmput_default
+#define stbds_hmput_key asthra__stbds_hmput_key
+#define stbds_hmdel_key asthra__stbds_hmdel_key
+#define stbds_shmode_func asthra__stbds_shmode_func
+#define stbds_string_arena asthra__stbds_string_arena
+#define stbds_string_block asthra__stbds_string_block
+#define stbds_array_header asthra__stbds_array_header
+#define stbds_hash_bucket asthra__stbds_hash_bucket
+#define stbds_hash_index asthra__stbds_hash_index
+#define stbds_hash_seed asthra__stbds_hash_seed
+#define stbds_probe_position asthra__stbds_probe_position
+#define stbds_log2 asthra__stbds_log2
+#define stbds_make_hash_index asthra__stbds_make_hash_index
+#define stbds_siphash_bytes asthra__stbds_siphash_bytes
+#define stbds_is_key_equal asthra__stbds_is_key_equal
+#define stbds_hm_find_slot asthra__stbds_hm_find_slot
+#define stbds_strdup asthra__stbds_strdup
+#define STBDS_SH_NONE ASTHRA__STBDS_SH_NONE
+#define STBDS_SH_DEFAULT ASTHRA__STBDS_SH_DEFAULT
+#define STBDS_SH_STRDUP ASTHRA__STBDS_SH_STRDUP
+#define STBDS_SH_ARENA ASTHRA__STBDS_SH_ARENA
+
+/* Our settings. stb_ds never looks at what realloc returned, so ours does not return on failure. */
+#define STB_DS_IMPLEMENTATION
+#define STBDS_NO_SHORT_NAMES
+#define STBDS_REALLOC(context, block, bytes) asthra__alloc_or_die((block), (bytes))
+#define STBDS_FREE(context, block) asthra__free(block)
+#define STBDS_ASSERT(x) ((void)0)
+
+/* A function declared static stays static when stb_ds says extern (C11 6.2.2p4), and keeps its
+ * attributes: no symbol leaves, what is unused is dropped, and shifts of bytes into the sign bit of
+ * an int, which both compilers define, pass the undefined-behaviour sanitizer. */
+#define ASTHRA__STBDS_FN ASTHRA_UNUSED __attribute__((no_sanitize("undefined"))) static
+struct stbds_string_arena;
+ASTHRA__STBDS_FN void stbds_rand_seed(size_t seed);
+ASTHRA__STBDS_FN size_t stbds_hash_bytes(void *p, size_t len, size_t seed);
+ASTHRA__STBDS_FN size_t stbds_siphash_bytes(void *p, size_t len, size_t seed);
+ASTHRA__STBDS_FN size_t stbds_hash_string(char *str, size_t seed);
+ASTHRA__STBDS_FN char *stbds_stralloc(struct stbds_string_arena *a, char *str);
+ASTHRA__STBDS_FN void stbds_strreset(struct stbds_string_arena *a);
+ASTHRA__STBDS_FN void *stbds_arrgrowf(void *a, size_t elemsize, size_t addlen, size_t min_cap);
+ASTHRA__STBDS_FN void stbds_arrfreef(void *a);
+ASTHRA__STBDS_FN void stbds_hmfree_func(void *p, size_t elemsize);
+ASTHRA__STBDS_FN void *stbds_hmget_key(void *a, size_t elemsize, void *key, size_t keysize,
+                                       int mode);
+ASTHRA__STBDS_FN void *stbds_hmget_key_ts(void *a, size_t elemsize, void *key, size_t keysize,
+                                          ptrdiff_t *temp, int mode);
+ASTHRA__STBDS_FN void *stbds_hmput_default(void *a, size_t elemsize);
+ASTHRA__STBDS_FN void *stbds_hmput_key(void *a, size_t elemsize, void *key, size_t keysize,
+                                       int mode);
+ASTHRA__STBDS_FN void *stbds_hmdel_key(void *a, size_t elemsize, void *key, size_t keysize,
+                                       size_t keyoffset, int mode);
+ASTHRA__STBDS_FN void *stbds_shmode_func(size_t elemsize, int mode);
+#undef ASTHRA__STBDS_FN
+
+/* What stb_ds looks like under our warnings is its author's affair. */
+#pragma GCC diagnostic push
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Weverything"
+#else
+#pragma GCC diagnostic ignored "-Wcast-align"
+#pragma GCC diagnostic ignored "-Wcast-qual"
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wfloat-conversion"
+#pragma GCC diagnostic ignored "-Wimplicit-fallthrough"
+#pragma GCC diagnostic ignored "-Wmissing-declarations"
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#pragma GCC diagnostic ignored "-Wnull-dereference"
+#pragma GCC diagnostic ignored "-Wpedantic"
+#pragma GCC diagnostic ignored "-Wpointer-arith"
+#pragma GCC diagnostic ignored "-Wredundant-decls"
+#pragma GCC diagnostic ignored "-Wshadow"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wstrict-prototypes"
+#pragma GCC diagnostic ignored "-Wswitch-default"
+#pragma GCC diagnostic ignored "-Wundef"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-macros"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#endif
+
+/* Where it is. ./amalgamate --fold puts the text of stb_ds.h here, in place of these lines. */
+#if defined(ASTHRA_RT_STB_DS_H)
+#include ASTHRA_RT_STB_DS_H
+#elif defined(__has_include)
+#if __has_include("stb_ds.h")
+#include "stb_ds.h"
+#elif __has_include(<stb/stb_ds.h>)
+#include <stb/stb_ds.h>
+#elif __has_include(<stb_ds.h>)
+#include <stb_ds.h>
+#else
+#error "stb_ds.h is missing: put it beside asthra_rt.h, or define ASTHRA_RT_STB_DS_H as its path"
+#endif
+#else
+#include "stb_ds.h"
+#endif
+/* This is what --fold replaces. */
+/* stb_ds_close - the door back: the host's macros are as they were before stb_ds_open.h. */
+#pragma GCC diagnostic pop
+#undef INCLUDE_STB_DS_H
+#pragma pop_macro("INCLUDE_STB_DS_H")
+#undef STBDS_ADDRESSOF
+#pragma pop_macro("STBDS_ADDRESSOF")
+#undef STBDS_ALIGN_FWD
+#pragma pop_macro("STBDS_ALIGN_FWD")
+#undef STBDS_ARR_TO_HASH
+#pragma pop_macro("STBDS_ARR_TO_HASH")
+#undef STBDS_ASSERT
+#pragma pop_macro("STBDS_ASSERT")
+#undef STBDS_ASSERT_WAS_UNDEFINED
+#pragma pop_macro("STBDS_ASSERT_WAS_UNDEFINED")
+#undef STBDS_BUCKET_LENGTH
+#pragma pop_macro("STBDS_BUCKET_LENGTH")
+#undef STBDS_BUCKET_MASK
+#pragma pop_macro("STBDS_BUCKET_MASK")
+#undef STBDS_BUCKET_SHIFT
+#pragma pop_macro("STBDS_BUCKET_SHIFT")
+#undef STBDS_CACHE_LINE_SIZE
+#pragma pop_macro("STBDS_CACHE_LINE_SIZE")
+#undef STBDS_FREE
+#pragma pop_macro("STBDS_FREE")
+#undef STBDS_HASH_DELETED
+#pragma pop_macro("STBDS_HASH_DELETED")
+#undef STBDS_HASH_EMPTY
+#pragma pop_macro("STBDS_HASH_EMPTY")
+#undef STBDS_HASH_TO_ARR
+#pragma pop_macro("STBDS_HASH_TO_ARR")
+#undef STBDS_HAS_LITERAL_ARRAY
+#pragma pop_macro("STBDS_HAS_LITERAL_ARRAY")
+#undef STBDS_HAS_TYPEOF
+#pragma pop_macro("STBDS_HAS_TYPEOF")
+#undef STBDS_HM_BINARY
+#pragma pop_macro("STBDS_HM_BINARY")
+#undef STBDS_HM_STRING
+#pragma pop_macro("STBDS_HM_STRING")
+#undef STBDS_INDEX_DELETED
+#pragma pop_macro("STBDS_INDEX_DELETED")
+#undef STBDS_INDEX_EMPTY
+#pragma pop_macro("STBDS_INDEX_EMPTY")
+#undef STBDS_INDEX_IN_USE
+#pragma pop_macro("STBDS_INDEX_IN_USE")
+#undef STBDS_INTERNAL_BUCKET_START
+#pragma pop_macro("STBDS_INTERNAL_BUCKET_START")
+#undef STBDS_INTERNAL_SMALL_BUCKET
+#pragma pop_macro("STBDS_INTERNAL_SMALL_BUCKET")
+#undef STBDS_NOTUSED
+#pragma pop_macro("STBDS_NOTUSED")
+#undef STBDS_NO_SHORT_NAMES
+#pragma pop_macro("STBDS_NO_SHORT_NAMES")
+#undef STBDS_OFFSETOF
+#pragma pop_macro("STBDS_OFFSETOF")
+#undef STBDS_REALLOC
+#pragma pop_macro("STBDS_REALLOC")
+#undef STBDS_ROTATE_LEFT
+#pragma pop_macro("STBDS_ROTATE_LEFT")
+#undef STBDS_ROTATE_RIGHT
+#pragma pop_macro("STBDS_ROTATE_RIGHT")
+#undef STBDS_SH_ARENA
+#pragma pop_macro("STBDS_SH_ARENA")
+#undef STBDS_SH_DEFAULT
+#pragma pop_macro("STBDS_SH_DEFAULT")
+#undef STBDS_SH_NONE
+#pragma pop_macro("STBDS_SH_NONE")
+#undef STBDS_SH_STRDUP
+#pragma pop_macro("STBDS_SH_STRDUP")
+#undef STBDS_SIPHASH_2_4
+#pragma pop_macro("STBDS_SIPHASH_2_4")
+#undef STBDS_SIPHASH_C_ROUNDS
+#pragma pop_macro("STBDS_SIPHASH_C_ROUNDS")
+#undef STBDS_SIPHASH_D_ROUNDS
+#pragma pop_macro("STBDS_SIPHASH_D_ROUNDS")
+#undef STBDS_SIPROUND
+#pragma pop_macro("STBDS_SIPROUND")
+#undef STBDS_SIZE_T_BITS
+#pragma pop_macro("STBDS_SIZE_T_BITS")
+#undef STBDS_STATISTICS
+#pragma pop_macro("STBDS_STATISTICS")
+#undef STBDS_STATS
+#pragma pop_macro("STBDS_STATS")
+#undef STBDS_STRING_ARENA_BLOCKSIZE_MAX
+#pragma pop_macro("STBDS_STRING_ARENA_BLOCKSIZE_MAX")
+#undef STBDS_STRING_ARENA_BLOCKSIZE_MIN
+#pragma pop_macro("STBDS_STRING_ARENA_BLOCKSIZE_MIN")
+#undef STBDS_TEST_SIPHASH_2_4
+#pragma pop_macro("STBDS_TEST_SIPHASH_2_4")
+#undef STBDS_UNIT_TESTS
+#pragma pop_macro("STBDS_UNIT_TESTS")
+#undef STB_DS_IMPLEMENTATION
+#pragma pop_macro("STB_DS_IMPLEMENTATION")
+#undef stbds_arraddn
+#pragma pop_macro("stbds_arraddn")
+#undef stbds_arraddnindex
+#pragma pop_macro("stbds_arraddnindex")
+#undef stbds_arraddnoff
+#pragma pop_macro("stbds_arraddnoff")
+#undef stbds_arraddnptr
+#pragma pop_macro("stbds_arraddnptr")
+#undef stbds_array_header
+#pragma pop_macro("stbds_array_header")
+#undef stbds_arrcap
+#pragma pop_macro("stbds_arrcap")
+#undef stbds_arrdel
+#pragma pop_macro("stbds_arrdel")
+#undef stbds_arrdeln
+#pragma pop_macro("stbds_arrdeln")
+#undef stbds_arrdelswap
+#pragma pop_macro("stbds_arrdelswap")
+#undef stbds_arrfree
+#pragma pop_macro("stbds_arrfree")
+#undef stbds_arrfreef
+#pragma pop_macro("stbds_arrfreef")
+#undef stbds_arrgrow
+#pragma pop_macro("stbds_arrgrow")
+#undef stbds_arrgrowf
+#pragma pop_macro("stbds_arrgrowf")
+#undef stbds_arrgrowf_wrapper
+#pragma pop_macro("stbds_arrgrowf_wrapper")
+#undef stbds_arrins
+#pragma pop_macro("stbds_arrins")
+#undef stbds_arrinsn
+#pragma pop_macro("stbds_arrinsn")
+#undef stbds_arrlast
+#pragma pop_macro("stbds_arrlast")
+#undef stbds_arrlen
+#pragma pop_macro("stbds_arrlen")
+#undef stbds_arrlenu
+#pragma pop_macro("stbds_arrlenu")
+#undef stbds_arrmaybegrow
+#pragma pop_macro("stbds_arrmaybegrow")
+#undef stbds_arrpop
+#pragma pop_macro("stbds_arrpop")
+#undef stbds_arrpush
+#pragma pop_macro("stbds_arrpush")
+#undef stbds_arrput
+#pragma pop_macro("stbds_arrput")
+#undef stbds_arrsetcap
+#pragma pop_macro("stbds_arrsetcap")
+#undef stbds_arrsetlen
+#pragma pop_macro("stbds_arrsetlen")
+#undef stbds_hash_bucket
+#pragma pop_macro("stbds_hash_bucket")
+#undef stbds_hash_bytes
+#pragma pop_macro("stbds_hash_bytes")
+#undef stbds_hash_index
+#pragma pop_macro("stbds_hash_index")
+#undef stbds_hash_seed
+#pragma pop_macro("stbds_hash_seed")
+#undef stbds_hash_string
+#pragma pop_macro("stbds_hash_string")
+#undef stbds_hash_table
+#pragma pop_macro("stbds_hash_table")
+#undef stbds_header
+#pragma pop_macro("stbds_header")
+#undef stbds_hm_find_slot
+#pragma pop_macro("stbds_hm_find_slot")
+#undef stbds_hmdefault
+#pragma pop_macro("stbds_hmdefault")
+#undef stbds_hmdefaults
+#pragma pop_macro("stbds_hmdefaults")
+#undef stbds_hmdel
+#pragma pop_macro("stbds_hmdel")
+#undef stbds_hmdel_key
+#pragma pop_macro("stbds_hmdel_key")
+#undef stbds_hmdel_key_wrapper
+#pragma pop_macro("stbds_hmdel_key_wrapper")
+#undef stbds_hmfree
+#pragma pop_macro("stbds_hmfree")
+#undef stbds_hmfree_func
+#pragma pop_macro("stbds_hmfree_func")
+#undef stbds_hmget
+#pragma pop_macro("stbds_hmget")
+#undef stbds_hmget_key
+#pragma pop_macro("stbds_hmget_key")
+#undef stbds_hmget_key_ts
+#pragma pop_macro("stbds_hmget_key_ts")
+#undef stbds_hmget_key_ts_wrapper
+#pragma pop_macro("stbds_hmget_key_ts_wrapper")
+#undef stbds_hmget_key_wrapper
+#pragma pop_macro("stbds_hmget_key_wrapper")
+#undef stbds_hmget_ts
+#pragma pop_macro("stbds_hmget_ts")
+#undef stbds_hmgeti
+#pragma pop_macro("stbds_hmgeti")
+#undef stbds_hmgeti_ts
+#pragma pop_macro("stbds_hmgeti_ts")
+#undef stbds_hmgetp
+#pragma pop_macro("stbds_hmgetp")
+#undef stbds_hmgetp_null
+#pragma pop_macro("stbds_hmgetp_null")
+#undef stbds_hmgetp_ts
+#pragma pop_macro("stbds_hmgetp_ts")
+#undef stbds_hmgets
+#pragma pop_macro("stbds_hmgets")
+#undef stbds_hmlen
+#pragma pop_macro("stbds_hmlen")
+#undef stbds_hmlenu
+#pragma pop_macro("stbds_hmlenu")
+#undef stbds_hmput
+#pragma pop_macro("stbds_hmput")
+#undef stbds_hmput_default
+#pragma pop_macro("stbds_hmput_default")
+#undef stbds_hmput_default_wrapper
+#pragma pop_macro("stbds_hmput_default_wrapper")
+#undef stbds_hmput_key
+#pragma pop_macro("stbds_hmput_key")
+#undef stbds_hmput_key_wrapper
+#pragma pop_macro("stbds_hmput_key_wrapper")
+#undef stbds_hmputs
+#pragma pop_macro("stbds_hmputs")
+#undef stbds_is_key_equal
+#pragma pop_macro("stbds_is_key_equal")
+#undef stbds_load_32_or_64
+#pragma pop_macro("stbds_load_32_or_64")
+#undef stbds_log2
+#pragma pop_macro("stbds_log2")
+#undef stbds_make_hash_index
+#pragma pop_macro("stbds_make_hash_index")
+#undef stbds_probe_position
+#pragma pop_macro("stbds_probe_position")
+#undef stbds_pshdel
+#pragma pop_macro("stbds_pshdel")
+#undef stbds_pshget
+#pragma pop_macro("stbds_pshget")
+#undef stbds_pshgeti
+#pragma pop_macro("stbds_pshgeti")
+#undef stbds_pshput
+#pragma pop_macro("stbds_pshput")
+#undef stbds_rand_seed
+#pragma pop_macro("stbds_rand_seed")
+#undef stbds_sh_new_arena
+#pragma pop_macro("stbds_sh_new_arena")
+#undef stbds_sh_new_strdup
+#pragma pop_macro("stbds_sh_new_strdup")
+#undef stbds_shdefault
+#pragma pop_macro("stbds_shdefault")
+#undef stbds_shdefaults
+#pragma pop_macro("stbds_shdefaults")
+#undef stbds_shdel
+#pragma pop_macro("stbds_shdel")
+#undef stbds_shfree
+#pragma pop_macro("stbds_shfree")
+#undef stbds_shget
+#pragma pop_macro("stbds_shget")
+#undef stbds_shgeti
+#pragma pop_macro("stbds_shgeti")
+#undef stbds_shgetp
+#pragma pop_macro("stbds_shgetp")
+#undef stbds_shgetp_null
+#pragma pop_macro("stbds_shgetp_null")
+#undef stbds_shgets
+#pragma pop_macro("stbds_shgets")
+#undef stbds_shlen
+#pragma pop_macro("stbds_shlen")
+#undef stbds_shlenu
+#pragma pop_macro("stbds_shlenu")
+#undef stbds_shmode_func
+#pragma pop_macro("stbds_shmode_func")
+#undef stbds_shmode_func_wrapper
+#pragma pop_macro("stbds_shmode_func_wrapper")
+#undef stbds_shput
+#pragma pop_macro("stbds_shput")
+#undef stbds_shputi
+#pragma pop_macro("stbds_shputi")
+#undef stbds_shputs
+#pragma pop_macro("stbds_shputs")
+#undef stbds_siphash_bytes
+#pragma pop_macro("stbds_siphash_bytes")
+#undef stbds_stralloc
+#pragma pop_macro("stbds_stralloc")
+#undef stbds_strdup
+#pragma pop_macro("stbds_strdup")
+#undef stbds_string_arena
+#pragma pop_macro("stbds_string_arena")
+#undef stbds_string_block
+#pragma pop_macro("stbds_string_block")
+#undef stbds_strreset
+#pragma pop_macro("stbds_strreset")
+#undef stbds_temp
+#pragma pop_macro("stbds_temp")
+#undef stbds_temp_key
+#pragma pop_macro("stbds_temp_key")
+#undef stbds_unit_tests
+#pragma pop_macro("stbds_unit_tests")
+
+enum { ASTHRA__TABLE_ENTRY_BYTES = sizeof(Asthra__TableEntry) };
+
+/* An entry costs 16 bytes in the array and 16 or more in the index; both may double at once. */
+#define ASTHRA__TABLE_MAX (SIZE_MAX / 256)
+
+_Static_assert(offsetof(Asthra__TableEntry, key) == 0, "stb_ds looks for the key at the start");
+
+static struct { Asthra__Lock lock; /* over the seed of stb_ds */ } asthra__table;
+
+static asthra__stbds_array_header *asthra__table_header(const Asthra__Table *t) {
+    return (asthra__stbds_array_header *)(void *)(t->entries - 1) - 1;
+}
+
+/* How stb_ds hashes and compares the keys of t: the bytes of a number, or a text to its NUL. */
+static int asthra__table_mode(const Asthra__Table *t) {
+    return t->keys == ASTHRA__TABLE_TEXTS; /* STBDS_HM_STRING is 1, STBDS_HM_BINARY 0 */
+}
+
+/* What stb_ds takes as the key: the text itself, or the address of the number. */
+static void *asthra__table_key(const Asthra__Table *t, Asthra__TableKey *key) {
+    return t->keys == ASTHRA__TABLE_TEXTS ? (void *)key->text : (void *)&key->number;
+}
+
+static Asthra__TableKey asthra__table_text(const char *text) {
+    Asthra__TableKey key = {0};
+    key.text = (char *)(uintptr_t)text; /* only read: stb_ds keeps a copy */
+    return key;
+}
+
+static uint64_t *asthra__table_look(const Asthra__Table *t, Asthra__TableKey key) {
+    if (!t->entries) return NULL;
+    ptrdiff_t i = -1;
+    asthra__stbds_hmget_key_ts(t->entries, ASTHRA__TABLE_ENTRY_BYTES, asthra__table_key(t, &key),
+                               sizeof key, &i, asthra__table_mode(t));
+    return i < 0 ? NULL : &t->entries[i].value;
+}
+
+static uint64_t *asthra__table_enter(Asthra__Table *t, Asthra__TableKey key) {
+    size_t before = asthra__table_count(t);
+    ASTHRA__CHECK(t->entries && before < ASTHRA__TABLE_MAX);
+    t->entries =
+        asthra__stbds_hmput_key(t->entries, ASTHRA__TABLE_ENTRY_BYTES, asthra__table_key(t, &key),
+                                sizeof key, asthra__table_mode(t));
+    Asthra__TableEntry *entry = &t->entries[asthra__table_header(t)->temp];
+    if (asthra__table_count(t) > before) entry->value = 0;
+    return &entry->value;
+}
+
+static bool asthra__table_drop(Asthra__Table *t, Asthra__TableKey key) {
+    if (!t->entries) return false;
+    t->entries =
+        asthra__stbds_hmdel_key(t->entries, ASTHRA__TABLE_ENTRY_BYTES, asthra__table_key(t, &key),
+                                sizeof key, 0, asthra__table_mode(t));
+    return asthra__table_header(t)->temp == 1;
+}
+
+ASTHRA__FN void asthra__table_create(Asthra__Table *t, Asthra__TableKeys keys) {
+    int mode = keys == ASTHRA__TABLE_TEXTS ? ASTHRA__STBDS_SH_STRDUP : ASTHRA__STBDS_SH_NONE;
+    asthra__lock(&asthra__table.lock);
+    t->entries = asthra__stbds_shmode_func(ASTHRA__TABLE_ENTRY_BYTES, mode);
+    asthra__unlock(&asthra__table.lock);
+    t->keys = keys;
+}
+
+ASTHRA__FN void asthra__table_destroy(Asthra__Table *t) {
+    if (t->entries) asthra__stbds_hmfree_func(t->entries - 1, ASTHRA__TABLE_ENTRY_BYTES);
+    t->entries = NULL;
+}
+
+ASTHRA__FN uint64_t *asthra__table_find(const Asthra__Table *t, uint64_t number) {
+    ASTHRA__ASSERT(t->keys == ASTHRA__TABLE_NUMBERS);
+    return asthra__table_look(t, (Asthra__TableKey){.number = number});
+}
+
+ASTHRA__FN uint64_t *asthra__table_find_text(const Asthra__Table *t, const char *text) {
+    ASTHRA__ASSERT(!t->entries || t->keys == ASTHRA__TABLE_TEXTS);
+    return asthra__table_look(t, asthra__table_text(text));
+}
+
+ASTHRA__FN uint64_t *asthra__table_slot(Asthra__Table *t, uint64_t number) {
+    ASTHRA__CHECK(t->keys == ASTHRA__TABLE_NUMBERS);
+    return asthra__table_enter(t, (Asthra__TableKey){.number = number});
+}
+
+ASTHRA__FN uint64_t *asthra__table_slot_text(Asthra__Table *t, const char *text) {
+    ASTHRA__CHECK(t->keys == ASTHRA__TABLE_TEXTS);
+    return asthra__table_enter(t, asthra__table_text(text));
+}
+
+ASTHRA__FN bool asthra__table_remove(Asthra__Table *t, uint64_t number) {
+    ASTHRA__ASSERT(t->keys == ASTHRA__TABLE_NUMBERS);
+    return asthra__table_drop(t, (Asthra__TableKey){.number = number});
+}
+
+ASTHRA__FN bool asthra__table_remove_text(Asthra__Table *t, const char *text) {
+    ASTHRA__ASSERT(!t->entries || t->keys == ASTHRA__TABLE_TEXTS);
+    return asthra__table_drop(t, asthra__table_text(text));
+}
+
+ASTHRA__FN size_t asthra__table_count(const Asthra__Table *t) {
+    return t->entries ? asthra__table_header(t)->length - 1 : 0;
+}
+
+ASTHRA__FN const Asthra__TableEntry *asthra__table_at(const Asthra__Table *t, size_t i) {
+    ASTHRA__CHECK(i < asthra__table_count(t));
+    return &t->entries[i];
+}
+
+ASTHRA__FN void asthra__table_after_fork(void) {
+    asthra__table.lock = (Asthra__Lock){0};
+}
+
+#endif
+
+/* ---- [trace] internal --------------------------------------------- core/trace_internal.h ---- */
+/* trace - the marks that the bodies leave.                                 [trace] internal
+ *
+ * ASTHRA__TRACE(flag, format, ...) writes one debug line when the flag is on. Lines name tasks by
+ * id and channels by name, never by address, so that a run with a deterministic seed writes the
+ * same bytes each time.
+ */
+
+ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */
+#define ASTHRA__TRACE(flag, ...) \
+    (ASTHRA__UNLIKELY(asthra__trace_is_on(flag)) ? asthra__text_report(__VA_ARGS__) : (void)0)
+
+/* ---- [trace] body ---------------------------------------------------------- core/trace.c ---- */
+/* trace - one word of flags.                                               [trace] body
+ *
+ * All flags stand in one word, so that a mark whose flag is off costs a relaxed load and a branch.
+ * Nothing is published with a flag: a thread that sees it a little later writes a line less.
+ */
+
+/* Bit n is AsthraDebugFlag n. */
+static struct { ASTHRA__ATOMIC(uint32_t) flags; } asthra__trace;
+
+ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag) {
+    return asthra__load(&asthra__trace.flags, relaxed) >> (unsigned)flag & 1;
+}
+
+ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
+    if ((unsigned)flag > ASTHRA_DEBUG_SAFETY_CHECKS) return;
+    uint32_t bit = (uint32_t)1 << (unsigned)flag;
+    if (on)
+        asthra__or(&asthra__trace.flags, bit, relaxed);
+    else
+        asthra__and(&asthra__trace.flags, ~bit, relaxed);
+}
+
+/* ---- [deque] internal ----------------------------------------- lockfree/deque_internal.h ---- */
+/* deque - a work-stealing deque of pointers.                               [deque] internal
+ *
+ * One owner pushes and pops at the bottom, anybody steals from the top. Never blocks. Grows; old
+ * arrays live until asthra__deque_destroy, because a thief may still read them.
+ */
+
+#if ASTHRA_HAS_TASK
+
+typedef struct Asthra__DequeArray Asthra__DequeArray;
+typedef struct Asthra__Deque {
+    ASTHRA__ATOMIC(size_t) bottom; /* the owner's */
+    ASTHRA__ATOMIC(Asthra__DequeArray *) array;
+    size_t top_seen; /* the owner's last look at top: top is never less */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(size_t) top; /* thieves' */
+} Asthra__Deque;
+
+ASTHRA__FN bool asthra__deque_init(Asthra__Deque *d); /* false: out of memory */
+ASTHRA__FN void asthra__deque_destroy(Asthra__Deque *d);
+ASTHRA__FN bool asthra__deque_push(Asthra__Deque *d, void *item); /* owner; false: out of memory */
+ASTHRA__FN void *asthra__deque_pop(Asthra__Deque *d);             /* owner; newest; NULL: empty */
+ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item); /* owner; only if it is newest */
+ASTHRA__FN void *asthra__deque_steal(Asthra__Deque *d); /* anybody; oldest; NULL: empty or lost */
+ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d); /* a guess while others steal */
+
+#endif
+
+/* ---- [deque] body ------------------------------------------------------ lockfree/deque.c ---- */
+/* deque - a work-stealing deque of pointers.                               [deque] body
+ *
+ * The circular-array deque of Chase and Lev, with the orders that Le, Pop, Cohen and Zappa Nardelli
+ * proved for it (Correct and Efficient Work-Stealing for Weak Memory Models, 2013), written with
+ * sequentially consistent accesses where they have fences, because ThreadSanitizer knows those.
+ *
+ * Invariants
+ *   - top only grows. Items live at top .. bottom - 1; index i is in slot i & mask.
+ *   - Only the owner writes bottom, slots and array. A thief's CAS of top takes one item.
+ *   - When one item is left, owner and thief both go through that CAS, so it is taken once. The
+ *     owner lowers bottom before it reads top, a thief reads top before it reads bottom, all
+ *     sequentially consistent: one of the two sees the other.
+ *   - A thief reads its slot before its CAS. The owner can only have reused that slot after top moved
+ *     on, and then the CAS fails. Arrays that were outgrown stay readable until destroy.
+ */
+
+#if ASTHRA_HAS_TASK
+
+struct Asthra__DequeArray {
+    size_t mask;
+    Asthra__DequeArray *outgrown;
+    ASTHRA__ATOMIC(void *) slots[];
+};
+
+enum { ASTHRA__DEQUE_FIRST = 256 };
+
+static Asthra__DequeArray *asthra__deque_array(size_t slots, Asthra__DequeArray *outgrown) {
+    Asthra__DequeArray *a = asthra__alloc(sizeof *a + slots * sizeof a->slots[0]);
+    if (a == NULL) return NULL;
+    a->mask = slots - 1;
+    a->outgrown = outgrown;
+    return a;
+}
+
+ASTHRA__FN bool asthra__deque_init(Asthra__Deque *d) {
+    Asthra__DequeArray *a = asthra__deque_array(ASTHRA__DEQUE_FIRST, NULL);
+    /* Indices start at 1, so that a bottom below top never wraps. */
+    d->top_seen = 1;
+    asthra__store(&d->bottom, (size_t)1, relaxed);
+    asthra__store(&d->top, (size_t)1, relaxed);
+    asthra__store(&d->array, a, release);
+    return a != NULL;
+}
+
+ASTHRA__FN void asthra__deque_destroy(Asthra__Deque *d) {
+    Asthra__DequeArray *a = asthra__load(&d->array, relaxed);
+    while (a != NULL) {
+        Asthra__DequeArray *older = a->outgrown;
+        asthra__free(a);
+        a = older;
+    }
+    asthra__store(&d->array, (Asthra__DequeArray *)NULL, relaxed);
+}
+
+/* Twice the room; the old array stays for thieves that hold it. */
+ASTHRA__COLD static Asthra__DequeArray *asthra__deque_grow(Asthra__Deque *d, size_t bottom,
+                                                           size_t top) {
+    Asthra__DequeArray *old = asthra__load(&d->array, relaxed);
+    Asthra__DequeArray *a = asthra__deque_array((old->mask + 1) * 2, old);
+    if (a == NULL) return NULL;
+    for (size_t i = top; i != bottom; i++) {
+        void *item = asthra__load(&old->slots[i & old->mask], relaxed);
+        asthra__store(&a->slots[i & a->mask], item, relaxed);
+    }
+    asthra__store(&d->array, a, release); /* pairs with the acquire in steal */
+    return a;
+}
+
+ASTHRA__FN bool asthra__deque_push(Asthra__Deque *d, void *item) {
+    size_t b = asthra__load(&d->bottom, relaxed);
+    Asthra__DequeArray *a = asthra__load(&d->array, relaxed);
+    if (ASTHRA__UNLIKELY(b - d->top_seen > a->mask)) { /* full, by what we last saw of top */
+        d->top_seen = asthra__load(&d->top, acquire);
+        if (b - d->top_seen > a->mask && (a = asthra__deque_grow(d, b, d->top_seen)) == NULL) {
+            return false;
+        }
+    }
+    asthra__store(&a->slots[b & a->mask], item, relaxed);
+    asthra__store(&d->bottom, b + 1, release); /* pairs with the load of bottom in steal */
+    return true;
+}
+
+/* Takes index b = bottom - 1, which the caller found to exist. */
+static void *asthra__deque_take(Asthra__Deque *d, Asthra__DequeArray *a, size_t b) {
+    asthra__store(&d->bottom, b, seq_cst); /* before the load of top: see the invariants */
+    size_t t = asthra__load(&d->top, seq_cst);
+    d->top_seen = t;
+    void *item = NULL;
+    if (ASTHRA__LIKELY(t < b)) return asthra__load(&a->slots[b & a->mask], relaxed);
+    if (t == b && asthra__cas(&d->top, &t, t + 1, seq_cst)) {
+        item = asthra__load(&a->slots[b & a->mask], relaxed);
+    }
+    asthra__store(&d->bottom, b + 1, relaxed); /* empty now: bottom == top */
+    return item;
+}
+
+ASTHRA__FN void *asthra__deque_pop(Asthra__Deque *d) {
+    size_t b = asthra__load(&d->bottom, relaxed);
+    if (b == asthra__load(&d->top, relaxed)) return NULL; /* only we add: empty stays empty */
+    return asthra__deque_take(d, asthra__load(&d->array, relaxed), b - 1);
+}
+
+ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item) {
+    size_t b = asthra__load(&d->bottom, relaxed);
+    Asthra__DequeArray *a = asthra__load(&d->array, relaxed);
+    if (b == asthra__load(&d->top, relaxed)) return false;
+    if (asthra__load(&a->slots[(b - 1) & a->mask], relaxed) != item) return false;
+    return asthra__deque_take(d, a, b - 1) != NULL;
+}
+
+ASTHRA__FN void *asthra__deque_steal(Asthra__Deque *d) {
+    size_t t = asthra__load(&d->top, seq_cst);
+    size_t b = asthra__load(&d->bottom, seq_cst);
+    if ((ptrdiff_t)(b - t) <= 0) return NULL;
+    Asthra__DequeArray *a = asthra__load(&d->array, acquire);
+    void *item = asthra__load(&a->slots[t & a->mask], relaxed);
+    return asthra__cas(&d->top, &t, t + 1, seq_cst) ? item : NULL;
+}
+
+ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d) {
+    size_t b = asthra__load(&d->bottom, relaxed);
+    size_t t = asthra__load(&d->top, relaxed);
+    return (ptrdiff_t)(b - t) > 0 ? b - t : 0;
+}
+
+#endif
+
+/* ---- [fiber] internal -------------------------------------- concurrency/fiber_internal.h ---- */
+/* fiber - stacks, and moving between them.                                 [fiber] internal
+ *
+ * A fiber is a stack of its own with a record at its high end. Pool fibers are mapped in slabs,
+ * guarded at their low end and cached by each worker; a bound fiber is the stack that an OS thread
+ * came with, and only that thread may resume it.
+ */
+
+#if ASTHRA_HAS_TASK
+
+/* What a run queue holds: a task that has not started, or a fiber that may go on. */
+typedef struct Asthra__Runnable {
+    struct Asthra__Runnable *next;
+    bool is_fiber;
+    int32_t priority;
+} Asthra__Runnable;
+
+/* An entry of an ordered queue: higher priority first, older first among equals, and old ones rise. */
+typedef struct Asthra__Ranked {
+    struct Asthra__Ranked *left, *right;
+    int64_t order; /* smaller runs earlier */
+    Asthra__Runnable *item;
+} Asthra__Ranked;
+
+struct Asthra__Task;
+struct Asthra__Slab;
+
+typedef struct Asthra__Fiber Asthra__Fiber;
+struct Asthra__Fiber {
+    Asthra__Runnable runnable;    /* also links idle fibers */
+    Asthra__Ranked ranked;
+    Asthra__SwapContext *context; /* while nobody stands on it */
+    struct Asthra__Slab *slab;    /* NULL: bound */
+    char *low, *high;             /* usable bytes; the guard lies below low */
+    struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
+    Asthra__SwapContext *escape;  /* out of that task's function */
+    int bound_to;                 /* worker that alone may resume it; -1: any */
+    int saved_errno;
+    bool has_failed; /* the task on top panicked and escaped */
+    bool is_single;  /* made for one task, destroyed after it */
+    unsigned valgrind_id;
+    void *cxx_globals[2]; /* caughtExceptions, uncaughtExceptions */
+    void *fake_stack;     /* AddressSanitizer's, while nobody stands on it */
+    void *tsan;           /* ThreadSanitizer's fiber */
+};
+
+/* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */
+ASTHRA__FN void asthra__fiber_setup(size_t default_stack_bytes, void (*entry)(void *));
+ASTHRA__FN size_t asthra__fiber_default_bytes(void);
+
+/* A fiber with at least stack_bytes (0: the default) that will call entry(NULL). NULL: the system
+ * refused. */
+ASTHRA__FN Asthra__Fiber *asthra__fiber_create(size_t stack_bytes);
+
+/* Up to `want` idle fibers of the default size as a list: given ones, or else fresh. */
+ASTHRA__FN Asthra__Fiber *asthra__fiber_take(uint32_t want, uint32_t *got);
+
+/* Takes idle fibers of the default size back, a list. They keep their contexts. */
+ASTHRA__FN void asthra__fiber_give(Asthra__Fiber *list);
+
+/* Its stack goes back to the system; not the one we stand on. */
+ASTHRA__FN void asthra__fiber_destroy(Asthra__Fiber *f);
+
+/* Gives the memory of idle stacks back but for their first page; returns the bytes. */
+ASTHRA__FN size_t asthra__fiber_trim(void);
+
+ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker); /* this thread's own stack */
+ASTHRA__FN void asthra__fiber_teardown(void); /* every slab goes; nobody may stand on one */
+ASTHRA__FN void asthra__fiber_forget(void);   /* in a forked child: as before setup */
+
+/* errno of this thread, asked for anew: compilers keep its address across calls that switch. */
+ASTHRA__FN ASTHRA__NOINLINE int asthra__errno_get(void);
+ASTHRA__FN ASTHRA__NOINLINE void asthra__errno_set(int value);
+
+/* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless it
+ * is dead. errno and the C++ exception state stay with each fiber; sanitizers are told. */
+ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead);
+ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to); /* first act of an entry function */
+
+/* Bytes between here and the low end of f, on which we stand. */
+ASTHRA__FN size_t asthra__fiber_room(const Asthra__Fiber *f);
+
+/* The fiber whose guard page holds address; NULL: none. Signal-safe. */
+ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address);
+
+#endif
+
+/* ---- [fiber] body --------------------------------------------------- concurrency/fiber.c ---- */
+/* fiber - stacks, and moving between them.                                 [fiber] body
+ *
+ * Stacks are mapped in slabs: one mapping for up to 64 of them, so that a million stacks stay far
+ * below the system's limit of mappings, each with a guard page at its low end and its record at its
+ * high end, where the first frames make the page resident anyway. A parked task that uses little
+ * costs one page.
+ *
+ *     low address                                                         high address
+ *     | guard | usable stack, grows down <------------------------- | Asthra__Fiber |
+ *
+ * The first slab is small and each next one twice as large, so that a program with three tasks does
+ * not pay for sixty-four. A stack of another size than the default is a slab of its own.
+ *
+ * Invariants
+ *   - Slab records are never freed before teardown, only reused: the fault handler walks their list
+ *     without a lock.
+ *   - An idle fiber stands in its entry function with nothing of a task above it; whoever takes it
+ *     switches to it as it is.
+ *   - Where pages could not be guarded, a canary at the low end is checked at each departure. The
+ *     overflow is then found late, but it is found.
+ *   - With ThreadSanitizer every fiber is fresh and is unmapped when it ends: the tool keeps shadow
+ *     for addresses, and a stack that served two tasks would mix their histories.
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <errno.h>
+#include <string.h>
+
+enum { ASTHRA__SLAB_FIRST = 4, ASTHRA__SLAB_MOST = 64 };
+#define ASTHRA__CANARY UINT64_C(0x6173746872612d72)
+
+typedef struct Asthra__Slab {
+    struct Asthra__Slab *next;        /* all slabs, newest first */
+    struct Asthra__Slab *next_unused; /* records without memory */
+    ASTHRA__ATOMIC(char *) base;      /* NULL: no memory */
+    size_t stride;
+    uint32_t count, carved;
+    bool is_guarded;
+} Asthra__Slab;
+
+static struct {
+    Asthra__Lock lock;
+    ASTHRA__ATOMIC(Asthra__Slab *) slabs;
+    Asthra__Slab *unused, *current; /* current: default-sized fibers are carved from it */
+    Asthra__Fiber *idle, *idle_trimmed;
+    size_t default_bytes;
+    uint32_t slab_size;
+    void (*entry)(void *);
+} asthra__fiber;
+
+/* ---- what sanitizers and C++ want to know ---- */
+
+#if ASTHRA__ASAN
+void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
+void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#endif
+#if ASTHRA__TSAN
+void *__tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void *fiber);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+void *__tsan_get_current_fiber(void);
+#endif
+
+/* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
+extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((weak));
+
+/* Apart from the callers, which the compiler believes to stay on one thread: errno's address is
+ * asked for anew. */
+ASTHRA__FN ASTHRA__NOINLINE int asthra__errno_get(void) {
+    return errno;
+}
+ASTHRA__FN ASTHRA__NOINLINE void asthra__errno_set(int value) {
+    errno = value;
+    asthra__compiler_fence();
+}
+
+static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
+    if (asthra__cxa_get_globals != NULL) {
+        memcpy(from->cxx_globals, asthra__cxa_get_globals(), sizeof from->cxx_globals);
+    }
+    if (from->slab != NULL && !from->slab->is_guarded) {
+        ASTHRA__CHECK(*(uint64_t *)(void *)from->low == ASTHRA__CANARY);
+    }
+#if ASTHRA__ASAN
+    __sanitizer_start_switch_fiber(is_dead ? NULL : &from->fake_stack, to->low,
+                                   (size_t)(to->high - to->low));
+#endif
+#if ASTHRA__TSAN
+    __tsan_switch_to_fiber(to->tsan, 0);
+#endif
+    (void)to, (void)is_dead;
+}
+
+ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to) {
+#if ASTHRA__ASAN
+    __sanitizer_finish_switch_fiber(to->fake_stack, NULL, NULL);
+#endif
+    if (asthra__cxa_get_globals != NULL) {
+        memcpy(asthra__cxa_get_globals(), to->cxx_globals, sizeof to->cxx_globals);
+    }
+    asthra__errno_set(to->saved_errno);
+}
+
+ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
+    from->saved_errno = asthra__errno_get();
+    asthra__fiber_depart(from, to, is_dead);
+    asthra__swap(&from->context, to->context, NULL);
+    asthra__fiber_arrive(from);
+}
+
+/* ---- slabs ---- */
+
+static size_t asthra__fiber_stride(size_t usable) {
+    size_t page = asthra__os_page_size();
+    return (usable + sizeof(Asthra__Fiber) + page - 1) / page * page + page;
+}
+
+/* A record for a slab, in the list for good. Caller holds the lock. */
+static Asthra__Slab *asthra__slab_record(void) {
+    Asthra__Slab *s = asthra__fiber.unused;
+    if (s != NULL) {
+        asthra__fiber.unused = s->next_unused;
+        return s;
+    }
+    s = asthra__alloc_zeroed(1, sizeof *s);
+    if (s == NULL) return NULL;
+    s->next = asthra__load(&asthra__fiber.slabs, relaxed);
+    asthra__store(&asthra__fiber.slabs, s, release); /* the fault handler walks the list */
+    return s;
+}
+
+/* Caller holds the lock. NULL: no memory. */
+static Asthra__Slab *asthra__slab_map(size_t stride, uint32_t count) {
+    Asthra__Slab *s = asthra__slab_record();
+    if (s == NULL) return NULL;
+    char *base = asthra__os_map(stride * count);
+    if (base == NULL) {
+        s->next_unused = asthra__fiber.unused;
+        asthra__fiber.unused = s;
+        return NULL;
+    }
+    s->stride = stride;
+    s->count = count;
+    s->carved = 0;
+    s->is_guarded = asthra__os_guard_pages(base, stride, count);
+    asthra__store(&s->base, base, release);
+    return s;
+}
+
+/* Caller holds the lock. */
+static void asthra__slab_unmap(Asthra__Slab *s) {
+    char *base = asthra__load(&s->base, relaxed);
+    asthra__store(&s->base, (char *)NULL, relaxed);
+    asthra__os_unmap(base, s->stride * s->count);
+    s->next_unused = asthra__fiber.unused;
+    asthra__fiber.unused = s;
+}
+
+/* Makes the next stack of s a fiber. */
+static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
+    char *stack = asthra__load(&s->base, relaxed) + s->stride * s->carved++;
+    char *record = stack + s->stride - sizeof(Asthra__Fiber);
+    Asthra__Fiber *f = (Asthra__Fiber *)(void *)(record - (uintptr_t)record % 64);
+    memset(f, 0, sizeof *f);
+    f->runnable.is_fiber = true;
+    f->ranked.item = &f->runnable;
+    f->slab = s;
+    f->low = stack + asthra__os_page_size();
+    f->high = (char *)f;
+    f->bound_to = -1;
+    if (!s->is_guarded) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
+#if ASTHRA__TSAN
+    f->tsan = __tsan_create_fiber(0);
+#endif
+    f->context = asthra__swap_make(f->low, f->high, asthra__fiber.entry);
+    return f;
+}
+
+/* A fresh fiber of the default size. Caller holds the lock. */
+static Asthra__Fiber *asthra__fiber_fresh(void) {
+    Asthra__Slab *s = asthra__fiber.current;
+    if (s == NULL || s->carved == s->count) {
+        s = asthra__slab_map(asthra__fiber_stride(asthra__fiber.default_bytes),
+                             asthra__fiber.slab_size);
+        if (s == NULL) return NULL;
+        asthra__fiber.current = s;
+        if (asthra__fiber.slab_size < ASTHRA__SLAB_MOST) asthra__fiber.slab_size *= 2;
+    }
+    return asthra__slab_carve(s);
+}
+
+/* ---- for the scheduler ---- */
+
+ASTHRA__FN void asthra__fiber_setup(size_t default_stack_bytes, void (*entry)(void *)) {
+    asthra__fiber.default_bytes = default_stack_bytes;
+    asthra__fiber.slab_size = ASTHRA__SLAB_FIRST;
+    asthra__fiber.entry = entry;
+}
+
+ASTHRA__FN size_t asthra__fiber_default_bytes(void) {
+    return asthra__fiber.default_bytes;
+}
+
+ASTHRA__FN Asthra__Fiber *asthra__fiber_create(size_t stack_bytes) {
+    size_t usable = stack_bytes == 0 ? asthra__fiber.default_bytes : stack_bytes;
+    if (usable > SIZE_MAX / 4) return NULL;
+    asthra__lock(&asthra__fiber.lock);
+    Asthra__Slab *s = asthra__slab_map(asthra__fiber_stride(usable), 1);
+    Asthra__Fiber *f = s == NULL ? NULL : asthra__slab_carve(s);
+    asthra__unlock(&asthra__fiber.lock);
+    return f;
+}
+
+static Asthra__Fiber *asthra__fiber_next(const Asthra__Fiber *f) {
+    return f->runnable.next == NULL ? NULL : ASTHRA__CONTAINER(Asthra__Fiber, runnable, f->runnable.next);
+}
+
+static Asthra__Fiber *asthra__fiber_unlink(Asthra__Fiber **list) {
+    Asthra__Fiber *f = *list;
+    if (f != NULL) *list = asthra__fiber_next(f);
+    return f;
+}
+
+ASTHRA__FN Asthra__Fiber *asthra__fiber_take(uint32_t want, uint32_t *got) {
+    Asthra__Fiber *list = NULL;
+    *got = 0;
+    asthra__lock(&asthra__fiber.lock);
+    while (*got < want) {
+        Asthra__Fiber *f = asthra__fiber_unlink(&asthra__fiber.idle);
+        if (f == NULL) f = asthra__fiber_unlink(&asthra__fiber.idle_trimmed);
+        if (f == NULL) f = asthra__fiber_fresh();
+        if (f == NULL) break;
+        f->runnable.next = list == NULL ? NULL : &list->runnable;
+        list = f;
+        *got += 1;
+    }
+    asthra__unlock(&asthra__fiber.lock);
+    return list;
+}
+
+ASTHRA__FN void asthra__fiber_give(Asthra__Fiber *list) {
+    Asthra__Fiber *last = list;
+    for (Asthra__Fiber *f = list; f != NULL; f = asthra__fiber_next(f)) last = f;
+    if (last == NULL) return;
+    asthra__lock(&asthra__fiber.lock);
+    last->runnable.next = asthra__fiber.idle == NULL ? NULL : &asthra__fiber.idle->runnable;
+    asthra__fiber.idle = list;
+    asthra__unlock(&asthra__fiber.lock);
+}
+
+ASTHRA__FN void asthra__fiber_destroy(Asthra__Fiber *f) {
+    ASTHRA__ASSERT(f->slab != NULL && f->slab->count == 1);
+#if ASTHRA__TSAN
+    __tsan_destroy_fiber(f->tsan);
+#endif
+    asthra__lock(&asthra__fiber.lock);
+    asthra__slab_unmap(f->slab);
+    asthra__unlock(&asthra__fiber.lock);
+}
+
+ASTHRA__FN size_t asthra__fiber_trim(void) {
+    size_t page = asthra__os_page_size(), bytes = 0;
+    asthra__lock(&asthra__fiber.lock);
+    Asthra__Fiber *list = asthra__fiber.idle;
+    asthra__fiber.idle = NULL;
+    asthra__unlock(&asthra__fiber.lock);
+    while (list != NULL) {
+        Asthra__Fiber *f = asthra__fiber_unlink(&list);
+        uintptr_t keep = (uintptr_t)f->context / page * page;
+        if (f->slab->is_guarded && keep > (uintptr_t)f->low) {
+            asthra__os_discard(f->low, keep - (uintptr_t)f->low);
+            bytes += keep - (uintptr_t)f->low;
+        }
+        asthra__lock(&asthra__fiber.lock);
+        f->runnable.next = asthra__fiber.idle_trimmed == NULL ? NULL : &asthra__fiber.idle_trimmed->runnable;
+        asthra__fiber.idle_trimmed = f;
+        asthra__unlock(&asthra__fiber.lock);
+    }
+    return bytes;
+}
+
+ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker) {
+    void *low = NULL, *high = NULL;
+    asthra__os_stack_bounds(&low, &high);
+    memset(f, 0, sizeof *f);
+    f->runnable.is_fiber = true;
+    f->ranked.item = &f->runnable;
+    f->low = low;
+    f->high = high;
+    f->bound_to = worker;
+#if ASTHRA__TSAN
+    f->tsan = __tsan_get_current_fiber();
+#endif
+}
+
+#if ASTHRA__TSAN
+static void asthra__slab_forget(const Asthra__Slab *s, const char *base) {
+    for (uint32_t i = 0; i < s->carved; i++) {
+        uintptr_t record = (uintptr_t)base + s->stride * (i + 1) - sizeof(Asthra__Fiber);
+        __tsan_destroy_fiber(((Asthra__Fiber *)(record - record % 64))->tsan);
+    }
+}
+#else
+static void asthra__slab_forget(const Asthra__Slab *s, const char *base) {
+    (void)s, (void)base;
+}
+#endif
+
+ASTHRA__FN void asthra__fiber_teardown(void) {
+    Asthra__Slab *s = asthra__load(&asthra__fiber.slabs, relaxed);
+    asthra__store(&asthra__fiber.slabs, (Asthra__Slab *)NULL, relaxed);
+    while (s != NULL) {
+        Asthra__Slab *next = s->next;
+        char *base = asthra__load(&s->base, relaxed);
+        if (base != NULL) {
+            asthra__slab_forget(s, base);
+            asthra__os_unmap(base, s->stride * s->count);
+        }
+        asthra__free(s);
+        s = next;
+    }
+    asthra__fiber.unused = NULL;
+    asthra__fiber.current = NULL;
+    asthra__fiber.idle = NULL;
+    asthra__fiber.idle_trimmed = NULL;
+}
+
+ASTHRA__FN void asthra__fiber_forget(void) {
+    memset(&asthra__fiber, 0, sizeof asthra__fiber);
+}
+
+ASTHRA__FN size_t asthra__fiber_room(const Asthra__Fiber *f) {
+    return (size_t)((char *)__builtin_frame_address(0) - f->low);
+}
+
+ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address) {
+    size_t page = asthra__os_page_size();
+    for (Asthra__Slab *s = asthra__load(&asthra__fiber.slabs, acquire); s != NULL; s = s->next) {
+        char *base = asthra__load(&s->base, acquire);
+        size_t distance = (size_t)((const char *)address - base);
+        if (base == NULL || (const char *)address < base) continue;
+        if (distance >= s->stride * s->count || distance % s->stride >= page) continue;
+        uintptr_t record = (uintptr_t)base + distance / s->stride * s->stride + s->stride -
+                           sizeof(Asthra__Fiber);
+        return (Asthra__Fiber *)(record - record % 64);
+    }
+    return NULL;
+}
+
+#endif
+
+/* ---- [scheduler] internal ------------------------------ concurrency/scheduler_internal.h ---- */
+/* scheduler - workers, run queues, waiting and waking.                     [scheduler] internal
+ *
+ * What the floors above use: who is running (seat, parker), how to wait and wake, random choices and
+ * turns that the deterministic mode steers. What only the scheduler and task chapters use comes last.
+ */
+
+#if ASTHRA_HAS_TASK
+
+/* ---- waiting -----------------------------------------------------------------------------------
+ *
+ * Whoever waits, task or plain thread, has one parker with one word:
+ *
+ *     claim      IDLE: runs. OPEN: waits, anybody may complete it. BUSY: its owner is completing
+ *                another's wait (select only). DONE: completed; exactly one wake is owed to it.
+ *     SWITCHED   its stack has been left, so whoever owes the wake may resume it at once
+ *     WAKE       the wake was delivered before the stack was left: whoever leaves makes it run
+ *     FIRM       cancellation does not claim it
+ *     turn       counts waits, so that a late canceller cannot hit the next wait
+ *
+ * A wait is opened, published (a node in a channel's list, a task's list, a timer), and parked. The
+ * first to turn OPEN into DONE has completed it: it writes what the wait carries (outcome, winner,
+ * the value itself), unlinks what it must, and wakes as its last act. The memory of a wait lives on
+ * the waiter's stack and is safe from the claim to the wake, and before the claim under the lock of
+ * the list that its node is in.
+ *
+ * A wait with `held` set is opened and published under that lock, which parking gives back only after
+ * the stack has been left. Its word starts SWITCHED: whoever finds the node under the lock may wake
+ * without asking, and one-sided claimers (timer, cancel) pass through the lock before they wake. */
+enum {
+    ASTHRA__WAIT_IDLE = 0,
+    ASTHRA__WAIT_OPEN = 1,
+    ASTHRA__WAIT_BUSY = 2,
+    ASTHRA__WAIT_DONE = 3,
+    ASTHRA__WAIT_CLAIM = 3, /* mask of the four above */
+    ASTHRA__WAIT_SWITCHED = 4,
+    ASTHRA__WAIT_WAKE = 8,
+    ASTHRA__WAIT_FIRM = 16,
+    ASTHRA__WAIT_TURN = 32
+};
+
+typedef struct Asthra__Parker {
+    ASTHRA__ATOMIC(uint32_t) word;
+    uint32_t index;           /* of the task; 0: a plain thread */
+    struct Asthra__Wait *wait; /* while not IDLE */
+} Asthra__Parker;
+
+typedef struct Asthra__Wait {
+    const char *what, *name; /* for reports: "receive on channel", "jobs" */
+    Asthra__Lock *held;      /* see above; NULL: none */
+    bool is_firm;            /* cancellation does not end it */
+    AsthraStatus outcome;    /* written by whoever completed it */
+    void *winner;            /* likewise, if the wait has several nodes */
+    Asthra__Parker *parker;  /* from here on the scheduler's */
+    Asthra__Fiber *fiber;
+    int64_t since_ns, deadline_ns;
+    size_t timer_slot; /* position in its heap + 1; 0: not in one */
+    struct Asthra__Worker *timer_owner;
+    ASTHRA__ATOMIC(uint32_t) signal; /* a plain thread sleeps on this */
+} Asthra__Wait;
+
+/* Begins a wait of whoever calls; w's first five fields are set, the rest may be garbage. With
+ * w->held the caller holds that lock. Until asthra__wait_park or asthra__wait_retract the caller may
+ * be completed at any time. Returns the parker, for the nodes. */
+ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w);
+
+/* Waits until completed, for at most timeout_ns (< 0: for ever). Releases w->held. Returns
+ * w->outcome: what the completer wrote, or ASTHRA_TIMED_OUT, or ASTHRA_CANCELLED; after these two the
+ * caller unlinks its nodes under their locks. errno is kept. */
+ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns);
+
+/* The parker of whoever calls, which also tells callers apart: the owner of a mutex, for instance. */
+ASTHRA__FN Asthra__Parker *asthra__parker(void);
+/* "task 'name'" or "thread 'name'", into the caller's buffer, which it returns. */
+ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room);
+
+/* Takes an opened wait back instead of parking: true, and nobody owes a wake; false: it has been
+ * completed, and the caller must park to consume its wake. Does not touch w->held. */
+ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w);
+
+/* Completes another's wait: true if this call did, then the caller owes one asthra__wait_wake. Waits
+ * out BUSY. The caller holds the lock of the list in which it found the wait. */
+ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p);
+
+/* The last act of a completer, after unlocking: makes it run, next on this worker if it can be. */
+ASTHRA__FN void asthra__wait_wake(Asthra__Parker *p);
+
+/* ---- who runs, and choices ---- */
+
+typedef struct Asthra__Seat Asthra__Seat;
+
+/* Seat of the calling thread, which starts the runtime if it must. Never kept across a wait. */
+ASTHRA__FN Asthra__Seat *asthra__seat(void);
+
+/* The deterministic mode may let others run here. Called at the beginning of every operation that
+ * tasks can see each other through. Free when the mode is off. */
+ASTHRA__FN void asthra__turn(void);
+
+/* 0 .. bound - 1; from the seed in the deterministic mode. */
+ASTHRA__FN uint32_t asthra__random(uint32_t bound);
+
+/* Monotonic now, virtual in the deterministic mode. */
+ASTHRA__FN int64_t asthra__now_ns(void);
+
+/* now + timeout, or INT64_MAX for ever. */
+ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns);
+
+/* True if this tier (1 tasks, 2 channels, 3 external) is configured; else false with the reason,
+ * naming the field, in asthra_last_error. */
+ASTHRA__FN bool asthra__tier_is_on(int tier);
+
+ASTHRA__FN uint64_t asthra__current_id(void); /* of the running task; 0: none */
+ASTHRA__FN bool asthra__cancel_pending(void); /* the running task is cancelled and not masked */
+/* What a debug line calls whoever runs: "task 12", or "thread". Into a caller's buffer. */
+ASTHRA__FN const char *asthra__who(char *out, size_t room);
+
+/* ==== from here on: for the scheduler, task and runtime chapters only ==== */
+
+typedef struct Asthra__Task Asthra__Task;
+typedef struct Asthra__Worker Asthra__Worker;
+
+/* What few tasks have: a copied name, a stack of its own size, a rank, a large block. It stays with
+ * the descriptor, so that the next task there finds its room. */
+typedef struct Asthra__TaskExtra {
+    Asthra__Ranked ranked;
+    size_t stack_bytes, block_bytes;
+    size_t room; /* bytes behind this struct, for the block */
+    char name[64];
+} Asthra__TaskExtra;
+_Static_assert(sizeof(Asthra__TaskExtra) % 8 == 0, "the block behind it is aligned");
+
+/* The word of a task: state and everything that others may change, in one place, with the generation, so that
+ * one compare-and-swap both checks a handle and acts on it.
+ *
+ *     bits 0-2    end: 0 while it is unfinished, else an AsthraTaskState
+ *     bit  3      CANCEL    somebody asked it to end
+ *     bit  4      AWAITED   nodes are in its list of awaiters
+ *     bit  5      ALIVE     the descriptor is in use
+ *     bits 8-31   handles   not yet consumed
+ *     bits 32-63  generation
+ *
+ * A descriptor is free when it has ended and has no handle left; freeing it counts the generation up, so
+ * every older handle is stale. Only compare-and-swaps change the word of a task that others can
+ * reach, with one exception: see asthra__task_end. */
+#define ASTHRA__TASK_END ((uint64_t)7)
+#define ASTHRA__TASK_CANCEL ((uint64_t)8)
+#define ASTHRA__TASK_AWAITED ((uint64_t)16)
+#define ASTHRA__TASK_ALIVE ((uint64_t)32)
+#define ASTHRA__TASK_HANDLE ((uint64_t)256)
+#define ASTHRA__TASK_HANDLES ((uint64_t)0xffffff00)
+#define ASTHRA__TASK_GENERATION (~(uint64_t)0xffffffff)
+
+enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
+    ASTHRA__TASK_STARTED = 1,
+    ASTHRA__TASK_ESCAPED = 2,   /* its own handle was taken with asthra_task_current */
+    ASTHRA__TASK_SAW_CANCEL = 4,
+    ASTHRA__TASK_COPIED = 8,    /* has a block */
+    ASTHRA__TASK_EXTRA = 16     /* its extra is in use, not only kept */
+};
+
+enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
+
+struct Asthra__Task {
+    Asthra__Runnable runnable; /* also links free descriptors */
+    ASTHRA__ATOMIC(uint64_t) word;
+    AsthraTaskFunction function;
+    void *value; /* the argument until it starts, the result once it has ended */
+    const char *name;
+    Asthra__Parker parker;
+    uint64_t parent;                       /* handle bits */
+    ASTHRA__ATOMIC(uint64_t) awaiting;     /* handle bits of the child that it awaits; 0: none */
+    struct Asthra__AwaitNode *waiters;     /* under the stripe lock of this task */
+    struct AsthraError *error;
+    Asthra__TaskExtra *extra;
+    int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
+    ASTHRA__ATOMIC(uint8_t) marks;
+    uint8_t masks;  /* depth of asthra_cancel_mask_begin */
+    uint8_t policy; /* AsthraPanicPolicy */
+    uint8_t block_size; /* of an inline block */
+    ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
+};
+_Static_assert(sizeof(void *) != 8 || sizeof(Asthra__Task) == 128, "two cache lines");
+
+/* An ordered queue under a lock: an intrusive skew heap, so that nothing can run out of memory. */
+typedef struct Asthra__RankedQueue {
+    Asthra__Lock lock;
+    Asthra__Ranked *root;
+    ASTHRA__ATOMIC(uint32_t) count;
+    int64_t sequence;
+} Asthra__RankedQueue;
+
+typedef struct Asthra__ListQueue {
+    Asthra__Lock lock;
+    Asthra__Runnable *first, **last;
+    ASTHRA__ATOMIC(uint32_t) count;
+} Asthra__ListQueue;
+
+enum { ASTHRA__RING = 256 };
+
+/* A bounded queue of fibers: its owner appends, anybody takes the oldest. */
+typedef struct Asthra__Ring {
+    ASTHRA__ATOMIC(uint32_t) tail;
+    ASTHRA__ATOMIC(Asthra__Runnable *) slots[ASTHRA__RING];
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) head;
+} Asthra__Ring;
+
+typedef struct Asthra__TimerEntry {
+    int64_t deadline_ns;
+    Asthra__Wait *wait;
+} Asthra__TimerEntry;
+
+typedef struct Asthra__Timers {
+    Asthra__Lock lock;
+    Asthra__TimerEntry *heap; /* four children each; [0] is the earliest */
+    size_t count, room;
+    ASTHRA__ATOMIC(int64_t) earliest_ns; /* INT64_MAX: none */
+} Asthra__Timers;
+
+typedef enum Asthra__Leaving { /* what is to be done for the fiber that was left last */
+    ASTHRA__LEFT_NOTHING,
+    ASTHRA__LEFT_HOLDING, /* give its lock back */
+    ASTHRA__LEFT_WAITING, /* mark its word SWITCHED */
+    ASTHRA__LEFT_READY,   /* it yielded: append it */
+    ASTHRA__LEFT_IDLE,    /* a loop that has nothing to do: cache it */
+    ASTHRA__LEFT_DEAD     /* nobody comes back */
+} Asthra__Leaving;
+
+struct Asthra__Worker {
+    /* The owner's. */
+    int number;
+    uint32_t turns, next_streak;
+    int64_t now_ns; /* read every 64 turns and when idle */
+    Asthra__Fiber *spare; /* idle loops, newest first */
+    uint32_t spare_count;
+    Asthra__Runnable *assigned; /* what the loop that is switched to shall do first */
+    Asthra__Leaving leaving;
+    Asthra__Fiber *left;
+    Asthra__Wait *left_wait;
+    Asthra__Seat *seat;
+#if ASTHRA_HAS_THREADS
+    Asthra__OsThread thread;
+#endif
+    bool has_thread;
+    ASTHRA__ATOMIC(uint32_t) only_bound; /* main's, when a relief thread serves the queues */
+    /* Read by others now and then. */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(Asthra__Runnable *) next; /* see asthra__next_take */
+    ASTHRA__ATOMIC(uint32_t) owner_in;
+    ASTHRA__ATOMIC(uint32_t) thief_in;
+    ASTHRA__ATOMIC(uint32_t) turns_seen; /* turns, published */
+    ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
+    ASTHRA__ALIGNED(128) Asthra__Deque deque;
+    ASTHRA__ALIGNED(128) Asthra__Ring ring;
+    ASTHRA__ALIGNED(128) Asthra__Timers timers;
+    ASTHRA__ALIGNED(128) Asthra__RankedQueue bound; /* only this worker may run these */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) asleep; /* 1: sleeps on this word */
+};
+
+/* What the scheduler keeps for each thread, inside its Asthra__Thread. */
+struct Asthra__Seat {
+    uint32_t epoch; /* of the runtime that it belongs to; 0: none */
+    bool is_main;   /* the thread that started the runtime */
+    Asthra__Thread *thread;
+    Asthra__Worker *worker; /* NULL: a plain thread */
+    Asthra__Task *task;     /* NULL: outside tasks */
+    Asthra__Fiber *fiber;   /* we stand on it */
+    Asthra__Fiber root;     /* the stack that the thread came with */
+    Asthra__Parker parker;  /* of the thread itself */
+    Asthra__Task *loaded, *spare;            /* free descriptors */
+    uint32_t loaded_count, spare_count;
+    uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
+    ASTHRA__ATOMIC(uint64_t) spawned;
+    ASTHRA__ATOMIC(uint64_t) ended;
+    uint64_t random_state;
+    uint32_t in_place_streak;
+    Asthra__Seat *next, **link;
+};
+_Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT, "thread_internal.h: make the slot larger");
+
+/* Settings, already checked. */
+typedef struct Asthra__SchedulerConfig {
+    unsigned workers; /* 0: cores */
+    size_t max_tasks, stack_bytes;
+    bool main_helps, spins;
+    bool tier_is_on[4]; /* [1] .. [3] */
+    uint64_t seed;      /* not 0: deterministic */
+    AsthraPanicPolicy policy;
+    int64_t shutdown_timeout_ns;
+} Asthra__SchedulerConfig;
+
+typedef enum Asthra__Phase {
+    ASTHRA__PHASE_NONE, /* not started */
+    ASTHRA__PHASE_RUNNING,
+    ASTHRA__PHASE_DRAINING, /* shutdown waits for tasks */
+    ASTHRA__PHASE_STOPPED   /* workers leave */
+} Asthra__Phase;
+
+enum { ASTHRA__STRIPES = 64, ASTHRA__SEGMENTS = 22, ASTHRA__MAGAZINE = 128, ASTHRA__FAIR_TURNS = 64 };
+
+/* The one record of the scheduler. */
+typedef struct Asthra__Scheduler {
+    ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
+    uint32_t epoch;                 /* counts starts, skips 0 */
+    Asthra__SchedulerConfig config;
+    Asthra__Worker *workers;
+    void *workers_block;
+    ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
+    unsigned workers_made;                 /* in the block: one more where relief may be needed */
+    ASTHRA__ATOMIC(uint32_t) needs_relief;
+    ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
+    Asthra__Lock start_lock;
+    Asthra__Seat *seats;
+    Asthra__Lock seats_lock;
+    uint64_t ended_before, spawned_before; /* by seats that are gone */
+    Asthra__Seat *main_seat;
+    /* Work that belongs to no worker. */
+    ASTHRA__ALIGNED(128) Asthra__ListQueue global;
+    ASTHRA__ALIGNED(128) Asthra__RankedQueue urgent, background;
+    /* Idle workers. */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
+    ASTHRA__ATOMIC(uint32_t) searching, watching;
+    ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
+    ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
+    /* Tasks. */
+    ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
+    Asthra__Task *segments[ASTHRA__SEGMENTS];
+    ASTHRA__ATOMIC(uint32_t) descriptors; /* indices below are backed by memory; index 0 is unused */
+    Asthra__Task *magazines;              /* full ones, linked through waiters */
+    ASTHRA__ATOMIC(size_t) unfinished;    /* counted only under max_tasks */
+    Asthra__Lock stripes[ASTHRA__STRIPES];
+    /* Shutdown, and the deterministic mode. */
+    ASTHRA__ATOMIC(Asthra__Parker *) drainer;
+    Asthra__Lock drain_lock;
+    bool drain_quiescent;
+    uint64_t random_state;
+    int64_t virtual_ns;
+    bool is_deterministic;
+} Asthra__Scheduler;
+
+/* scheduler.c */
+ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
+ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
+ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c); /* false: the reason is set */
+ASTHRA__FN void asthra__scheduler_stop(void);
+ASTHRA__FN bool asthra__scheduler_is_running(void);
+ASTHRA__FN bool asthra__scheduler_man(void); /* starts the threads; false: the reason is set */
+ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
+ASTHRA__FN void asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
+ASTHRA__FN void asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
+ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
+
+/* scheduler_queue.c */
+ASTHRA__FN void asthra__list_push(Asthra__ListQueue *q, Asthra__Runnable *item);
+ASTHRA__FN Asthra__Runnable *asthra__list_pop(Asthra__ListQueue *q);
+ASTHRA__FN bool asthra__list_remove(Asthra__ListQueue *q, Asthra__Runnable *item);
+ASTHRA__FN Asthra__Runnable *asthra__list_pop_at(Asthra__ListQueue *q, uint32_t position);
+ASTHRA__FN void asthra__ranked_push(Asthra__RankedQueue *q, Asthra__Ranked *r);
+ASTHRA__FN Asthra__Runnable *asthra__ranked_pop(Asthra__RankedQueue *q);
+ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* owner; false: full */
+ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
+ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
+ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Fiber *f, bool is_next);
+ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t);
+ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w); /* own and global work; NULL: none */
+ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w);
+
+/* scheduler_wait.c */
+ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome); /* after a claim from afar */
+ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w);
+
+/* scheduler_idle.c */
+ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the workers leave */
+ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
+ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
+ASTHRA__FN void asthra__notify_all(void);
+
+/* scheduler_timer.c */
+ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */
+ASTHRA__FN void asthra__timer_remove(Asthra__Wait *wait);
+ASTHRA__FN bool asthra__timers_run(Asthra__Worker *w, int64_t now_ns); /* did anything fire? */
+ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX: none */
+
+/* scheduler_report.c */
+ASTHRA__FN void asthra__report_setup(void);
+ASTHRA__FN void asthra__report_teardown(void);
+ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
+ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
+ASTHRA__FN void asthra__report_standing(void); /* after shutdown's time: prints what still stands */
+
+/* task.c, declared here because the scheduler runs what they made */
+/* is_alone: nobody but an awaiter that called it in place can know of t. */
+ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how, void *value,
+                                 bool is_alone);
+ASTHRA__FN Asthra__Task *asthra__task_at(uint32_t index);
+ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t);
+ASTHRA__FN void asthra__task_cancel_parked(void); /* every one that waits */
+ASTHRA__FN void asthra__task_flush(Asthra__Seat *s);    /* gives a seat's free descriptors back */
+ASTHRA__FN void asthra__task_teardown(void);
+ASTHRA__FN uint64_t asthra__task_unfinished(void);
+
+#endif
+
+/* ---- [scheduler] body ------------------------------------------- concurrency/scheduler.c ---- */
+/* scheduler - workers, run queues, waiting and waking.                     [scheduler] body
+ *
+ * The picture. A worker is a seat for one OS thread: it owns queues, timers and idle stacks. Its loop
+ * runs on a pool stack and calls each new task as a function on that stack. A task that waits keeps
+ * the stack, loop frame below it included; the worker goes on with the fiber it must run next, or with
+ * an idle loop on another stack. When the task ends, it returns into the loop frame at the base of its
+ * stack, which goes on as the loop of whichever worker runs it by then.
+ *
+ *     loop --calls--> task --awaits--> child in place --waits-->  [stack is parked]
+ *
+ * Rules that keep this sound
+ *   - A worker that runs a task always has at least one idle loop in store, so that waiting never needs
+ *     memory: a new task is not started before that is so.
+ *   - What is to be done for the stack that was left (give a lock back, mark a word, cache it) is done
+ *     by whoever arrives, on the same thread, through the worker's `leaving`: until then nobody else
+ *     can resume it.
+ *   - After a switch everything about the current thread is asked for again: the fiber may have
+ *     moved. Pointers to the fiber and the task stay good.
+ *   - An OS thread's own stack (main's, or the base of a worker thread) is bound to its worker.
+ *   - A task with a stack size of its own, and under ThreadSanitizer every task, gets a single-use fiber
+ *     whose loop runs that task and then gives way.
+ *
+ * Start and stop. The first seat that is asked for starts the record; the first spawn starts the
+ * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a forked
+ * child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
+ *
+ * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it waits
+ * in a call of ours, so between its calls its queues can be stolen from but nothing runs there. With
+ * a single worker that would let a plain thread wait for ever; when a plain thread makes work or waits
+ * there, a relief thread is started, and from then on worker 0 runs only what is bound to it.
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16, ASTHRA__THREAD_STACK = 64 * 1024 };
+
+static Asthra__Scheduler asthra__scheduler_record;
+
+ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
+    return &asthra__scheduler_record;
+}
+
+/* ---- seats ---- */
+
+static Asthra__Seat *asthra__seat_of(Asthra__Thread *t) {
+    return (Asthra__Seat *)(void *)t->scheduler;
+}
+
+ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
+    Asthra__Thread *t = asthra__thread_if_attached();
+    if (t == NULL) return NULL;
+    Asthra__Seat *s = asthra__seat_of(t);
+    return s->epoch != 0 && s->epoch == asthra__scheduler_record.epoch ? s : NULL;
+}
+
+/* A thread ends: its descriptors and its counts are kept. */
+static void asthra__seat_leave(Asthra__Thread *t) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Seat *s = asthra__seat_of(t);
+    if (s->epoch == 0 || s->epoch != g->epoch) return;
+    asthra__task_flush(s);
+    asthra__lock(&g->seats_lock);
+    g->spawned_before += asthra__load(&s->spawned, relaxed);
+    g->ended_before += asthra__load(&s->ended, relaxed);
+    *s->link = s->next;
+    if (s->next != NULL) s->next->link = s->link;
+    if (g->main_seat == s) g->main_seat = NULL;
+    asthra__unlock(&g->seats_lock);
+    s->epoch = 0;
+}
+
+static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Seat *s = asthra__seat_of(t);
+    memset(s, 0, sizeof *s);
+    s->thread = t;
+    s->worker = w;
+    s->fiber = &s->root;
+    s->random_state = asthra__os_entropy() | 1;
+    t->error = &t->own_error;
+    if (w != NULL) {
+        asthra__fiber_bind(&s->root, w->number);
+        w->seat = s;
+        w->now_ns = asthra__os_now_ns();
+    }
+    asthra__thread_on_detach(asthra__seat_leave);
+    asthra__lock(&g->seats_lock);
+    s->next = g->seats;
+    s->link = &g->seats;
+    if (s->next != NULL) s->next->link = &s->next;
+    g->seats = s;
+    asthra__unlock(&g->seats_lock);
+    s->epoch = g->epoch;
+}
+
+/* A thread that does not belong to the running runtime calls it. */
+ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_NONE) {
+#if ASTHRA_HAS_AUTO_INIT
+        Asthra__SchedulerConfig c = asthra__scheduler_defaults();
+        asthra__scheduler_start(&c); /* another thread may have been first, and that will do too */
+        if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_NONE) {
+            asthra__panic_with(NULL, 0, asthra_result_message(asthra_last_error()));
+        }
+#else
+        asthra__panic_with(NULL, 0, "the runtime is used before asthra_runtime_init "
+                                    "(ASTHRA_RT_NO_AUTO_INIT is defined)");
+#endif
+    }
+    if (asthra__seat_of(t)->epoch != g->epoch) asthra__seat_setup(t, NULL);
+    return asthra__seat_of(t);
+}
+
+ASTHRA__FN Asthra__Seat *asthra__seat(void) {
+    Asthra__Thread *t = asthra__thread();
+    Asthra__Seat *s = asthra__seat_of(t);
+    if (ASTHRA__UNLIKELY(s->epoch == 0 || s->epoch != asthra__scheduler_record.epoch)) {
+        return asthra__seat_join(t);
+    }
+    return s;
+}
+
+/* ---- small things that everybody asks ---- */
+
+ASTHRA__FN uint32_t asthra__random(uint32_t bound) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint64_t *state = g->is_deterministic ? &g->random_state : &asthra__seat()->random_state;
+    uint64_t x = *state; /* xorshift64* (Vigna, 2016); the high half is multiplied into the range */
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    *state = x;
+    return (uint32_t)(((x * UINT64_C(2685821657736338717)) >> 32) * bound >> 32);
+}
+
+ASTHRA__FN void asthra__turn(void) {
+    if (ASTHRA__LIKELY(!asthra__scheduler_record.is_deterministic)) return;
+    if (asthra__seat()->worker != NULL && asthra__random(4) == 0) asthra_yield();
+}
+
+ASTHRA__FN int64_t asthra__now_ns(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    return g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
+}
+
+ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
+    int64_t now = asthra__now_ns();
+    if (timeout_ns < 0 || timeout_ns >= INT64_MAX - now) return INT64_MAX - 1;
+    return now + timeout_ns;
+}
+
+ASTHRA__FN bool asthra__tier_is_on(int tier) {
+    static const char *const fields[] = { "", "enable_tier1_concurrency",
+                                          "enable_tier2_concurrency",
+                                          "enable_tier3_concurrency" };
+    asthra__seat();
+    if (asthra__scheduler_record.config.tier_is_on[tier]) return true;
+    asthra__error_set(ASTHRA_INVALID, "%s is false in the runtime's configuration", fields[tier]);
+    return false;
+}
+
+ASTHRA__FN uint64_t asthra__current_id(void) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    return s == NULL || s->task == NULL ? 0 : asthra__task_bits(s->task);
+}
+
+ASTHRA__FN const char *asthra__who(char *out, size_t room) {
+    Asthra__Text t = asthra__text_on(out, room);
+    uint64_t id = asthra__current_id();
+    if (id != 0) {
+        asthra__text_format(&t, "task %llu", (unsigned long long)id);
+    } else {
+        asthra__text_add(&t, "thread");
+    }
+    return out;
+}
+
+/* ---- leaving a stack ---- */
+
+static Asthra__Fiber *asthra__spare_pop(Asthra__Worker *w) {
+    Asthra__Fiber *f = w->spare;
+    Asthra__Runnable *next = f->runnable.next;
+    w->spare = next == NULL ? NULL : ASTHRA__CONTAINER(Asthra__Fiber, runnable, next);
+    w->spare_count--;
+    return f;
+}
+
+static void asthra__spare_push(Asthra__Worker *w, Asthra__Fiber *f) {
+    f->runnable.next = w->spare == NULL ? NULL : &w->spare->runnable;
+    w->spare = f;
+    w->spare_count++;
+}
+
+/* Half of the store goes back to all. */
+ASTHRA__COLD static void asthra__spare_give(Asthra__Worker *w) {
+    Asthra__Fiber *list = NULL;
+    while (w->spare_count > ASTHRA__SPARES_MOST / 2) {
+        Asthra__Fiber *f = asthra__spare_pop(w);
+        f->runnable.next = list == NULL ? NULL : &list->runnable;
+        list = f;
+    }
+    asthra__fiber_give(list);
+}
+
+/* Makes sure of one idle loop. */
+static bool asthra__spare_ensure(Asthra__Worker *w) {
+    if (ASTHRA__LIKELY(w->spare != NULL)) return true;
+    uint32_t got = 0;
+    Asthra__Fiber *list = asthra__fiber_take(w->number < 0 ? 1 : ASTHRA__SPARES_BATCH, &got);
+    w->spare = list;
+    w->spare_count = got;
+    return got > 0;
+}
+
+/* Does what the stack that was just left asked for. First act after every switch. */
+static void asthra__arrived(void) {
+    Asthra__Worker *w = asthra__seat()->worker;
+    Asthra__Leaving leaving = w->leaving;
+    Asthra__Fiber *left = w->left;
+    w->leaving = ASTHRA__LEFT_NOTHING;
+    switch (leaving) {
+    case ASTHRA__LEFT_NOTHING: break;
+    case ASTHRA__LEFT_HOLDING: asthra__unlock(w->left_wait->held); break;
+    case ASTHRA__LEFT_WAITING: asthra__wait_switched(w->left_wait); break;
+    case ASTHRA__LEFT_READY: asthra__runnable_fiber(left, false); break;
+    case ASTHRA__LEFT_DEAD: asthra__fiber_destroy(left); break;
+    case ASTHRA__LEFT_IDLE:
+        if (ASTHRA__UNLIKELY(w->spare_count >= ASTHRA__SPARES_MOST)) asthra__spare_give(w);
+        asthra__spare_push(w, left);
+        break;
+    }
+}
+
+/* Goes on in `to`; comes back when somebody resumes the fiber that called. */
+static void asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
+    Asthra__Fiber *from = s->fiber;
+    from->task = s->task;
+    s->worker->leaving = how;
+    s->worker->left = from;
+    s->fiber = to;
+    s->task = to->task;
+    s->thread->error = to->task != NULL ? &to->task->error : &s->thread->own_error;
+    asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
+    asthra__arrived();
+}
+
+ASTHRA__FN void asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait) {
+    Asthra__Worker *w = s->worker;
+    bool is_root = s->fiber == &s->root;
+    w->left_wait = wait;
+    if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
+    Asthra__Runnable *item = asthra__load(&w->only_bound, relaxed) ? NULL : asthra__pick(w);
+    if (item != NULL && item->is_fiber) {
+        asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
+    } else {
+        w->assigned = item;
+        asthra__go_to(s, asthra__spare_pop(w), how);
+    }
+    if (is_root) asthra__store(&w->is_outside, 1u, relaxed);
+}
+
+/* ---- running ---- */
+
+/* What a task calls stops here when it panics: see asthra__report_setup. */
+static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t) {
+    Asthra__SwapContext *outer = f->escape;
+    void *value = asthra__swap_call(t->function, t->value, &f->escape);
+    f->escape = outer;
+    return value;
+}
+
+/* Runs t on the fiber we stand on, from its beginning to its end. */
+static void asthra__run(Asthra__Task *t, bool is_in_place) {
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
+    if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
+        asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
+        return;
+    }
+    asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
+                  relaxed);
+    f->task = s->task = t;
+    s->thread->error = &t->error;
+    void *value = asthra__call_task(f, t);
+    s = asthra__seat();
+    AsthraTaskState how = ASTHRA_TASK_COMPLETED;
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    if (ASTHRA__UNLIKELY(marks & ASTHRA__TASK_SAW_CANCEL)) how = ASTHRA_TASK_CANCELLED;
+    if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
+    f->has_failed = false;
+    f->task = s->task = NULL;
+    s->thread->error = &s->thread->own_error;
+    asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
+}
+
+/* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody else
+ * can start any more. */
+ASTHRA__FN void asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
+    Asthra__Fiber *f = s->fiber;
+    Asthra__Task *below = s->task;
+    int errno_below = asthra__errno_get();
+    asthra__run(t, true);
+    s = asthra__seat();
+    f->task = s->task = below;
+    if (below != NULL) s->thread->error = &below->error;
+    asthra__errno_set(errno_below);
+}
+
+/* A task with a priority or an affinity: the fiber takes them over while it carries the task. */
+static void asthra__run_ranked(Asthra__Seat *s, Asthra__Task *t) {
+    Asthra__Fiber *f = s->fiber;
+    f->runnable.priority = t->runnable.priority;
+    f->bound_to = t->affinity - 1;
+    asthra__run(t, false);
+    f->runnable.priority = 0;
+    f->bound_to = -1;
+}
+
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    size_t wanted = marks & ASTHRA__TASK_EXTRA ? t->extra->stack_bytes : 0;
+    if (wanted > asthra__fiber_default_bytes() / 2) return wanted * 2;
+    return ASTHRA__TSAN ? asthra__fiber_default_bytes() : 0;
+}
+
+/* No stack for t: it is tried again when others have ended, or it is the last straw. */
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w, Asthra__Task *t) {
+    if (asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
+        asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
+        asthra__panic_with(NULL, 0, "out of memory: no stack for the next task; lower stack_size, "
+                                    "spawn fewer tasks at once, or raise the memory limit");
+    }
+    asthra__list_push(&g->global, &t->runnable);
+}
+
+/* Starts t on this stack, or on one of its own. */
+static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
+    Asthra__Worker *w = s->worker;
+    size_t own_stack = s->fiber->is_single ? 0 : asthra__own_stack(t);
+    if (ASTHRA__UNLIKELY(!asthra__spare_ensure(w))) {
+        asthra__run_later(asthra__scheduler(), w, t);
+    } else if (ASTHRA__UNLIKELY(own_stack != 0)) {
+        Asthra__Fiber *f = asthra__fiber_create(own_stack);
+        if (f == NULL) {
+            asthra__run_later(asthra__scheduler(), w, t);
+            return;
+        }
+        f->is_single = true;
+        w->assigned = &t->runnable;
+        asthra__go_to(s, f, ASTHRA__LEFT_IDLE);
+    } else if (ASTHRA__UNLIKELY(t->affinity != 0 || t->runnable.priority != 0)) {
+        asthra__run_ranked(s, t);
+    } else {
+        asthra__run(t, false);
+    }
+}
+
+/* What the loop does next: NULL when the workers leave. */
+static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
+    Asthra__Runnable *item = w->assigned;
+    w->assigned = NULL;
+    if (item == NULL) item = asthra__load(&w->only_bound, relaxed) ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
+    return item != NULL ? item : asthra__idle(w);
+}
+
+/* The entry of every pool fiber. */
+static void asthra__loop(void *unused) {
+    (void)unused;
+    asthra__fiber_arrive(asthra__seat()->fiber);
+    asthra__arrived();
+    for (;;) {
+        Asthra__Seat *s = asthra__seat();
+        bool is_single = s->fiber->is_single && s->worker->assigned == NULL;
+        if (is_single) { /* its task has ended */
+            asthra__spare_ensure(s->worker);
+            asthra__go_to(s, asthra__spare_pop(s->worker), ASTHRA__LEFT_DEAD);
+        }
+        Asthra__Runnable *item = asthra__next_item(s->worker);
+        s = asthra__seat();
+        if (item == NULL) {
+            asthra__go_to(s, &s->root, ASTHRA__LEFT_IDLE);
+        } else if (item->is_fiber) {
+            asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), ASTHRA__LEFT_IDLE);
+        } else {
+            asthra__start(s, ASTHRA__CONTAINER(Asthra__Task, runnable, item));
+        }
+    }
+}
+
+/* ---- threads ---- */
+
+#if ASTHRA_HAS_THREADS
+static void *asthra__worker_main(void *argument) {
+    Asthra__Worker *w = argument;
+    Asthra__Thread *t = asthra__thread();
+    asthra__os_fault_stack_enter(&t->fault_stack);
+    asthra__seat_setup(t, w);
+    Asthra__Seat *s = asthra__seat();
+    if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
+    asthra__os_fault_stack_leave(t->fault_stack);
+    t->fault_stack = NULL;
+    return NULL;
+}
+
+static bool asthra__man_one(Asthra__Worker *w) {
+    char name[16];
+    Asthra__Text t = asthra__text_on(name, sizeof name);
+    if (!asthra__spare_ensure(w)) return false;
+    asthra__text_format(&t, "asthra-%d", w->number);
+    w->has_thread = asthra__os_thread_start(&w->thread, ASTHRA__THREAD_STACK, asthra__worker_main, w,
+                                            name);
+    return w->has_thread;
+}
+
+/* Starts the threads of workers that have none, up to `count` workers. */
+ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
+    bool is_good = true;
+    asthra__lock(&g->start_lock);
+    uint32_t manned = asthra__load(&g->manned, relaxed);
+    for (; is_good && manned < asthra__load(&g->worker_count, acquire); manned++) {
+        Asthra__Worker *w = &g->workers[manned];
+        bool is_main = manned == 0 && g->config.main_helps;
+        is_good = is_main ? asthra__spare_ensure(w) : asthra__man_one(w);
+        if (is_good) asthra__store(&g->manned, manned + 1, release);
+    }
+    asthra__unlock(&g->start_lock);
+    if (!is_good) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "the system refused worker %u of %u", manned,
+                          asthra__load(&g->worker_count, acquire));
+    }
+    return is_good;
+}
+#else
+ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
+    if (!asthra__spare_ensure(&g->workers[0])) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the first stack");
+        return false;
+    }
+    asthra__store(&g->manned, 1u, relaxed);
+    return true;
+}
+#endif
+
+/* A plain thread makes work, or waits, beside a single worker that is the main thread's. */
+ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
+#if ASTHRA_HAS_THREADS
+    asthra__lock(&g->start_lock);
+    bool is_good = asthra__load(&g->worker_count, acquire) == 2;
+    if (!is_good && asthra__man_one(&g->workers[1])) {
+        asthra__store(&g->workers[0].only_bound, 1u, relaxed);
+        asthra__store(&g->worker_count, 2u, release);
+        asthra__store(&g->manned, 2u, release);
+        is_good = true;
+    }
+    asthra__unlock(&g->start_lock);
+    return is_good;
+#else
+    (void)g;
+    return true;
+#endif
+}
+
+ASTHRA__FN bool asthra__scheduler_man(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (ASTHRA__UNLIKELY(asthra__load(&g->manned, acquire) != asthra__load(&g->worker_count, acquire)) &&
+        !asthra__man_slow(g)) {
+        return false;
+    }
+    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) &&
+        asthra__seat()->worker == NULL) {
+        if (!asthra__relieve_main(g)) return false;
+        asthra__store(&g->needs_relief, 0u, relaxed);
+    }
+    return true;
+}
+
+/* ---- start and stop ---- */
+
+ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void) {
+    Asthra__SchedulerConfig c;
+    memset(&c, 0, sizeof c);
+    c.main_helps = true;
+    c.spins = true;
+    c.tier_is_on[1] = c.tier_is_on[2] = c.tier_is_on[3] = true;
+    c.shutdown_timeout_ns = ASTHRA_SECONDS(5);
+    return c;
+}
+
+/* One block, aligned to line pairs. */
+static bool asthra__workers_create(Asthra__Scheduler *g, unsigned count) {
+    size_t bytes = sizeof(Asthra__Worker) * count + ASTHRA__CACHE_PAIR;
+    g->workers_block = asthra__alloc_zeroed(1, bytes);
+    if (g->workers_block == NULL) return false;
+    uintptr_t start = (uintptr_t)g->workers_block + ASTHRA__CACHE_PAIR - 1;
+    g->workers = (Asthra__Worker *)(start - start % ASTHRA__CACHE_PAIR);
+    for (unsigned i = 0; i < count; i++) {
+        Asthra__Worker *w = &g->workers[i];
+        w->number = (int)i;
+        asthra__store(&w->timers.earliest_ns, INT64_MAX, relaxed);
+        if (!asthra__deque_init(&w->deque)) return false;
+    }
+    return true;
+}
+
+static void asthra__workers_destroy(Asthra__Scheduler *g) {
+    if (g->workers_block == NULL) return;
+    for (unsigned i = 0; i < g->workers_made; i++) {
+        asthra__deque_destroy(&g->workers[i].deque);
+        asthra__free(g->workers[i].timers.heap);
+    }
+    asthra__free(g->workers_block);
+    g->workers_block = NULL;
+}
+
+/* The child of a fork: as before init, and nothing of the parent's is touched. */
+static void asthra__scheduler_forget(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t epoch = g->epoch;
+    memset(g, 0, sizeof *g);
+    g->epoch = epoch + 1 + (epoch + 1 == 0);
+    asthra__fiber_forget();
+}
+
+static unsigned asthra__count_workers(const Asthra__SchedulerConfig *c) {
+    if (c->seed != 0 || !ASTHRA_HAS_THREADS) return 1;
+    return c->workers != 0 ? c->workers : asthra__os_cores();
+}
+
+static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerConfig *c) {
+    static bool has_fork_hook;
+    g->config = *c;
+    g->config.main_helps = c->main_helps || c->seed != 0 || !ASTHRA_HAS_THREADS;
+    asthra__store(&g->worker_count, asthra__count_workers(c), release);
+    bool is_lone = g->config.main_helps && asthra__count_workers(c) == 1 && c->seed == 0;
+    asthra__store(&g->needs_relief, is_lone && ASTHRA_HAS_THREADS ? 1u : 0u, relaxed);
+    g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
+    g->is_deterministic = c->seed != 0;
+    g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
+    g->virtual_ns = 0;
+    asthra__sync_setup();
+    if (!has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_forget);
+    has_fork_hook = true;
+    size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
+    asthra__fiber_setup(stack, asthra__loop);
+    if (!asthra__workers_create(g, g->workers_made)) return false;
+    g->epoch = g->epoch + 1 + (g->epoch + 1 == 0);
+    Asthra__Thread *t = asthra__thread();
+    asthra__seat_setup(t, g->config.main_helps ? &g->workers[0] : NULL);
+    g->main_seat = asthra__seat_of(t);
+    g->main_seat->is_main = true;
+    if (g->config.main_helps) asthra__store(&g->workers[0].is_outside, 1u, relaxed);
+    asthra__os_fault_stack_enter(&t->fault_stack);
+    asthra__report_setup();
+    return true;
+}
+
+ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (!asthra__swap_is_allowed()) {
+        asthra__error_set(ASTHRA_FAILED, "shadow stacks are on for this process: tasks need a "
+                                         "program built without -fcf-protection=return");
+        return false;
+    }
+    asthra__lock(&g->start_lock);
+    bool is_first = asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_NONE;
+    bool is_good = is_first && asthra__start_locked(g, c);
+    if (is_good) asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_RUNNING, release);
+    if (is_first && !is_good) asthra__workers_destroy(g);
+    asthra__unlock(&g->start_lock);
+    if (is_first && !is_good) asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the workers");
+    if (!is_first) asthra__error_set(ASTHRA_INVALID, "the runtime is already running");
+    return is_good;
+}
+
+ASTHRA__FN bool asthra__scheduler_is_running(void) {
+    return asthra__load(&asthra__scheduler_record.phase, acquire) == ASTHRA__PHASE_RUNNING;
+}
+
+/* Waits, on the thread that shuts down, until every task has ended or, before anything was cancelled,
+ * until nothing can run. */
+static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
+    Asthra__Wait w = { .what = "shutdown", .held = &g->drain_lock, .is_firm = true };
+    asthra__lock(&g->drain_lock);
+    g->drain_quiescent = !is_first;
+    Asthra__Parker *p = asthra__wait_open(&w);
+    asthra__store(&g->drainer, p, seq_cst);
+    if (asthra__task_unfinished() == 0 && asthra__wait_retract(&w)) {
+        asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
+        asthra__unlock(&g->drain_lock);
+        return;
+    }
+    if (is_first) asthra__notify_all(); /* those at rest shall look at the drainer */
+    asthra__wait_park(&w, timeout_ns);
+    asthra__lock(&g->drain_lock);
+    asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
+    asthra__unlock(&g->drain_lock);
+}
+
+ASTHRA__FN void asthra__drain_check(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (asthra__task_unfinished() != 0) return;
+    asthra__lock(&g->drain_lock);
+    Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
+    bool is_ours = drainer != NULL && asthra__wait_claim(drainer);
+    asthra__unlock(&g->drain_lock);
+    if (is_ours) asthra__wait_wake(drainer);
+}
+
+static void asthra__join_workers(Asthra__Scheduler *g) {
+#if ASTHRA_HAS_THREADS
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        if (g->workers[i].has_thread) asthra__os_thread_join(g->workers[i].thread);
+    }
+#else
+    (void)g;
+#endif
+}
+
+ASTHRA__FN void asthra__scheduler_stop(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Seat *s = asthra__seat();
+    asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
+    asthra__os_fence_heavy(); /* pairs with the light one in task_end: it wakes us, or we see its count */
+    if (asthra__task_unfinished() > 0) asthra__drain(g, true, ASTHRA_FOREVER);
+    if (asthra__task_unfinished() > 0) {
+        asthra__task_cancel_parked();
+        asthra__drain(g, false, g->config.shutdown_timeout_ns);
+    }
+    if (asthra__task_unfinished() > 0) asthra__report_standing();
+    asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
+    asthra__notify_all();
+    asthra__join_workers(g);
+    asthra__report_teardown();
+    asthra__os_fault_stack_leave(s->thread->fault_stack);
+    s->thread->fault_stack = NULL;
+    asthra__task_teardown();
+    asthra__workers_destroy(g);
+    asthra__fiber_teardown();
+    asthra__scheduler_forget();
+}
+
+#endif
+
+/* ---- [scheduler] body ------------------------------------- concurrency/scheduler_queue.c ---- */
+/* scheduler - run queues.                                                  [scheduler] body: queues
+ *
+ * Where work waits, in the order in which a worker looks:
+ *
+ *     bound       ranked, locked: what only this worker may run (affinity, the main thread's stack)
+ *     urgent      ranked, locked, global: priority above 0
+ *     next        one slot: the fiber woken last, so that a rendezvous is one switch
+ *     ring        first in, first out: fibers that were woken or yielded; others steal from it
+ *     deque       last in, first out for its owner: tasks that have not started
+ *     global      first in, first out: work of plain threads, and what did not fit a ring
+ *     background  ranked, locked, global: priority below 0
+ *
+ * Fairness. The slot is used at most ASTHRA__FAIR_TURNS times in a row while the ring holds work.
+ * Every ASTHRA__FAIR_TURNS-th turn looks the other way round: global, oldest of the deque,
+ * background. So whatever is queued moves up by one at least every 64 turns. A rank is the order of
+ * arrival less 2^20 for each step of priority, so that ranked work rises as it ages.
+ */
+
+#if ASTHRA_HAS_TASK
+
+/* ---- lists ---- */
+
+ASTHRA__FN void asthra__list_push(Asthra__ListQueue *q, Asthra__Runnable *item) {
+    item->next = NULL;
+    asthra__lock(&q->lock);
+    if (q->first == NULL) q->last = &q->first;
+    *q->last = item;
+    q->last = &item->next;
+    asthra__store(&q->count, asthra__load(&q->count, relaxed) + 1, release);
+    asthra__unlock(&q->lock);
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__list_pop_at(Asthra__ListQueue *q, uint32_t position) {
+    if (asthra__load(&q->count, relaxed) == 0) return NULL;
+    asthra__lock(&q->lock);
+    Asthra__Runnable **at = &q->first;
+    for (; position > 0 && *at != NULL && (*at)->next != NULL; position--) at = &(*at)->next;
+    Asthra__Runnable *item = *at;
+    if (item != NULL) {
+        *at = item->next;
+        if (q->last == &item->next) q->last = at;
+        asthra__store(&q->count, asthra__load(&q->count, relaxed) - 1, relaxed);
+    }
+    asthra__unlock(&q->lock);
+    return item;
+}
+
+/* False: somebody else has taken it. */
+ASTHRA__FN bool asthra__list_remove(Asthra__ListQueue *q, Asthra__Runnable *item) {
+    asthra__lock(&q->lock);
+    Asthra__Runnable **at = &q->first;
+    while (*at != NULL && *at != item) at = &(*at)->next;
+    bool is_there = *at != NULL;
+    if (is_there) {
+        *at = item->next;
+        if (q->last == &item->next) q->last = at;
+        asthra__store(&q->count, asthra__load(&q->count, relaxed) - 1, relaxed);
+    }
+    asthra__unlock(&q->lock);
+    return is_there;
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__list_pop(Asthra__ListQueue *q) {
+    return asthra__list_pop_at(q, 0);
+}
+
+/* ---- ranked queues: skew heaps (Sleator and Tarjan, Self-Adjusting Heaps, 1986), top-down ---- */
+
+static Asthra__Ranked *asthra__ranked_merge(Asthra__Ranked *a, Asthra__Ranked *b) {
+    Asthra__Ranked *root = NULL, **at = &root;
+    while (a != NULL && b != NULL) {
+        if (b->order < a->order) {
+            Asthra__Ranked *swap = a;
+            a = b;
+            b = swap;
+        }
+        *at = a;
+        Asthra__Ranked *right = a->right; /* goes on as the left child's side */
+        a->right = a->left;
+        at = &a->left;
+        a = right;
+    }
+    *at = a != NULL ? a : b;
+    return root;
+}
+
+ASTHRA__FN void asthra__ranked_push(Asthra__RankedQueue *q, Asthra__Ranked *r) {
+    asthra__lock(&q->lock);
+    r->left = r->right = NULL;
+    r->order = q->sequence++ - (int64_t)r->item->priority * (1 << 20);
+    q->root = asthra__ranked_merge(q->root, r);
+    asthra__store(&q->count, asthra__load(&q->count, relaxed) + 1, release);
+    asthra__unlock(&q->lock);
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__ranked_pop(Asthra__RankedQueue *q) {
+    if (ASTHRA__LIKELY(asthra__load(&q->count, relaxed) == 0)) return NULL;
+    asthra__lock(&q->lock);
+    Asthra__Ranked *r = q->root;
+    if (r != NULL) {
+        q->root = asthra__ranked_merge(r->left, r->right);
+        asthra__store(&q->count, asthra__load(&q->count, relaxed) - 1, relaxed);
+    }
+    asthra__unlock(&q->lock);
+    return r == NULL ? NULL : r->item;
+}
+
+/* ---- rings ---- */
+
+ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item) {
+    uint32_t tail = asthra__load(&r->tail, relaxed);
+    if (tail - asthra__load(&r->head, acquire) >= ASTHRA__RING) return false;
+    asthra__store(&r->slots[tail % ASTHRA__RING], item, relaxed);
+    asthra__store(&r->tail, tail + 1, release); /* pairs with the load of tail in ring_pop */
+    return true;
+}
+
+/* The slot is read before the CAS: the owner reuses it only after head has moved on, and then the
+ * CAS fails. */
+ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r) {
+    uint32_t head = asthra__load(&r->head, acquire);
+    for (;;) {
+        if (head == asthra__load(&r->tail, acquire)) return NULL;
+        Asthra__Runnable *item = asthra__load(&r->slots[head % ASTHRA__RING], relaxed);
+        if (asthra__cas(&r->head, &head, head + 1, acq_rel)) return item;
+    }
+}
+
+ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r) {
+    return asthra__load(&r->tail, relaxed) - asthra__load(&r->head, relaxed);
+}
+
+/* ---- the slot ----
+ *
+ * Its owner takes and fills it with plain accesses; a thief comes only when the worker has been in one
+ * turn for a whole tick of the watcher. The two exclude each other as Dekker's algorithm does, with
+ * the expensive half of the fence on the thief's side: the owner raises owner_in, light fence, looks
+ * at thief_in; the thief raises thief_in, heavy fence, looks at owner_in. At least one sees the
+ * other; the thief then gives up, and the owner waits for it. */
+
+static void asthra__next_enter(Asthra__Worker *w) {
+    asthra__store(&w->owner_in, 1u, relaxed);
+    asthra__os_fence_light();
+    while (ASTHRA__UNLIKELY(asthra__load(&w->thief_in, acquire) != 0)) asthra__cpu_relax();
+}
+
+static void asthra__next_leave(Asthra__Worker *w) {
+    asthra__store(&w->owner_in, 0u, release);
+}
+
+static Asthra__Runnable *asthra__next_take(Asthra__Worker *w) {
+    if (asthra__load(&w->next, relaxed) == NULL) return NULL;
+    asthra__next_enter(w);
+    Asthra__Runnable *item = asthra__load(&w->next, relaxed);
+    asthra__store(&w->next, (Asthra__Runnable *)NULL, relaxed);
+    asthra__next_leave(w);
+    return item;
+}
+
+/* Puts item into the slot; returns what was there. */
+static Asthra__Runnable *asthra__next_put(Asthra__Worker *w, Asthra__Runnable *item) {
+    asthra__next_enter(w);
+    Asthra__Runnable *before = asthra__load(&w->next, relaxed);
+    asthra__store(&w->next, item, release);
+    asthra__next_leave(w);
+    return before;
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w) {
+    Asthra__Runnable *item = NULL;
+    uint32_t free = 0;
+    if (asthra__load(&w->next, relaxed) == NULL) return NULL;
+    if (!asthra__cas(&w->thief_in, &free, 1u, acq_rel)) return NULL;
+    asthra__os_fence_heavy();
+    if (asthra__load(&w->owner_in, acquire) == 0) {
+        item = asthra__load(&w->next, acquire);
+        asthra__store(&w->next, (Asthra__Runnable *)NULL, relaxed);
+    }
+    asthra__store(&w->thief_in, 0u, release);
+    return item;
+}
+
+/* ---- making runnable ---- */
+
+static void asthra__ring_or_global(Asthra__Worker *w, Asthra__Runnable *item) {
+    if (!asthra__ring_push(&w->ring, item)) asthra__list_push(&asthra__scheduler()->global, item);
+    asthra__notify();
+}
+
+static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (bound_to >= 0) {
+        asthra__ranked_push(&g->workers[bound_to].bound, r);
+        asthra__notify_worker(&g->workers[bound_to]);
+    } else {
+        asthra__ranked_push(r->item->priority > 0 ? &g->urgent : &g->background, r);
+        asthra__notify();
+    }
+}
+
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Fiber *f, bool is_next) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Worker *w = asthra__seat()->worker;
+    Asthra__Runnable *item = &f->runnable;
+    if (ASTHRA__UNLIKELY(g->is_deterministic || w == NULL)) {
+        if (!g->is_deterministic && (f->bound_to >= 0 || item->priority != 0)) {
+            asthra__runnable_ranked(&f->ranked, f->bound_to);
+            return;
+        }
+        asthra__list_push(&g->global, item);
+        asthra__notify();
+        return;
+    }
+    bool is_ours = f->bound_to < 0 || f->bound_to == w->number;
+    if (ASTHRA__LIKELY(is_next && is_ours)) {
+        item = asthra__next_put(w, item);
+        if (item == NULL) return;
+        f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+    }
+    if (f->bound_to >= 0 || item->priority != 0) {
+        asthra__runnable_ranked(&f->ranked, f->bound_to);
+    } else {
+        asthra__ring_or_global(w, item);
+    }
+}
+
+ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Worker *w = s->worker;
+    if (ASTHRA__UNLIKELY(t->affinity != 0 || t->runnable.priority != 0) && !g->is_deterministic) {
+        asthra__runnable_ranked(&t->extra->ranked, t->affinity - 1);
+        return;
+    }
+    if (ASTHRA__UNLIKELY(w == NULL || g->is_deterministic) ||
+        ASTHRA__UNLIKELY(!asthra__deque_push(&w->deque, &t->runnable))) {
+        asthra__list_push(&g->global, &t->runnable);
+    }
+    asthra__notify();
+}
+
+/* ---- picking ---- */
+
+/* Any of the first 32, as the seed says. */
+static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
+    uint32_t count = asthra__load(&g->global.count, relaxed);
+    if (count == 0) return NULL;
+    return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
+}
+
+/* The turn that looks the other way round. */
+ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
+    Asthra__Runnable *item;
+    w->now_ns = asthra__os_now_ns();
+    if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
+        asthra__timers_run(w, w->now_ns);
+    }
+    if ((item = asthra__list_pop(&g->global)) != NULL) return item;
+    if ((item = asthra__deque_steal(&w->deque)) != NULL) return item;
+    return asthra__ranked_pop(&g->background);
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Runnable *item;
+    w->turns++;
+    asthra__store(&w->turns_seen, w->turns, relaxed);
+    if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
+    if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_TURNS == 0)) {
+        if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
+    }
+    if ((item = asthra__ranked_pop(&w->bound)) != NULL) return item;
+    if ((item = asthra__ranked_pop(&g->urgent)) != NULL) return item;
+    if (++w->next_streak < ASTHRA__FAIR_TURNS || asthra__ring_count(&w->ring) == 0) {
+        if ((item = asthra__next_take(w)) != NULL) return item;
+    }
+    w->next_streak = 0;
+    if ((item = asthra__ring_pop(&w->ring)) != NULL) return item;
+    if ((item = asthra__next_take(w)) != NULL) return item;
+    if ((item = asthra__deque_pop(&w->deque)) != NULL) return item;
+    if ((item = asthra__list_pop(&g->global)) != NULL) return item;
+    return asthra__ranked_pop(&g->background);
+}
+
+/* Is somebody else waiting for a turn here? Asked by what would go on without giving one. */
+ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (asthra__load(&w->next, relaxed) != NULL || asthra__ring_count(&w->ring) != 0) return true;
+    if (asthra__load(&g->global.count, relaxed) != 0) return true;
+    if (asthra__load(&w->bound.count, relaxed) != 0) return true;
+    if (asthra__load(&g->urgent.count, relaxed) != 0) return true;
+    return asthra__load(&w->timers.earliest_ns, relaxed) <= asthra__os_now_ns();
+}
+
+#endif
+
+/* ---- [scheduler] body -------------------------------------- concurrency/scheduler_idle.c ---- */
+/* scheduler - workers without work.                                        [scheduler] body: idle
+ *
+ * A worker that finds nothing of its own searches: it steals from the others and looks at the global
+ * queues for a short while, then sleeps on its word `asleep`. At most half of the workers search.
+ *
+ * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or were
+ * woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody with work,
+ * takes it out of `sleeping`; a waker adds it to `searching` on its behalf.
+ *
+ * No wake-up is lost.
+ *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps and
+ *     nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping + 1,
+ *     heavy fence, look at every queue once more. Either the producer sees the sleeper or the
+ *     sleeper sees the work.
+ *   - A producer that saw a searcher relies on it. A searcher that stops searching without work does
+ *     so before that last look at all queues, so it sees what was published before it stopped. One
+ *     that found work and was the last searcher wakes another, because there may be more.
+ *
+ * Watching. A slot `next` is not stolen at once, or two tasks that talk to each other would be torn
+ * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of the
+ * sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in the
+ * same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest starts
+ * a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
+ *
+ * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
+ * scheduler_report.c.
+ */
+
+#if ASTHRA_HAS_TASK
+
+enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
+
+/* ---- waking ---- */
+
+/* Turns the word of a sleeper; true: it was asleep and will search. */
+static bool asthra__rouse(Asthra__Scheduler *g, Asthra__Worker *w) {
+    uint32_t asleep = 1;
+    if (asthra__load(&w->asleep, relaxed) == 0) return false;
+    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return false;
+    asthra__sub(&g->sleeping, 1u, seq_cst);
+    asthra__add(&g->searching, 1u, seq_cst);
+    asthra__os_wake(&w->asleep, 1);
+    return true;
+}
+
+ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
+    for (unsigned i = asthra__load(&g->worker_count, acquire); i-- > 0;) {
+        if (asthra__rouse(g, &g->workers[i])) return;
+    }
+}
+
+ASTHRA__FN void asthra__notify(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__os_fence_light();
+    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0)) return;
+    if (asthra__load(&g->searching, relaxed) != 0) return;
+    asthra__rouse_any(g);
+}
+
+ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
+    asthra__os_fence_light();
+    asthra__rouse(asthra__scheduler(), w);
+}
+
+ASTHRA__FN void asthra__notify_all(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__os_fence_heavy();
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) asthra__rouse(g, &g->workers[i]);
+}
+
+/* ---- searching ---- */
+
+static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thief) {
+    uint32_t start = asthra__random(asthra__load(&g->worker_count, acquire));
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->worker_count, acquire)];
+        Asthra__Runnable *item;
+        if (victim == thief) continue;
+        if ((item = asthra__deque_steal(&victim->deque)) != NULL) return item;
+        if (asthra__ring_count(&victim->ring) != 0 &&
+            (item = asthra__ring_pop(&victim->ring)) != NULL) {
+            return item;
+        }
+    }
+    return NULL;
+}
+
+static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w) {
+    int rounds = g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
+    for (int round = 0; round < rounds; round++) {
+        Asthra__Runnable *item = asthra__pick(w);
+        if (item == NULL && !g->is_deterministic) item = asthra__steal(g, w);
+        if (item != NULL) return item;
+        for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
+    }
+    return NULL;
+}
+
+/* Is there anything that a worker which lies down should rather do? A look without taking. */
+static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
+    if (asthra__load(&w->next, relaxed) != NULL || asthra__load(&w->bound.count, relaxed) != 0 ||
+        asthra__load(&g->global.count, relaxed) != 0 || asthra__load(&g->urgent.count, relaxed) != 0 ||
+        asthra__load(&g->background.count, relaxed) != 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        if (asthra__deque_count(&g->workers[i].deque) != 0) return true;
+        if (asthra__ring_count(&g->workers[i].ring) != 0) return true;
+    }
+    return false;
+}
+
+/* ---- watching ---- */
+
+/* Helps workers that have been in one turn since the last look. Returns what it took, if anything. */
+static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
+    Asthra__Runnable *item = NULL;
+    w->now_ns = asthra__os_now_ns();
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        Asthra__Worker *other = &g->workers[i];
+        uint32_t seen = asthra__load(&other->turns_seen, relaxed);
+        bool is_stuck = turns[i % 64] == seen;
+        turns[i % 64] = seen;
+        asthra__timers_run(other, w->now_ns);
+        if (is_stuck && item == NULL && other != w) item = asthra__next_steal(other);
+    }
+    if (item == NULL || !((Asthra__Fiber *)(void *)item)->runnable.is_fiber) return item;
+    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+    if (f->bound_to < 0 || f->bound_to == w->number) return item;
+    asthra__runnable_fiber(f, false); /* to its own worker's queue */
+    return NULL;
+}
+
+/* In the deterministic mode time stands still while anything can run. */
+static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
+    int64_t earliest = asthra__timers_earliest();
+    if (!g->is_deterministic || earliest == INT64_MAX) return false;
+    if (earliest > g->virtual_ns) g->virtual_ns = earliest;
+    return asthra__timers_run(w, g->virtual_ns);
+}
+
+/* ---- resting ---- */
+
+/* Everybody else rests too, and no timer will change that. */
+ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
+    if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
+        asthra__lock(&g->drain_lock);
+        Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
+        bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
+        g->drain_quiescent = g->drain_quiescent || is_ours;
+        asthra__unlock(&g->drain_lock);
+        if (is_ours) asthra__wait_wake(drainer);
+    } else if (asthra__all_are_asleep()) {
+        asthra__report_asleep();
+    }
+}
+
+/* How long to sleep; *watches: in ticks, as the watcher. */
+static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
+                                bool *watches) {
+    bool all_rest = asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
+    int64_t earliest = asthra__timers_earliest(), left = ASTHRA_FOREVER;
+    if (all_rest && earliest == INT64_MAX) {
+        asthra__all_rest(g);
+    } else if (all_rest || asthra__load(&g->watching, relaxed) == 0 || *watches) {
+        if (!*watches) *watches = asthra__exchange(&g->watching, 1u, acq_rel) == 0;
+        if (!*watches) return ASTHRA_FOREVER;
+        w->now_ns = asthra__os_now_ns();
+        left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
+        if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
+        if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
+        if (left < 0) left = 0;
+    }
+    return left;
+}
+
+/* Lies down once. True: roused by a producer, which counted us as a searcher. */
+static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
+                               bool *watches) {
+    uint32_t asleep = 1;
+    asthra__store(&w->asleep, 1u, seq_cst);
+    asthra__add(&g->sleeping, 1u, seq_cst);
+    asthra__os_fence_heavy(); /* pairs with the light one in notify */
+    if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
+        int64_t left = asthra__rest_for(g, w, tick_us, watches);
+        if (left != 0) asthra__os_wait(&w->asleep, 1, left);
+    }
+    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
+    asthra__sub(&g->sleeping, 1u, seq_cst);
+    return false;
+}
+
+static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
+    if (watches) asthra__store(&g->watching, 0u, seq_cst);
+}
+
+/* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
+static void asthra__leave_rest(Asthra__Scheduler *g) {
+    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0) return;
+    if (asthra__load(&g->watching, relaxed) == 0 && asthra__load(&g->searching, relaxed) == 0) {
+        asthra__rouse_any(g);
+    }
+}
+
+/* Searches; a find by the last searcher calls for another. */
+static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Worker *w,
+                                                bool is_counted) {
+    if (!is_counted) {
+        if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1) return NULL;
+        asthra__add(&g->searching, 1u, seq_cst);
+    }
+    Asthra__Runnable *item = asthra__search(g, w);
+    uint32_t searchers = asthra__sub(&g->searching, 1u, seq_cst);
+    if (item != NULL && searchers == 1) asthra__notify();
+    return item;
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t turns[64];
+    int64_t tick_us = ASTHRA__TICK_FIRST_US;
+    bool is_counted = false, watches = false;
+    for (unsigned i = 0; i < 64; i++) turns[i] = UINT32_MAX;
+    for (;;) {
+        Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
+        if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
+            asthra__stop_watching(g, watches);
+            return NULL;
+        }
+        if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
+        if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us, &watches);
+        if (item == NULL && !is_counted) item = asthra__watch(g, w, turns);
+        if (item == NULL) continue;
+        asthra__stop_watching(g, watches);
+        asthra__leave_rest(g);
+        return item;
+    }
+}
+
+#endif
+
+/* ---- [scheduler] body -------------------------------------- concurrency/scheduler_wait.c ---- */
+/* scheduler - waiting and waking.                                          [scheduler] body: waits
+ *
+ * The states of a parker's word and who may change them stand in scheduler_internal.h. Here is why no
+ * wake is lost and none comes twice.
+ *
+ *   - Exactly one party turns OPEN into DONE: a peer under its list's lock, a timer, a canceller, or
+ *     the waiter itself (retract turns it into IDLE). All do it by compare-and-swap on one word.
+ *   - That party alone calls asthra__wait_wake, once. If SWITCHED is set the stack has been left: it
+ *     makes the fiber runnable. Else it sets WAKE; the worker that has just left the stack sets
+ *     SWITCHED. Both are read-modify-writes of the same word, so one of them is second, and the
+ *     second makes the fiber runnable.
+ *   - With `held` the word starts SWITCHED, although the stack is still in use. Whoever finds the
+ *     node holds the lock, which is released after the stack was left; a timer and a canceller find
+ *     the wait elsewhere, so they pass through the lock before they wake.
+ *   - Cancel and open: the canceller sets the task's CANCEL bit, heavy fence, then looks at the
+ *     parker's word. The waiter writes OPEN, light fence, then looks at the CANCEL bit. One of them
+ *     sees the other.
+ *   - A plain thread sleeps on w->signal. It may return as soon as the signal is written, so the
+ *     waker's last touch is a wake-up call on an address, which the system bears to be anything.
+ */
+
+#if ASTHRA_HAS_TASK
+
+ASTHRA__FN Asthra__Parker *asthra__parker(void) {
+    Asthra__Seat *s = asthra__seat();
+    return s->task != NULL ? &s->task->parker : &s->parker;
+}
+
+static bool asthra__cancel_is_pending(const Asthra__Task *t) {
+    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 && t->masks == 0;
+}
+
+/* The current task observes that it is cancelled. */
+static bool asthra__cancel_observe(Asthra__Task *t) {
+    if (t == NULL || ASTHRA__LIKELY(!asthra__cancel_is_pending(t))) return false;
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_SAW_CANCEL), relaxed);
+    return true;
+}
+
+ASTHRA__FN bool asthra__cancel_pending(void) {
+    return asthra__cancel_observe(asthra__seat()->task);
+}
+
+ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Parker *p = s->task != NULL ? &s->task->parker : &s->parker;
+    uint32_t word = asthra__load(&p->word, relaxed) & ~(uint32_t)(ASTHRA__WAIT_TURN - 1);
+    word += ASTHRA__WAIT_TURN + ASTHRA__WAIT_OPEN;
+    if (w->held != NULL || s->worker == NULL) word |= ASTHRA__WAIT_SWITCHED;
+    if (w->is_firm || (s->task != NULL && s->task->masks > 0)) word |= ASTHRA__WAIT_FIRM;
+    w->parker = p;
+    w->fiber = s->worker != NULL ? s->fiber : NULL;
+    w->outcome = ASTHRA_OK;
+    w->winner = NULL;
+    w->timer_slot = 0;
+    w->deadline_ns = INT64_MAX;
+    asthra__store(&w->signal, 0u, relaxed);
+    p->wait = w;
+    if (s->worker == NULL) asthra__add(&asthra__scheduler()->host_blocked, 1u, seq_cst);
+    asthra__store(&p->word, word, release);
+    return p;
+}
+
+/* OPEN to `claim`; false if it was something else. */
+static bool asthra__wait_close(Asthra__Parker *p, uint32_t claim) {
+    uint32_t word = asthra__load(&p->word, acquire);
+    while ((word & ASTHRA__WAIT_CLAIM) == ASTHRA__WAIT_OPEN) {
+        uint32_t closed = (word & ~(uint32_t)ASTHRA__WAIT_CLAIM) | claim;
+        if (asthra__cas(&p->word, &word, closed, acq_rel)) return true;
+    }
+    return false;
+}
+
+ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w) {
+    if (!asthra__wait_close(w->parker, ASTHRA__WAIT_IDLE)) return false;
+    if (w->fiber == NULL) asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst);
+    return true;
+}
+
+ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p) {
+    for (;;) {
+        if (ASTHRA__LIKELY(asthra__wait_close(p, ASTHRA__WAIT_DONE))) return true;
+        uint32_t word = asthra__load(&p->word, acquire);
+        if ((word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_BUSY &&
+            (word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_OPEN) {
+            return false;
+        }
+        asthra__cpu_relax();
+    }
+}
+
+/* Claims for a party that did not find the wait in a list: a timer, a canceller. */
+ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome) {
+    w->outcome = outcome;
+    if (w->held != NULL) {
+        Asthra__Lock *held = w->held;
+        asthra__lock(held); /* until the waiter has left its stack */
+        asthra__unlock(held);
+    }
+    asthra__wait_wake(w->parker);
+}
+
+/* Its stack has been left, or it is a thread: nothing may be assumed about w afterwards. */
+static void asthra__wait_resume(Asthra__Wait *w) {
+    if (w->fiber != NULL) {
+        asthra__runnable_fiber(w->fiber, true);
+    } else {
+        asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst); /* it counts as running now */
+        asthra__store(&w->signal, 1u, release); /* pairs with the load in wait_on_thread */
+        asthra__os_wake(&w->signal, 1);
+    }
+}
+
+ASTHRA__FN void asthra__wait_wake(Asthra__Parker *p) {
+    Asthra__Wait *w = p->wait;
+    if (!(asthra__load(&p->word, acquire) & ASTHRA__WAIT_SWITCHED)) {
+        uint32_t before = asthra__or(&p->word, (uint32_t)ASTHRA__WAIT_WAKE, acq_rel);
+        if (!(before & ASTHRA__WAIT_SWITCHED)) return; /* whoever leaves its stack makes it run */
+    }
+    asthra__wait_resume(w);
+}
+
+/* The stack of w has just been left; the second half of asthra__leave. */
+ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w) {
+    uint32_t before = asthra__or(&w->parker->word, (uint32_t)ASTHRA__WAIT_SWITCHED, acq_rel);
+    if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(w);
+}
+
+/* A plain thread blocks, and nobody else. */
+static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    bool is_timed = timeout_ns >= 0;
+    int64_t deadline = is_timed ? asthra__deadline(timeout_ns) : INT64_MAX;
+    if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
+    if (w->held != NULL) asthra__unlock(w->held);
+    while (asthra__load(&w->signal, acquire) == 0) {
+        int64_t left = ASTHRA_FOREVER;
+        if (is_timed) {
+            left = deadline - asthra__os_now_ns();
+            if (left <= 0) {
+                if (asthra__wait_close(w->parker, ASTHRA__WAIT_DONE)) {
+                    w->outcome = ASTHRA_TIMED_OUT;
+                    asthra__sub(&g->host_blocked, 1u, seq_cst);
+                    break;
+                }
+                is_timed = false; /* completed: the signal is on its way */
+                asthra__sub(&g->timed_hosts, 1u, relaxed);
+                continue;
+            }
+        }
+        asthra__os_wait(&w->signal, 0, left);
+    }
+    if (is_timed) asthra__sub(&g->timed_hosts, 1u, relaxed);
+}
+
+/* Gives up before parking, unless it has been completed. */
+static bool asthra__wait_give_up(Asthra__Wait *w, AsthraStatus outcome) {
+    if (!asthra__wait_retract(w)) return false;
+    if (w->held != NULL) asthra__unlock(w->held);
+    w->outcome = outcome;
+    return true;
+}
+
+static void asthra__wait_finish(Asthra__Wait *w) {
+    Asthra__Parker *p = w->parker;
+    uint32_t word = asthra__load(&p->word, acquire);
+    if (w->deadline_ns != INT64_MAX) asthra__timer_remove(w);
+    asthra__store(&p->word, word & ~(uint32_t)(ASTHRA__WAIT_TURN - 1), relaxed);
+    if (ASTHRA__UNLIKELY(w->outcome == ASTHRA_CANCELLED)) asthra__cancel_observe(asthra__seat()->task);
+}
+
+ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
+    Asthra__Seat *s = asthra__seat();
+    if (s->worker == NULL) {
+        asthra__wait_on_thread(w, timeout_ns);
+        asthra__wait_finish(w);
+        return w->outcome;
+    }
+    if (s->task != NULL && !w->is_firm) {
+        asthra__os_fence_light(); /* pairs with the heavy one in cancel */
+        if (asthra__cancel_observe(s->task) && asthra__wait_give_up(w, ASTHRA_CANCELLED)) {
+            return ASTHRA_CANCELLED;
+        }
+    }
+    w->since_ns = asthra__scheduler()->is_deterministic ? asthra__now_ns() : s->worker->now_ns;
+    if (timeout_ns >= 0) {
+        w->deadline_ns = asthra__deadline(timeout_ns);
+        if (!asthra__timer_add(s->worker, w) && asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+            return ASTHRA_OUT_OF_MEMORY;
+        }
+    }
+    asthra__leave(s, w->held != NULL ? ASTHRA__LEFT_HOLDING : ASTHRA__LEFT_WAITING, w);
+    asthra__wait_finish(w);
+    return w->outcome;
+}
+
+#endif
+
+/* ---- [scheduler] body ------------------------------------- concurrency/scheduler_timer.c ---- */
+/* scheduler - timers.                                                      [scheduler] body: timers
+ *
+ * Each worker has a heap of deadlines, four children to a node, under a lock of its own; `earliest`
+ * is published, so that an idle worker can see and run another's due timers. A wait knows its place
+ * in the heap (timer_slot is the index + 1), so that a wait that ends early takes its timer along: a
+ * million timeouts that never fire leave nothing behind.
+ *
+ * Firing claims the wait under the heap's lock and takes it out; a wait that ends early takes itself
+ * out under the same lock. So a timer never touches a wait that is over, and a wait that is being
+ * fired is claimed, therefore cannot be over before its wake. Claiming waits out BUSY, whose holder
+ * needs no timer lock while it is BUSY.
+ */
+
+#if ASTHRA_HAS_TASK
+
+static void asthra__heap_place(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
+    t->heap[at] = e;
+    e.wait->timer_slot = at + 1;
+}
+
+static void asthra__heap_up(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
+    while (at > 0 && e.deadline_ns < t->heap[(at - 1) / 4].deadline_ns) {
+        asthra__heap_place(t, at, t->heap[(at - 1) / 4]);
+        at = (at - 1) / 4;
+    }
+    asthra__heap_place(t, at, e);
+}
+
+static void asthra__heap_down(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
+    for (;;) {
+        size_t first = at * 4 + 1, best = first;
+        if (first >= t->count) break;
+        for (size_t i = first + 1; i < first + 4 && i < t->count; i++) {
+            if (t->heap[i].deadline_ns < t->heap[best].deadline_ns) best = i;
+        }
+        if (e.deadline_ns <= t->heap[best].deadline_ns) break;
+        asthra__heap_place(t, at, t->heap[best]);
+        at = best;
+    }
+    asthra__heap_place(t, at, e);
+}
+
+static void asthra__heap_take(Asthra__Timers *t, size_t at) {
+    Asthra__TimerEntry last = t->heap[--t->count];
+    t->heap[at].wait->timer_slot = 0;
+    if (at < t->count) {
+        asthra__heap_up(t, at, last);
+        asthra__heap_down(t, last.wait->timer_slot - 1, last);
+    }
+    asthra__store(&t->earliest_ns, t->count == 0 ? INT64_MAX : t->heap[0].deadline_ns, release);
+}
+
+ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
+    Asthra__Timers *t = &w->timers;
+    Asthra__TimerEntry e = { wait->deadline_ns, wait };
+    asthra__lock(&t->lock);
+    if (t->count == t->room) {
+        size_t room = t->room == 0 ? 64 : t->room * 2;
+        Asthra__TimerEntry *heap = asthra__realloc(t->heap, room * sizeof *heap);
+        if (heap == NULL) {
+            asthra__unlock(&t->lock);
+            return false;
+        }
+        t->heap = heap;
+        t->room = room;
+    }
+    wait->timer_owner = w;
+    asthra__heap_up(t, t->count++, e);
+    asthra__store(&t->earliest_ns, t->heap[0].deadline_ns, release);
+    asthra__unlock(&t->lock);
+    return true;
+}
+
+ASTHRA__FN void asthra__timer_remove(Asthra__Wait *wait) {
+    Asthra__Timers *t = &wait->timer_owner->timers;
+    asthra__lock(&t->lock);
+    if (wait->timer_slot != 0) asthra__heap_take(t, wait->timer_slot - 1);
+    asthra__unlock(&t->lock);
+}
+
+/* Fires up to 64 due timers: claimed under the lock, woken after it. */
+static size_t asthra__timers_fire(Asthra__Timers *t, int64_t now_ns) {
+    Asthra__Wait *due[64];
+    size_t count = 0, seen = 0;
+    asthra__lock(&t->lock);
+    while (seen < 64 && t->count > 0 && t->heap[0].deadline_ns <= now_ns) {
+        Asthra__Wait *wait = t->heap[0].wait;
+        asthra__heap_take(t, 0);
+        seen++;
+        if (asthra__wait_claim(wait->parker)) due[count++] = wait;
+    }
+    asthra__unlock(&t->lock);
+    for (size_t i = 0; i < count; i++) asthra__wait_end(due[i], ASTHRA_TIMED_OUT);
+    return seen;
+}
+
+ASTHRA__FN bool asthra__timers_run(Asthra__Worker *w, int64_t now_ns) {
+    bool any = false;
+    while (asthra__load(&w->timers.earliest_ns, acquire) <= now_ns) {
+        any = asthra__timers_fire(&w->timers, now_ns) > 0 || any;
+    }
+    return any;
+}
+
+ASTHRA__FN int64_t asthra__timers_earliest(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    int64_t earliest = INT64_MAX;
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        int64_t mine = asthra__load(&g->workers[i].timers.earliest_ns, acquire);
+        if (mine < earliest) earliest = mine;
+    }
+    return earliest;
+}
+
+#endif
+
+/* ---- [scheduler] body ------------------------------------ concurrency/scheduler_report.c ---- */
+/* scheduler - who waits on what, and what a panic needs to know.           [scheduler] body: report
+ *
+ * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread waits
+ * with a limit, and the process has no thread but the workers and threads that wait in our calls,
+ * then nothing will ever run again: that is a bug of the program, told as a panic with everybody who
+ * waits. `host_blocked` counts waits of plain threads that nobody has resumed yet; whoever resumes one
+ * takes it out first, so a thread that is about to run is not counted as blocked. A thread that the
+ * program made itself, and a sanitizer's own, keep the check silent: they might still do something.
+ *
+ * Overflow. A touch of a guard page ends the task, not the process's memory: the handler, on an
+ * alternate stack, makes the thread go on in a function of ours on the free part of an idle loop's
+ * stack, where the panic has room to format, to call the hook and to fail the task.
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+#if ASTHRA__ASAN
+void __asan_handle_no_return(void);
+#endif
+
+/* ---- names ---- */
+
+ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room) {
+    Asthra__Text t = asthra__text_on(out, room);
+    if (p->index != 0) {
+        const Asthra__Task *task = ASTHRA__CONTAINER(const Asthra__Task, parker, p);
+        asthra__text_format(&t, "task %llu '%s'", (unsigned long long)asthra__task_bits(task),
+                            task->name);
+    } else {
+        const Asthra__Seat *s = ASTHRA__CONTAINER(const Asthra__Seat, parker, p);
+        asthra__text_format(&t, "thread '%s'", s->thread->name);
+    }
+    return out;
+}
+
+/* ---- lists of those who wait ---- */
+
+static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
+    uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
+    if (claim == ASTHRA__WAIT_IDLE) {
+        asthra__text_add(t, "running");
+        return;
+    }
+    asthra__text_format(t, "%s", p->wait->what);
+    if (p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
+}
+
+/* What t does, as one line. A task that awaits a child in place has no wait of its own. */
+static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
+    AsthraTaskHandle child = { asthra__load(&t->awaiting, relaxed) };
+    asthra__text_format(line, "task '%s': ", t->name);
+    if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
+        asthra__text_add(line, "not started");
+    } else if (child.bits != 0) {
+        asthra__text_format(line, "await of task %llu", (unsigned long long)child.bits);
+    } else {
+        asthra__describe_wait(line, &t->parker);
+    }
+}
+
+static bool asthra__is_unfinished(const Asthra__Task *t) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    return (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+}
+
+/* Lines that say the same are one line with a count, so that a million workers fit a screen. */
+typedef struct Asthra__Groups {
+    Asthra__Table counts, oldest; /* by line: how many, and since when at the earliest */
+} Asthra__Groups;
+
+static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p) {
+    bool waits = (asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM) == ASTHRA__WAIT_OPEN;
+    uint64_t since = waits ? (uint64_t)p->wait->since_ns : UINT64_MAX;
+    uint64_t count = ++*asthra__table_slot_text(&g->counts, line);
+    uint64_t *oldest = asthra__table_slot_text(&g->oldest, line);
+    if (count == 1 || since < *oldest) *oldest = since;
+}
+
+static void asthra__groups_print(Asthra__Groups *g, int64_t now_ns) {
+    for (size_t i = 0; i < asthra__table_count(&g->counts); i++) {
+        const Asthra__TableEntry *e = asthra__table_at(&g->counts, i);
+        uint64_t since = *asthra__table_find_text(&g->oldest, e->key.text);
+        char age[40];
+        Asthra__Text t = asthra__text_on(age, sizeof age);
+        if (since != UINT64_MAX) {
+            asthra__text_add(&t, ", since ");
+            asthra__text_add_duration(&t, now_ns > (int64_t)since ? now_ns - (int64_t)since : 0);
+        }
+        asthra__text_report("  %llu x %s%s", (unsigned long long)e->value, e->key.text, age);
+    }
+    asthra__table_destroy(&g->counts);
+    asthra__table_destroy(&g->oldest);
+}
+
+/* Every unfinished task, then every plain thread that waits. Nothing may run meanwhile. */
+static void asthra__report_everybody(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Groups groups;
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    char line[200];
+    asthra__table_create(&groups.counts, ASTHRA__TABLE_TEXTS);
+    asthra__table_create(&groups.oldest, ASTHRA__TABLE_TEXTS);
+    for (uint32_t i = 1; i < count; i++) {
+        const Asthra__Task *t = asthra__task_at(i);
+        if (!asthra__is_unfinished(t)) continue;
+        Asthra__Text text = asthra__text_on(line, sizeof line);
+        asthra__describe_task(&text, t);
+        asthra__groups_add(&groups, line, &t->parker);
+    }
+    for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
+        bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
+        if (!waits) continue;
+        Asthra__Text text = asthra__text_on(line, sizeof line);
+        asthra__text_format(&text, "thread '%s': ", s->thread->name);
+        asthra__describe_wait(&text, &s->parker);
+        asthra__groups_add(&groups, line, &s->parker);
+    }
+    asthra__groups_print(&groups, asthra__now_ns());
+}
+
+/* ---- asleep ---- */
+
+ASTHRA__FN bool asthra__all_are_asleep(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
+    uint32_t workers = asthra__load(&g->worker_count, acquire);
+    if (asthra__load(&g->manned, acquire) != workers) return false;
+    if (asthra__load(&g->sleeping, seq_cst) != workers) return false;
+    if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
+    size_t blocked = asthra__load(&g->host_blocked, seq_cst);
+    size_t known = workers + blocked + (ASTHRA__TSAN ? 1 : 0);
+    return asthra__os_thread_count() == known && asthra__load(&g->sleeping, seq_cst) == workers;
+}
+
+ASTHRA__FN void asthra__report_asleep(void) {
+    asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
+    asthra__report_everybody();
+    asthra__panic_with(NULL, 0, "all tasks are asleep");
+}
+
+ASTHRA__FN void asthra__report_standing(void) {
+    asthra__text_report("shutdown: these tasks were cancelled and have not ended in time:");
+    asthra__report_everybody();
+}
+
+/* ---- panics of tasks ---- */
+
+static Asthra__Task *asthra__panic_task(void) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    return s == NULL ? NULL : s->task;
+}
+
+static uint64_t asthra__panic_task_id(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? 0 : asthra__task_bits(t);
+}
+
+static const char *asthra__panic_task_name(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? NULL : t->name;
+}
+
+static AsthraPanicPolicy asthra__panic_task_policy(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? ASTHRA_PANIC_ABORT : (AsthraPanicPolicy)t->policy;
+}
+
+static void asthra__panic_task_set_policy(AsthraPanicPolicy policy) {
+    Asthra__Task *t = asthra__panic_task();
+    if (t != NULL) t->policy = (uint8_t)policy;
+}
+
+/* Ends the task's function here and now; its frames are abandoned. */
+static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->task == NULL) return;
+    asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
+    s->fiber->has_failed = true;
+#if ASTHRA__ASAN
+    __asan_handle_no_return();
+#endif
+    asthra__swap_escape(s->fiber->escape, NULL);
+}
+
+/* ---- overflow ---- */
+
+/* Which tasks stand below `top` on its stack: each awaits the one above it and has no wait of its own. */
+static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    uint64_t above = asthra__task_bits(top);
+    for (int named = 0; above != 0 && named < 8; named++) {
+        uint64_t next = 0;
+        for (uint32_t i = 1; i < count && next == 0; i++) {
+            const Asthra__Task *t = asthra__task_at(i);
+            bool is_idle = (asthra__load(&t->parker.word, relaxed) & ASTHRA__WAIT_CLAIM) == 0;
+            if (!asthra__is_unfinished(t) || !is_idle) continue;
+            if (asthra__load(&t->awaiting, relaxed) != above) continue;
+            asthra__text_format(out, "%s'%s'", named == 0 ? " on a stack that it shares with " : ", ",
+                                t->name);
+            next = asthra__task_bits(t);
+        }
+        above = next;
+    }
+}
+
+/* On the free part of an idle loop's stack. */
+static void asthra__overflow_panic(void *fiber) {
+    const Asthra__Fiber *f = fiber;
+    char message[400];
+    Asthra__Text t = asthra__text_on(message, sizeof message);
+    size_t kib = (size_t)(f->high - f->low) / 1024;
+    Asthra__Task *task = asthra__panic_task();
+    if (task == NULL) {
+        asthra__text_format(&t, "stack overflow: the runtime used all %zu KiB of a stack", kib);
+    } else {
+        asthra__text_format(&t, "stack overflow: task '%s' used all %zu KiB", task->name, kib);
+        asthra__name_those_below(&t, task);
+        asthra__text_add(&t, "; give it more with stack_bytes in AsthraSpawnOptions, or all of them "
+                             "with stack_size in AsthraRuntimeConfig");
+    }
+    asthra__panic_with(NULL, 0, message);
+}
+
+/* In a signal handler. */
+static bool asthra__on_fault(void *address, void *context) {
+    Asthra__Fiber *f = asthra__fiber_of_guard(address);
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (f == NULL || s == NULL || s->worker == NULL || s->fiber != f) return false;
+    Asthra__Fiber *spare = s->worker->spare;
+    if (spare == NULL) return false;
+    uintptr_t top = ((uintptr_t)spare->context - 1024) / 64 * 64;
+    return asthra__os_fault_redirect(context, asthra__overflow_panic, f, (void *)top);
+}
+
+ASTHRA__FN void asthra__report_setup(void) {
+    static const Asthra__PanicOwner owner = {
+        asthra__panic_task_id,     asthra__panic_task_name,       asthra__panic_task_policy,
+        asthra__panic_task_set_policy, asthra__panic_fail_task,
+    };
+    asthra__panic_set_owner(&owner);
+    asthra__os_fault_install(asthra__on_fault);
+}
+
+ASTHRA__FN void asthra__report_teardown(void) {
+    asthra__os_fault_remove();
+    asthra__panic_set_owner(NULL);
+}
+
+#endif
+
+/* ---- [task] internal ---------------------------------------- concurrency/task_internal.h ---- */
+/* task - handles and descriptors.                                          [task] internal */
+
+#if ASTHRA_HAS_TASK
+
+/* Whoever waits for the end of a task, in its list, under its stripe's lock. */
+typedef struct Asthra__AwaitNode {
+    struct Asthra__AwaitNode *next, **link; /* link NULL: not in the list */
+    Asthra__Parker *parker;
+} Asthra__AwaitNode;
+
+/* The descriptor that h names, or a panic: `verb` is the public function's name. With `consumes`
+ * there must be a handle left to consume. */
+ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes);
+ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h); /* NULL: not valid */
+ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t); /* one handle */
+ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t);
+ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it has none */
+ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
+
+#endif
+
+/* ---- [task] body ----------------------------------------------------- concurrency/task.c ---- */
+/* task - functions that run on all cores, and their results.               [task] body
+ *
+ * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and are
+ * never unmapped while the runtime runs, so an index, checked against their number, always leads to a
+ * readable word; that word holds the generation, so a stale handle is seen and a handle can be acted
+ * upon by one compare-and-swap.
+ *
+ * Free descriptors are kept by the thread that frees them, in magazines (Bonwick and Adams, Magazines
+ * and Vmem, 2001): two of up to 128, exchanged with the shared store when one is full or both are
+ * empty, so that one thread may spawn and another await without a lock for each task.
+ *
+ * Life of a descriptor
+ *     free -> spawned: ALIVE, one handle, nobody else knows it: plain writes, published by the queue
+ *     queued: whoever takes it out of its queue, and nobody else, starts it
+ *     running -> ended: `how` is added to the word, or plainly stored if no other party can know of it
+ *     ended and no handle left: whoever makes it so frees it, and nobody else can
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
+
+volatile uint32_t asthra_safepoint_word;
+
+/* ---- descriptors ---- */
+
+static unsigned asthra__segment_of(uint32_t index) {
+    return 31u - (unsigned)__builtin_clz(index + ASTHRA__SEGMENT_FIRST) - 10u;
+}
+
+ASTHRA__FN Asthra__Task *asthra__task_at(uint32_t index) {
+    unsigned k = asthra__segment_of(index);
+    uint32_t first = (uint32_t)ASTHRA__SEGMENT_FIRST << k;
+    return &asthra__scheduler()->segments[k][index + ASTHRA__SEGMENT_FIRST - first];
+}
+
+ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t) {
+    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_GENERATION) | t->parker.index;
+}
+
+ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t) {
+    return &asthra__scheduler()->stripes[t->parker.index % ASTHRA__STRIPES];
+}
+
+/* A range of descriptors that were never used. Caller holds the lock. */
+static bool asthra__task_reserve(Asthra__Scheduler *g, Asthra__Seat *s) {
+    uint32_t first = asthra__load(&g->descriptors, relaxed);
+    uint32_t last = first + ASTHRA__FRESH_BATCH - 1;
+    unsigned k = asthra__segment_of(last);
+    if (k >= ASTHRA__SEGMENTS) return false;
+    if (g->segments[k] == NULL) {
+        size_t count = (size_t)ASTHRA__SEGMENT_FIRST << k;
+        g->segments[k] = asthra__os_map(count * sizeof(Asthra__Task));
+        if (g->segments[k] == NULL) return false;
+    }
+    s->fresh = first == 0 ? 1 : first;
+    s->fresh_end = last + 1;
+    asthra__store(&g->descriptors, last + 1, release); /* pairs with the load in task_find */
+    return true;
+}
+
+/* The seat has none: full magazine, shared one, or fresh ones. */
+ASTHRA__COLD static bool asthra__task_refill(Asthra__Seat *s) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (s->spare != NULL) {
+        s->loaded = s->spare;
+        s->loaded_count = s->spare_count;
+        s->spare = NULL;
+        return true;
+    }
+    asthra__lock(&g->descriptors_lock);
+    Asthra__Task *magazine = g->magazines;
+    bool is_good = magazine != NULL || asthra__task_reserve(g, s);
+    if (magazine != NULL) g->magazines = (Asthra__Task *)(void *)magazine->waiters;
+    asthra__unlock(&g->descriptors_lock);
+    if (magazine != NULL) {
+        magazine->waiters = NULL;
+        s->loaded = magazine;
+        s->loaded_count = (uint32_t)(uintptr_t)magazine->value;
+    }
+    return is_good;
+}
+
+static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
+    return (Asthra__Task *)(void *)t->runnable.next;
+}
+
+/* A free descriptor, or NULL. */
+static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
+    if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) && !asthra__task_refill(s)) {
+        return NULL;
+    }
+    Asthra__Task *t = s->loaded;
+    if (ASTHRA__LIKELY(t != NULL)) {
+        s->loaded = asthra__task_next_free(t);
+        s->loaded_count--;
+        return t;
+    }
+    t = asthra__task_at(s->fresh);
+    t->parker.index = s->fresh++;
+    return t;
+}
+
+/* A magazine becomes everybody's. Its first descriptor keeps the link and the count. */
+static void asthra__magazine_give(Asthra__Task *magazine, uint32_t count) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (magazine == NULL) return;
+    magazine->value = (void *)(uintptr_t)count;
+    asthra__lock(&g->descriptors_lock);
+    magazine->waiters = (struct Asthra__AwaitNode *)(void *)g->magazines;
+    g->magazines = magazine;
+    asthra__unlock(&g->descriptors_lock);
+}
+
+/* The full one in use goes aside; the one that was there goes to all. */
+ASTHRA__COLD static void asthra__task_flush_loaded(Asthra__Seat *s) {
+    asthra__magazine_give(s->spare, s->spare_count);
+    s->spare = s->loaded;
+    s->spare_count = s->loaded_count;
+    s->loaded = NULL;
+    s->loaded_count = 0;
+}
+
+ASTHRA__FN void asthra__task_flush(Asthra__Seat *s) {
+    for (; s->fresh < s->fresh_end; s->loaded_count++) { /* make them look used */
+        Asthra__Task *t = asthra__task_at(s->fresh);
+        t->parker.index = s->fresh++;
+        t->runnable.next = s->loaded == NULL ? NULL : &s->loaded->runnable;
+        s->loaded = t;
+    }
+    asthra__task_flush_loaded(s);
+    asthra__task_flush_loaded(s);
+}
+
+static void asthra__task_free(Asthra__Seat *s, Asthra__Task *t) {
+    if (ASTHRA__UNLIKELY(t->error != NULL)) asthra__error_free(t->error);
+    if (ASTHRA__UNLIKELY(t->extra != NULL) && t->extra->room > ASTHRA__EXTRA_KEPT) {
+        asthra__free(t->extra);
+        t->extra = NULL;
+    }
+    t->error = NULL;
+    uint64_t word = asthra__load(&t->word, relaxed);
+    asthra__store(&t->word, (word & ASTHRA__TASK_GENERATION) + (UINT64_C(1) << 32), release);
+    if (ASTHRA__UNLIKELY(s->loaded_count >= ASTHRA__MAGAZINE)) asthra__task_flush_loaded(s);
+    t->runnable.next = s->loaded == NULL ? NULL : &s->loaded->runnable;
+    s->loaded = t;
+    s->loaded_count++;
+}
+
+ASTHRA__FN uint64_t asthra__task_unfinished(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__lock(&g->seats_lock);
+    uint64_t ended = g->ended_before, spawned = g->spawned_before;
+    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) ended += asthra__load(&s->ended, acquire);
+    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
+        spawned += asthra__load(&s->spawned, acquire);
+    }
+    asthra__unlock(&g->seats_lock);
+    return spawned - ended;
+}
+
+/* ---- handles ---- */
+
+ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t index = (uint32_t)h.bits;
+    if (index == 0 || index >= asthra__load(&g->descriptors, acquire)) return NULL;
+    Asthra__Task *t = asthra__task_at(index);
+    uint64_t word = asthra__load(&t->word, acquire);
+    bool is_same = ((word ^ h.bits) & ASTHRA__TASK_GENERATION) == 0;
+    return is_same && (word & ASTHRA__TASK_ALIVE) ? t : NULL;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__task_refuse(AsthraTaskHandle h, const char *verb) {
+    AsthraResult why = asthra_last_error();
+    if (h.bits == 0 && why.status) {
+        asthra_panic_at(NULL, "%s: handle 0, whose spawn failed: %s", verb,
+                        asthra_result_message(why));
+    }
+    asthra_panic_at(NULL,
+                    "%s: handle %llu names no task: it was awaited or detached before, or never came "
+                    "from a spawn of this runtime",
+                    verb, (unsigned long long)h.bits);
+}
+
+ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes) {
+    Asthra__Task *t = asthra__task_find(h);
+    if (ASTHRA__UNLIKELY(t == NULL)) asthra__task_refuse(h, verb);
+    if (consumes && !(asthra__load(&t->word, relaxed) & ASTHRA__TASK_HANDLES)) {
+        asthra_panic_at(NULL, "%s: task %llu was detached, or its handle was consumed", verb,
+                        (unsigned long long)h.bits);
+    }
+    return t;
+}
+
+ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    uint64_t alone = ASTHRA__TASK_HANDLE;
+    if ((word & ASTHRA__TASK_HANDLES) == alone && (word & ASTHRA__TASK_END) != 0) {
+        asthra__task_free(s, t); /* the only handle, and it is ours */
+        return;
+    }
+    word = asthra__sub(&t->word, ASTHRA__TASK_HANDLE, acq_rel) - ASTHRA__TASK_HANDLE;
+    if (!(word & ASTHRA__TASK_HANDLES) && (word & ASTHRA__TASK_END)) asthra__task_free(s, t);
+}
+
+ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    if (!(marks & ASTHRA__TASK_COPIED)) return NULL;
+    *bytes = marks & ASTHRA__TASK_EXTRA ? t->extra->block_bytes : t->block_size;
+    return marks & ASTHRA__TASK_EXTRA ? (void *)(t->extra + 1) : t->block;
+}
+
+/* ---- spawn ---- */
+
+ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
+    AsthraTaskHandle none = { 0 };
+    if (asthra__scheduler()->config.max_tasks != 0 && t != NULL) {
+        asthra__sub(&asthra__scheduler()->unfinished, (size_t)1, relaxed);
+    }
+    if (t != NULL) {
+        t->extra = NULL;
+        asthra__task_free(s, t);
+    }
+    return none;
+}
+
+/* Room for a task under max_tasks. */
+ASTHRA__COLD static bool asthra__task_admit(Asthra__Scheduler *g) {
+    if (asthra__add(&g->unfinished, (size_t)1, relaxed) < g->config.max_tasks) return true;
+    asthra__sub(&g->unfinished, (size_t)1, relaxed);
+    asthra__error_set(ASTHRA_LIMIT, "max_tasks: %zu tasks are unfinished already",
+                      g->config.max_tasks);
+    return false;
+}
+
+/* A descriptor with everything but what options add; NULL: the reason is set. */
+static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn, void *value,
+                                         const char *name) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (ASTHRA__UNLIKELY(!g->config.tier_is_on[1]) && !asthra__tier_is_on(1)) return NULL;
+    if (ASTHRA__UNLIKELY(fn == NULL)) asthra_panic_at(NULL, "asthra_spawn: the function is NULL");
+    if (ASTHRA__UNLIKELY(!asthra__scheduler_man())) return NULL;
+    if (ASTHRA__UNLIKELY(g->config.max_tasks != 0) && !asthra__task_admit(g)) return NULL;
+    Asthra__Task *t = asthra__task_take(s);
+    if (ASTHRA__UNLIKELY(t == NULL)) {
+        if (g->config.max_tasks != 0) asthra__sub(&g->unfinished, (size_t)1, relaxed);
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's descriptor");
+        return NULL;
+    }
+    uint64_t generation = asthra__load(&t->word, relaxed) & ASTHRA__TASK_GENERATION;
+    asthra__store(&t->word, generation | ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE, release);
+    t->function = fn;
+    t->value = value;
+    t->name = name;
+    t->parent = s->task != NULL ? asthra__task_bits(s->task) : 0;
+    t->runnable.priority = 0;
+    t->affinity = 0;
+    asthra__store(&t->marks, (uint8_t)0, relaxed);
+    asthra__store(&t->awaiting, (uint64_t)0, relaxed);
+    t->masks = 0;
+    t->policy = (uint8_t)g->config.policy;
+    return t;
+}
+
+static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
+    AsthraTaskHandle h = { asthra__task_bits(t) };
+    asthra__error_clear();
+    asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
+    ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "SPAWN: task %llu %s",
+                  (unsigned long long)h.bits, t->name);
+    asthra__runnable_task(s, t);
+    return h;
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *t = asthra__task_create(s, fn, args, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle(asthra_spawn)(AsthraTaskFunction fn, void *args) {
+    return asthra_spawn_at(fn, args, "task");
+}
+
+/* Room for options and for a block of `bytes`; kept with the descriptor for its next task. */
+static bool asthra__task_extend(Asthra__Task *t, size_t bytes) {
+    if (t->extra != NULL && t->extra->room < bytes) {
+        asthra__free(t->extra);
+        t->extra = NULL;
+    }
+    if (t->extra == NULL) {
+        size_t room = (bytes + 63) / 64 * 64;
+        if (bytes > SIZE_MAX / 2) return false;
+        t->extra = asthra__alloc(sizeof *t->extra + room);
+        if (t->extra == NULL) return false;
+        t->extra->room = room;
+    }
+    t->extra->stack_bytes = 0;
+    t->extra->ranked.item = &t->runnable;
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_EXTRA), relaxed);
+    return true;
+}
+
+/* The worker that an affinity means, + 1; 0: any. False: there is none, and the reason is set. */
+static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int16_t *out) {
+    unsigned count = asthra__load(&g->worker_count, relaxed);
+    *out = 0;
+    if (affinity == ASTHRA_AFFINITY_ANY) return true;
+    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps) affinity = ASTHRA_AFFINITY_WORKER(0);
+    if (affinity == ASTHRA_AFFINITY_MAIN) {
+        asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
+    } else if (affinity < 0 || (unsigned)affinity > count) {
+        asthra__error_set(ASTHRA_INVALID, "affinity: worker %d asked for, there are %u, from 0",
+                          affinity - 1, count);
+    } else {
+        *out = (int16_t)affinity;
+        return true;
+    }
+    return false;
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
+                                                 void *args) {
+    static const AsthraSpawnOptions defaults = { NULL, 0, 0, 0 };
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    int16_t affinity;
+    if (o == NULL) o = &defaults;
+    if (!asthra__task_affinity(asthra__scheduler(), o->affinity, &affinity)) {
+        return asthra__spawn_failed(s, NULL);
+    }
+    Asthra__Task *t = asthra__task_create(s, fn, args, "task");
+    if (t == NULL) return asthra__spawn_failed(s, NULL);
+    if (!asthra__task_extend(t, 0)) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's options");
+        return asthra__spawn_failed(s, t);
+    }
+    t->extra->stack_bytes = o->stack_bytes;
+    t->runnable.priority = o->priority;
+    t->affinity = affinity;
+    if (o->name != NULL) {
+        Asthra__Text name = asthra__text_on(t->extra->name, sizeof t->extra->name);
+        asthra__text_add(&name, o->name);
+        t->name = t->extra->name;
+    }
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, const char *name) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
+    t->block_size = (uint8_t)size;
+    if (size > ASTHRA__TASK_INLINE) {
+        if (!asthra__task_extend(t, size)) {
+            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes", size);
+            return asthra__spawn_failed(s, t);
+        }
+        t->extra->block_bytes = size;
+    }
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_COPIED), relaxed);
+    t->value = asthra__task_block(t, &size);
+    if (block != NULL) {
+        memcpy(t->value, block, size);
+    } else {
+        memset(t->value, 0, size);
+    }
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle(asthra_spawn_copy)(AsthraTaskFunction fn, const void *block,
+                                                  size_t size) {
+    return asthra_spawn_copy_at(fn, block, size, "task");
+}
+
+/* ---- the end ---- */
+
+/* Claims and unlinks every awaiter, then wakes them. */
+ASTHRA__COLD static void asthra__task_wake_awaiters(Asthra__Task *t) {
+    Asthra__Lock *stripe = asthra__task_stripe(t);
+    Asthra__AwaitNode *won = NULL;
+    asthra__lock(stripe);
+    for (Asthra__AwaitNode *n = t->waiters, *next; n != NULL; n = next) {
+        next = n->next;
+        n->link = NULL;
+        if (!asthra__wait_claim(n->parker)) continue; /* timed out, or cancelled */
+        n->next = won;
+        won = n;
+    }
+    t->waiters = NULL;
+    asthra__unlock(stripe);
+    while (won != NULL) { /* a node is its waiter's until the wake */
+        Asthra__Parker *p = won->parker;
+        won = won->next;
+        asthra__wait_wake(p);
+    }
+}
+
+ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how, void *value,
+                                 bool is_alone) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "END: task %llu %s",
+                  (unsigned long long)asthra__task_bits(t), t->name);
+    t->value = value;
+    asthra__store(&s->ended, asthra__load(&s->ended, relaxed) + 1, release);
+    if (ASTHRA__UNLIKELY(g->config.max_tasks != 0)) {
+        asthra__sub(&g->unfinished, (size_t)1, relaxed);
+    }
+    uint64_t word = asthra__load(&t->word, relaxed);
+    uint64_t low = (uint32_t)word & ~(uint32_t)ASTHRA__TASK_CANCEL;
+    if (is_alone && low == (ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE)) {
+        asthra__store(&t->word, word | (uint64_t)how, release); /* only its awaiter, below us, knows it */
+    } else {
+        word = asthra__add(&t->word, (uint64_t)how, acq_rel);
+        if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
+        if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
+    }
+    asthra__os_fence_light();
+    if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
+        asthra__drain_check();
+    }
+}
+
+ASTHRA__FN void asthra__task_teardown(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, relaxed);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        asthra__error_free(t->error);
+        asthra__free(t->extra);
+    }
+    for (unsigned k = 0; k < ASTHRA__SEGMENTS; k++) {
+        size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
+        if (g->segments[k] != NULL) asthra__os_unmap(g->segments[k], bytes);
+    }
+}
+
+/* ---- cancellation ---- */
+
+/* Sets CANCEL; false: h is over. */
+static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    do {
+        bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0 && (word & ASTHRA__TASK_ALIVE);
+        if (!is_same || (word & ASTHRA__TASK_END)) return false;
+    } while (!asthra__cas(&t->word, &word, word | ASTHRA__TASK_CANCEL, acq_rel));
+    return true;
+}
+
+/* Ends the wait that t is in, if it may be ended. */
+static void asthra__task_end_wait(Asthra__Task *t) {
+    Asthra__Parker *p = &t->parker;
+    uint32_t word = asthra__load(&p->word, acquire);
+    for (;;) {
+        uint32_t claim = word & ASTHRA__WAIT_CLAIM;
+        if (word & ASTHRA__WAIT_FIRM) return;
+        if (claim == ASTHRA__WAIT_BUSY) {
+            asthra__cpu_relax();
+            word = asthra__load(&p->word, acquire);
+            continue;
+        }
+        if (claim != ASTHRA__WAIT_OPEN) return;
+        uint32_t done = (word & ~(uint32_t)ASTHRA__WAIT_CLAIM) | ASTHRA__WAIT_DONE;
+        if (asthra__cas(&p->word, &word, done, acq_rel)) break;
+    }
+    asthra__wait_end(p->wait, ASTHRA_CANCELLED);
+}
+
+ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
+    while (bits != 0) {
+        AsthraTaskHandle h = { bits };
+        Asthra__Task *t = asthra__task_find(h);
+        if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
+        asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
+        uint64_t child = asthra__load(&t->awaiting, acquire);
+        asthra__task_end_wait(t);
+        bits = t->masks > 0 ? 0 : child;
+    }
+}
+
+ASTHRA_RT_API bool asthra_task_cancel(AsthraTaskHandle h) {
+    asthra__turn();
+    asthra__seat();
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_cancel", false);
+    if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return false;
+    asthra__task_forward_cancel(h.bits);
+    return true;
+}
+
+ASTHRA__FN void asthra__task_cancel_parked(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        uint64_t word = asthra__load(&t->word, acquire);
+        if (!(word & ASTHRA__TASK_ALIVE) || (word & ASTHRA__TASK_END)) continue;
+        asthra__task_forward_cancel((word & ASTHRA__TASK_GENERATION) | i);
+    }
+}
+
+ASTHRA_RT_API bool asthra_cancel_requested(void) {
+    asthra__turn();
+    return asthra__cancel_pending();
+}
+
+ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
+    Asthra__Task *t = asthra__seat()->task;
+    if (t == NULL) return;
+    ASTHRA__CHECK(t->masks < UINT8_MAX);
+    t->masks++;
+}
+
+ASTHRA_RT_API void asthra_cancel_mask_end(void) {
+    Asthra__Task *t = asthra__seat()->task;
+    if (t == NULL) return;
+    if (t->masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
+    t->masks--;
+}
+
+/* ---- asking ---- */
+
+ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle h) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    asthra__task_release(s, asthra__task_resolve(h, "asthra_task_detach", true));
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_task_retain(AsthraTaskHandle h) {
+    asthra__seat();
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_retain", false);
+    asthra__add(&t->word, ASTHRA__TASK_HANDLE, relaxed);
+    return h;
+}
+
+ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle h) {
+    return asthra__task_find(h) != NULL;
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void) {
+    AsthraTaskHandle h = { 0 };
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->task == NULL) return h;
+    uint8_t marks = asthra__load(&s->task->marks, relaxed);
+    asthra__store(&s->task->marks, (uint8_t)(marks | ASTHRA__TASK_ESCAPED), relaxed);
+    h.bits = asthra__task_bits(s->task);
+    return h;
+}
+
+ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle h) {
+    asthra__task_resolve(h, "asthra_task_id", false);
+    return h.bits;
+}
+
+ASTHRA_RT_API const char *asthra_task_name(AsthraTaskHandle h) {
+    return asthra__task_resolve(h, "asthra_task_name", false)->name;
+}
+
+ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle h) {
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_state", false);
+    uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
+    if (end != 0) return (AsthraTaskState)end;
+    if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) return ASTHRA_TASK_CREATED;
+    if (asthra__load(&t->awaiting, relaxed) != 0) return ASTHRA_TASK_WAITING;
+    switch (asthra__load(&t->parker.word, relaxed) & ASTHRA__WAIT_CLAIM) {
+    case ASTHRA__WAIT_OPEN: return ASTHRA_TASK_WAITING;
+    case ASTHRA__WAIT_DONE: return ASTHRA_TASK_READY;
+    default: return ASTHRA_TASK_RUNNING;
+    }
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle h) {
+    AsthraTaskHandle parent = { asthra__task_resolve(h, "asthra_task_parent", false)->parent };
+    if (asthra__task_find(parent) == NULL) parent.bits = 0;
+    return parent;
+}
+
+ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__task_resolve(h, "asthra_task_child_count", false);
+    size_t children = 0;
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        uint64_t word = asthra__load(&t->word, acquire);
+        bool is_live = (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+        if (is_live && t->parent == h.bits) children++;
+    }
+    return children;
+}
+
+ASTHRA_RT_API void asthra_yield(void) {
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->worker == NULL ||
+        asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {
+        asthra__os_yield();
+        return;
+    }
+    Asthra__Parker *p = s->task != NULL ? &s->task->parker : &s->parker;
+    uint32_t turn = asthra__load(&p->word, relaxed) & ~(uint32_t)(ASTHRA__WAIT_TURN - 1);
+    asthra__store(&p->word, turn | ASTHRA__WAIT_DONE, relaxed); /* READY, for who asks */
+    asthra__leave(s, ASTHRA__LEFT_READY, NULL);
+    asthra__store(&p->word, turn, relaxed);
+}
+
+ASTHRA_RT_API void asthra_safepoint_slow(void) {
+    asthra_yield();
+}
+
+#endif
+
+/* ---- [task] body ----------------------------------------------- concurrency/task_await.c ---- */
+/* task - awaiting.                                                         [task] body: await
+ *
+ * Three ways to the end of a child, tried in this order.
+ *
+ *   1. It has ended: take the value.
+ *   2. It is the newest in this worker's deque: take it out, so that nobody else can start it, and call
+ *      it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack every task
+ *      but the top one then awaits the one above it. Not in place: a timed await (it could not return
+ *      early), a child with a stack of its own, a stack whose free part is less than half (so that
+ *      every task can use the other half), and every 64th time in a row if others are due.
+ *   3. Else a node in the child's list, and park. The stripe's lock is held from the look at the
+ *      child's word until the stack has been left, so the child's end cannot slip in between.
+ *
+ * An older sibling is not dug out of the deque: parking hands the whole deque to the worker's loop,
+ * newest first, which costs less than finding one task in its middle.
+ *
+ * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await returns
+ * when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light fence, look
+ * at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+/* May t, which is newest in our deque, be called on this stack? */
+static bool asthra__await_fits(Asthra__Seat *s, const Asthra__Task *t) {
+    Asthra__Fiber *f = s->fiber;
+    if (ASTHRA__TSAN || f->low == NULL || asthra__own_stack(t) != 0) return false;
+    if (asthra__fiber_room(f) < (size_t)(f->high - f->low) / 2) return false;
+    if (ASTHRA__LIKELY(++s->in_place_streak % ASTHRA__FAIR_TURNS != 0)) return true;
+    return !asthra__has_other_work(s->worker);
+}
+
+/* Takes t out of its queue for us, or says no. */
+static bool asthra__await_claims(Asthra__Seat *s, Asthra__Task *t) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) return false;
+    if (t->affinity != 0 || t->runnable.priority != 0 || !asthra__await_fits(s, t)) return false;
+    if (ASTHRA__UNLIKELY(g->is_deterministic)) {
+        return asthra__random(2) == 0 && asthra__list_remove(&g->global, &t->runnable);
+    }
+    return asthra__deque_pop_if(&s->worker->deque, &t->runnable);
+}
+
+static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
+    asthra__lock(asthra__task_stripe(t));
+    if (n->link != NULL) {
+        *n->link = n->next;
+        if (n->next != NULL) n->next->link = n->link;
+        n->link = NULL;
+    }
+    asthra__unlock(asthra__task_stripe(t));
+}
+
+/* Parks until t has ended. */
+static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
+    Asthra__Lock *stripe = asthra__task_stripe(t);
+    Asthra__Wait w = { .what = "await of task", .name = t->name, .held = stripe,
+                       .is_firm = timeout_ns < 0 };
+    asthra__lock(stripe);
+    uint64_t word = asthra__or(&t->word, ASTHRA__TASK_AWAITED, acq_rel);
+    if (word & ASTHRA__TASK_END) {
+        asthra__unlock(stripe);
+        return ASTHRA_OK;
+    }
+    if (timeout_ns == 0) {
+        asthra__unlock(stripe);
+        return ASTHRA_TIMED_OUT;
+    }
+    Asthra__AwaitNode node = { t->waiters, &t->waiters, asthra__wait_open(&w) };
+    if (node.next != NULL) node.next->link = &node.next;
+    t->waiters = &node;
+    AsthraStatus status = asthra__wait_park(&w, timeout_ns);
+    if (status != ASTHRA_OK) asthra__await_unlink(t, &node);
+    return status;
+}
+
+/* OK once t has ended. Cancels of the awaiter reach t meanwhile. */
+static AsthraStatus asthra__await_end(Asthra__Task *t, uint64_t bits, int64_t timeout_ns) {
+    if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return ASTHRA_OK;
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *me = s->task;
+    if (me == t) asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
+    if (me != NULL && timeout_ns < 0) {
+        asthra__store(&me->awaiting, bits, release);
+        asthra__os_fence_light();
+        if (ASTHRA__UNLIKELY(asthra__cancel_pending())) asthra__task_forward_cancel(bits);
+    }
+    AsthraStatus status = ASTHRA_OK;
+    if (timeout_ns < 0 && asthra__await_claims(s, t)) {
+        asthra__run_in_place(s, t);
+    } else {
+        status = asthra__await_parked(t, timeout_ns);
+    }
+    if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
+    return status;
+}
+
+/* How t ended, as a result of the awaiter; t is freed or released. */
+static AsthraResult asthra__await_take(Asthra__Task *t, void **value) {
+    Asthra__Seat *s = asthra__seat();
+    uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
+    AsthraResult r = asthra__result_of(ASTHRA_OK);
+    if (value != NULL) *value = t->value;
+    r.value.pointer = t->value;
+    if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) r = asthra__result_of(ASTHRA_CANCELLED);
+    if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_FAILED)) {
+        r = asthra__result_of(ASTHRA_PANICKED);
+        if (t->error != NULL) {
+            r.value.error = t->error;
+            r = asthra_result_errorf(ASTHRA_PANICKED, "%s", asthra_result_message(r));
+        }
+    }
+    asthra__task_release(s, t);
+    return r;
+}
+
+static Asthra__Task *asthra__await_begin(AsthraTaskHandle h, const char *verb) {
+    asthra__turn();
+    asthra__seat();
+    return asthra__task_resolve(h, verb, true);
+}
+
+ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+    void *value;
+    Asthra__Task *t = asthra__await_begin(h, "asthra_await");
+    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
+    AsthraResult r = asthra__await_take(t, &value);
+    if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
+        asthra__panic_with(NULL, 0, asthra_result_message(r));
+    }
+    return value;
+}
+
+ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result) {
+    Asthra__Task *t = asthra__await_begin(h, "asthra_await_result");
+    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
+    return asthra__await_take(t, result);
+}
+
+ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t timeout_ns,
+                                                void **result) {
+    Asthra__Task *t = asthra__await_begin(h, "asthra_await_timeout");
+    AsthraStatus status = asthra__await_end(t, h.bits, timeout_ns);
+    if (status == ASTHRA_OK) return asthra__await_take(t, result);
+    AsthraResult r = asthra__result_of(status);
+    r.detail = status == ASTHRA_CANCELLED;
+    return r;
+}
+
+ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
+    Asthra__Task *t = asthra__await_begin(h, "asthra_await_copy");
+    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
+    size_t bytes = 0;
+    void *copy = asthra__task_block(t, &bytes);
+    bool is_good = copy != NULL && size <= bytes;
+    if (is_good && size > 0) memcpy(block, copy, size);
+    AsthraResult r = asthra__await_take(t, NULL);
+    if (is_good || r.status) return r;
+    return asthra_result_errorf(ASTHRA_INVALID,
+                                "asthra_await_copy: %zu bytes asked for, the task's block has %zu",
+                                size, bytes);
+}
+
+#endif
+
+/* ---- [timer] body --------------------------------------------------- concurrency/timer.c ---- */
+/* timer - time, and waiting for it.                                        [timer] body
+ *
+ * A sleep is a wait that nobody but its timer, or a canceller, can complete; the timers themselves
+ * are the scheduler's (scheduler_timer.c), because every wait can have one.
+ */
+
+#if ASTHRA_HAS_TASK
+
+ASTHRA_RT_API int64_t asthra_now_ns(void) {
+    return asthra__now_ns();
+}
+
+ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns) {
+    Asthra__Wait w = { .what = "sleep" };
+    asthra__turn();
+    asthra__wait_open(&w);
+    AsthraStatus status = asthra__wait_park(&w, ns);
+    return asthra__result_of(status == ASTHRA_TIMED_OUT ? ASTHRA_OK : status);
+}
+
+#endif
+
+/* ---- [channel] internal ---------------------------------- concurrency/channel_internal.h ---- */
+/* channel - what select needs of it.                                      [channel] internal
+ *
+ * A waiter is a node on the stack of whoever waits. It is linked, read and unlinked only under the
+ * lock of its channel. `is_linked` becomes false as the last touch of whoever unlinks a node that
+ * is not its own, so the owner, seeing false, may leave without the lock.
+ */
+
+#include <string.h>
+
+#if ASTHRA_HAS_CHANNEL
+
+typedef struct Asthra__Waiter Asthra__Waiter;
+struct Asthra__Waiter {
+    Asthra__Waiter *next, *prev;
+    Asthra__Parker *parker;
+    void *slot;    /* the value to send, never written; or where to receive, NULL: drop */
+    int32_t index; /* of the case in its select */
+    ASTHRA__ATOMIC(bool) is_linked;
+};
+
+/* Oldest first. `first` is also read without the lock, as a hint. */
+typedef struct Asthra__Waiters {
+    ASTHRA__ATOMIC(Asthra__Waiter *) first;
+    Asthra__Waiter *last;
+} Asthra__Waiters;
+
+struct AsthraConcurrencyChannel {
+    /* Never changes: every core may keep a copy. */
+    size_t element_size;
+    char *ring;
+    const char *name;
+    void *block; /* what the allocator gave */
+    /* Changes under the lock: whoever takes it gets all of this with one line. */
+    ASTHRA__ALIGNED(64) Asthra__Lock lock;
+    ASTHRA__ATOMIC(uint32_t) is_closed;
+    size_t capacity;
+    size_t head; /* index of the oldest value */
+    ASTHRA__ATOMIC(size_t) count;
+    Asthra__Waiters senders, receivers;
+};
+_Static_assert(offsetof(AsthraConcurrencyChannel, lock) == ASTHRA__CACHE_LINE &&
+                   sizeof(AsthraConcurrencyChannel) == 2 * ASTHRA__CACHE_LINE,
+               "what changes has a line of its own");
+
+/* Would a send, or a receive, have to wait? Without the lock: true was so at some moment of the
+ * call, false is only a hint. closed is read last, because it never becomes false again: with
+ * nothing inside, nobody waiting, and not closed even later, there was a moment when all three
+ * held. */
+static inline bool asthra__channel_is_full(AsthraChannel *c) {
+    return asthra__load(&c->count, acquire) >= c->capacity &&
+           !asthra__load(&c->receivers.first, acquire) && !asthra__load(&c->is_closed, acquire);
+}
+static inline bool asthra__channel_is_empty(AsthraChannel *c) {
+    return !asthra__load(&c->count, acquire) && !asthra__load(&c->senders.first, acquire) &&
+           !asthra__load(&c->is_closed, acquire);
+}
+
+static inline void asthra__waiters_append(Asthra__Waiters *list, Asthra__Waiter *w) {
+    w->next = NULL;
+    w->prev = list->last;
+    asthra__store(&w->is_linked, true, relaxed);
+    if (w->prev) w->prev->next = w;
+    else asthra__store(&list->first, w, relaxed);
+    list->last = w;
+}
+
+/* is_linked is the caller's business: see the head of this file. */
+static inline void asthra__waiters_remove(Asthra__Waiters *list, const Asthra__Waiter *w) {
+    if (w->prev) w->prev->next = w->next;
+    else asthra__store(&list->first, w->next, relaxed);
+    if (w->next) w->next->prev = w->prev;
+    else list->last = w->prev;
+}
+
+static inline void asthra__waiter_release(Asthra__Waiter *w) {
+    asthra__store(&w->is_linked, false, release); /* partner: asthra__waiter_unlink */
+}
+
+/* Copies one value; the common sizes without a call. */
+static inline void asthra__channel_copy(void *to, const void *from, size_t size) {
+    if (size == 8) memcpy(to, from, 8);
+    else if (size == 4) memcpy(to, from, 4);
+    else if (size == 16) memcpy(to, from, 16);
+    else memcpy(to, from, size);
+}
+
+/* Touch every page of a user's value before any lock is taken, so that a bad pointer faults in its
+ * owner's call while nothing is held. Writing puts back what was there. */
+static inline void asthra__channel_touch_source(const AsthraChannel *c, const void *value) {
+    const volatile char *at = (const volatile char *)value;
+    for (size_t i = 0; i < c->element_size; i += 4096) (void)at[i];
+    (void)at[c->element_size - 1];
+}
+static inline void asthra__channel_touch_target(const AsthraChannel *c, void *out) {
+    volatile char *at = (volatile char *)out;
+    if (!out) return;
+    for (size_t i = 0; i < c->element_size; i += 4096) at[i] = at[i];
+    at[c->element_size - 1] = at[c->element_size - 1];
+}
+
+/* A source in a waiter's slot, which is never written through. */
+static inline void *asthra__channel_source(const void *value) { return (void *)(uintptr_t)value; }
+
+/* Sends or receives without waiting: ASTHRA_OK, ASTHRA_CLOSED or ASTHRA_WOULD_BLOCK. Caller holds
+ * c->lock. *wake becomes whom the caller must wake after unlocking, or NULL. */
+ASTHRA__FN AsthraStatus asthra__channel_put(AsthraChannel *c, const void *value,
+                                            Asthra__Parker **wake);
+ASTHRA__FN AsthraStatus asthra__channel_take(AsthraChannel *c, void *out, Asthra__Parker **wake);
+
+/* Unlinks the caller's own node if nobody did yet. */
+ASTHRA__FN void asthra__waiter_unlink(AsthraChannel *c, Asthra__Waiters *list, Asthra__Waiter *w);
+
+/* Completes w, whose wait the caller has claimed and whose node it has unlinked. */
+static inline Asthra__Parker *asthra__waiter_finish(Asthra__Waiter *w, AsthraStatus status) {
+    Asthra__Wait *wait = w->parker->wait;
+    wait->outcome = status;
+    wait->winner = w;
+    return w->parker;
+}
+
+/* A debug line: "channel 'jobs': send by task 12". */
+ASTHRA__COLD ASTHRA__FN void asthra__channel_say(const AsthraChannel *c, const char *verb);
+static inline void asthra__channel_trace(const AsthraChannel *c, const char *verb) {
+    if (ASTHRA__UNLIKELY(asthra__trace_is_on(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS)))
+        asthra__channel_say(c, verb);
+}
+
+#endif
+
+/* ---- [channel] body ----------------------------------------------- concurrency/channel.c ---- */
+/* channel - a ring, two lists of waiters, one short lock.                     [channel] body
+ *
+ * Everything that changes stands behind one lock. Whoever comes looks for a waiting opposite first
+ * and copies the value straight between its own buffer and the other's slot; nobody has to look
+ * again after a wake. Else the value goes through the ring, else the caller appends a node that
+ * stands on its own stack and parks. Parking gives the lock back only after the stack was left, so
+ * whoever finds the node may resume its owner at once.
+ *
+ * Invariants, whenever the lock is free (a waiter is live until somebody has claimed its wait):
+ *   a live receiver waits     ->  count == 0 and not closed
+ *   a live sender waits       ->  count == capacity and not closed
+ *   so: who takes from a full ring moves the oldest live sender's value into the slot that became
+ *   free, and sending order holds; and live senders and receivers that could meet never wait both.
+ * A node whose claim fails belongs to a select, a timeout or a cancel that was completed elsewhere:
+ * it is unlinked and forgotten.
+ *
+ * Whoever completes a wait writes the value, the outcome and the winner under the lock, unlocks,
+ * and wakes as its last act; after that it touches neither the channel nor the waiter. Unlocking
+ * itself does not touch the lock once another can have it (sync_internal.h), and a woken owner
+ * whose node was unlinked by its partner does not come back to the lock. So when a hand-over is
+ * complete both sides are through with the channel, and either may destroy it.
+ *
+ * A fault in a user's buffer must not happen under the lock: the caller's own value is touched,
+ * page by page, before locking. What a partner copies into or out of a waiter's slot was touched by
+ * that waiter. A buffer that another thread unmaps in the middle of the call is beyond this.
+ *
+ * Head and count wrap by comparison: a division costs more than the rest of a send.
+ *
+ * One cache line holds all that changes, on purpose: both sides need the lock anyway, and get the
+ * rest with it. What never changes has a line of its own, which all cores can keep.
+ *
+ * try_send and try_receive look without the lock first. That they found nothing was true at one
+ * moment of the call, which is all that a failed try says.
+ */
+
+#if ASTHRA_HAS_CHANNEL
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__channel_null(const char *function,
+                                                              const char *what) {
+    asthra_panic_at(NULL, "%s: the %s is NULL", function, what);
+}
+
+/* Names the function in a panic for a bug of the caller. */
+#define ASTHRA__CHANNEL_NEEDS(pointer, what) \
+    (ASTHRA__LIKELY((pointer) != NULL) ? (void)0 : asthra__channel_null(__func__, what))
+
+ASTHRA__FN void asthra__channel_say(const AsthraChannel *c, const char *verb) {
+    char who[64];
+    ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "channel '%s': %s by %s", c->name, verb,
+                  asthra__who(who, sizeof who));
+}
+
+static inline AsthraResult asthra__channel_result(AsthraStatus status) {
+    if (ASTHRA__UNLIKELY(status != ASTHRA_OK)) return asthra__result_of(status);
+    AsthraResult ok = {0, 0, {NULL}};
+    return ok;
+}
+
+/* ---- under the lock ---- */
+
+static inline void *asthra__channel_at(const AsthraChannel *c, size_t index) {
+    return c->ring + index * c->element_size;
+}
+
+/* Unlinks the oldest live waiter and claims its wait. The caller finishes and wakes it. */
+static inline Asthra__Waiter *asthra__waiters_claim(Asthra__Waiters *list) {
+    Asthra__Waiter *w;
+    while ((w = asthra__load(&list->first, relaxed)) != NULL) {
+        asthra__waiters_remove(list, w);
+        bool is_mine = asthra__wait_claim(w->parker);
+        asthra__waiter_release(w); /* without the claim, the last touch; with it, the wake is */
+        if (is_mine) return w;
+    }
+    return NULL;
+}
+
+ASTHRA__FN AsthraStatus asthra__channel_put(AsthraChannel *c, const void *value,
+                                            Asthra__Parker **wake) {
+    ASTHRA__ASSERT(asthra__lock_is_held(&c->lock));
+    size_t count = asthra__load(&c->count, relaxed);
+    *wake = NULL;
+    if (asthra__load(&c->is_closed, relaxed)) return ASTHRA_CLOSED;
+    Asthra__Waiter *w = asthra__waiters_claim(&c->receivers);
+    if (w) {
+        if (w->slot) asthra__channel_copy(w->slot, value, c->element_size);
+        *wake = asthra__waiter_finish(w, ASTHRA_OK);
+        return ASTHRA_OK;
+    }
+    if (count == c->capacity) return ASTHRA_WOULD_BLOCK;
+    size_t tail = c->head + count;
+    if (tail >= c->capacity) tail -= c->capacity;
+    asthra__channel_copy(asthra__channel_at(c, tail), value, c->element_size);
+    asthra__store(&c->count, count + 1, relaxed);
+    return ASTHRA_OK;
+}
+
+/* Takes the oldest value out of the ring, which is not empty. */
+static inline Asthra__Parker *asthra__channel_pop(AsthraChannel *c, void *out) {
+    size_t count = asthra__load(&c->count, relaxed);
+    void *at = asthra__channel_at(c, c->head);
+    if (out) asthra__channel_copy(out, at, c->element_size);
+    if (++c->head == c->capacity) c->head = 0;
+    Asthra__Waiter *w = asthra__waiters_claim(&c->senders);
+    if (!w) {
+        asthra__store(&c->count, count - 1, relaxed);
+        return NULL;
+    }
+    ASTHRA__ASSERT(count == c->capacity); /* so the slot that became free is the newest now */
+    asthra__channel_copy(at, w->slot, c->element_size);
+    return asthra__waiter_finish(w, ASTHRA_OK);
+}
+
+ASTHRA__FN AsthraStatus asthra__channel_take(AsthraChannel *c, void *out, Asthra__Parker **wake) {
+    ASTHRA__ASSERT(asthra__lock_is_held(&c->lock));
+    *wake = NULL;
+    if (asthra__load(&c->count, relaxed)) {
+        *wake = asthra__channel_pop(c, out);
+        return ASTHRA_OK;
+    }
+    Asthra__Waiter *w = asthra__waiters_claim(&c->senders);
+    if (w) {
+        if (out) asthra__channel_copy(out, w->slot, c->element_size);
+        *wake = asthra__waiter_finish(w, ASTHRA_OK);
+        return ASTHRA_OK;
+    }
+    return asthra__load(&c->is_closed, relaxed) ? ASTHRA_CLOSED : ASTHRA_WOULD_BLOCK;
+}
+
+/* ---- waiting ---- */
+
+ASTHRA__FN void asthra__waiter_unlink(AsthraChannel *c, Asthra__Waiters *list, Asthra__Waiter *w) {
+    if (!asthra__load(&w->is_linked, acquire)) return; /* partner: asthra__waiter_release */
+    asthra__lock(&c->lock);
+    if (asthra__load(&w->is_linked, relaxed)) asthra__waiters_remove(list, w);
+    asthra__unlock(&c->lock);
+}
+
+/* Waits in the list for a partner. Caller holds c->lock, which is given back. */
+ASTHRA__NOINLINE static AsthraStatus asthra__channel_wait(AsthraChannel *c, Asthra__Waiters *list,
+                                                          void *slot, const char *what,
+                                                          int64_t timeout_ns) {
+    Asthra__Wait wait;
+    Asthra__Waiter w;
+    wait.what = what;
+    wait.name = c->name;
+    wait.held = &c->lock;
+    wait.is_firm = false;
+    wait.outcome = ASTHRA_OK;
+    w.slot = slot;
+    w.parker = asthra__wait_open(&wait);
+    asthra__waiters_append(list, &w);
+    AsthraStatus status = asthra__wait_park(&wait, timeout_ns);
+    asthra__waiter_unlink(c, list, &w);
+    return status;
+}
+
+static inline AsthraStatus asthra__channel_send(AsthraChannel *c, const void *value,
+                                                int64_t timeout_ns) {
+    Asthra__Parker *wake;
+    asthra__channel_trace(c, "send");
+    asthra__channel_touch_source(c, value);
+    asthra__lock(&c->lock);
+    AsthraStatus status = asthra__channel_put(c, value, &wake);
+    if (status == ASTHRA_WOULD_BLOCK && timeout_ns != 0)
+        return asthra__channel_wait(c, &c->senders, asthra__channel_source(value),
+                                    "send on channel", timeout_ns);
+    asthra__unlock(&c->lock);
+    if (wake) asthra__wait_wake(wake);
+    return status;
+}
+
+static inline AsthraStatus asthra__channel_receive(AsthraChannel *c, void *out,
+                                                   int64_t timeout_ns) {
+    Asthra__Parker *wake;
+    asthra__channel_trace(c, "receive");
+    asthra__channel_touch_target(c, out);
+    asthra__lock(&c->lock);
+    AsthraStatus status = asthra__channel_take(c, out, &wake);
+    if (status == ASTHRA_WOULD_BLOCK && timeout_ns != 0)
+        return asthra__channel_wait(c, &c->receivers, out, "receive on channel", timeout_ns);
+    asthra__unlock(&c->lock);
+    if (wake) asthra__wait_wake(wake);
+    return status;
+}
+
+/* ---- opening and ending ---- */
+
+/* Bytes of header, ring and name in one block, with room to align the header; 0: too many. */
+static size_t asthra__channel_bytes(size_t element_size, size_t capacity, size_t name_bytes) {
+    size_t fixed = sizeof(AsthraChannel) + ASTHRA__CACHE_LINE + name_bytes;
+    if (name_bytes > PTRDIFF_MAX / 2 || capacity > (PTRDIFF_MAX - fixed) / element_size) return 0;
+    return fixed + capacity * element_size;
+}
+
+static AsthraChannel *asthra__channel_lay_out(void *block, size_t element_size, size_t capacity,
+                                              const char *name, size_t name_bytes) {
+    size_t mask = ASTHRA__CACHE_LINE - 1;
+    AsthraChannel *c = (AsthraChannel *)(((uintptr_t)block + mask) & ~(uintptr_t)mask);
+    memset(c, 0, sizeof *c);
+    c->block = block;
+    c->element_size = element_size;
+    c->capacity = capacity;
+    c->ring = (char *)(c + 1);
+    char *text = c->ring + capacity * element_size;
+    memcpy(text, name, name_bytes);
+    c->name = text;
+    return c;
+}
+
+ASTHRA_RT_API AsthraChannel *asthra_channel_create(size_t element_size, size_t capacity,
+                                                   const char *name) {
+    if (!asthra__tier_is_on(2)) return NULL;
+    if (!name) name = "unnamed";
+    if (!element_size) {
+        asthra__error_set(ASTHRA_INVALID, "asthra_channel_create: '%s' has element_size 0", name);
+        return NULL;
+    }
+    size_t name_bytes = strlen(name) + 1;
+    size_t bytes = asthra__channel_bytes(element_size, capacity, name_bytes);
+    if (!bytes) {
+        asthra__error_set(ASTHRA_INVALID,
+                          "asthra_channel_create: '%s': %zu values of %zu bytes overflow", name,
+                          capacity, element_size);
+        return NULL;
+    }
+    void *block = asthra__alloc(bytes);
+    if (!block) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY,
+                          "asthra_channel_create: no memory for '%s', %zu values of %zu bytes",
+                          name, capacity, element_size);
+        return NULL;
+    }
+    asthra__error_clear();
+    AsthraChannel *c = asthra__channel_lay_out(block, element_size, capacity, name, name_bytes);
+    asthra__channel_trace(c, "create");
+    return c;
+}
+
+/* Unlinks whoever waits in the list, with ASTHRA_CLOSED, into a chain through `next`. */
+static void asthra__channel_dismiss(Asthra__Waiters *list, Asthra__Waiter **chain) {
+    Asthra__Waiter *w;
+    while ((w = asthra__waiters_claim(list)) != NULL) {
+        asthra__waiter_finish(w, ASTHRA_CLOSED);
+        w->next = NULL;
+        *chain = w;
+        chain = &w->next;
+    }
+}
+
+static void asthra__channel_wake_all(Asthra__Waiter *w) {
+    while (w) {
+        Asthra__Waiter *next = w->next; /* the wake ends w's life */
+        asthra__wait_wake(w->parker);
+        w = next;
+    }
+}
+
+ASTHRA_RT_API bool asthra_channel_close(AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    Asthra__Waiter *senders = NULL, *receivers = NULL;
+    asthra__turn();
+    asthra__channel_trace(c, "close");
+    asthra__lock(&c->lock);
+    bool is_first = !asthra__load(&c->is_closed, relaxed);
+    if (is_first) {
+        asthra__store(&c->is_closed, 1, release);
+        asthra__channel_dismiss(&c->receivers, &receivers);
+        asthra__channel_dismiss(&c->senders, &senders);
+    }
+    asthra__unlock(&c->lock);
+    asthra__channel_wake_all(receivers);
+    asthra__channel_wake_all(senders);
+    return is_first;
+}
+
+/* Adds ", task 'a' (receive)" for each live waiter; forgets the others. Returns how many. */
+static size_t asthra__channel_list(Asthra__Waiters *list, const char *verb, Asthra__Text *text) {
+    size_t live = 0;
+    Asthra__Waiter *next;
+    for (Asthra__Waiter *w = asthra__load(&list->first, relaxed); w; w = next) {
+        char name[96];
+        next = w->next;
+        uint32_t claim = asthra__load(&w->parker->word, acquire) & ASTHRA__WAIT_CLAIM;
+        if (claim == ASTHRA__WAIT_DONE || claim == ASTHRA__WAIT_IDLE) {
+            asthra__waiters_remove(list, w);
+            asthra__waiter_release(w);
+            continue;
+        }
+        asthra__text_format(text, "%s%s (%s)", text->length ? ", " : "",
+                            asthra__parker_name(w->parker, name, sizeof name), verb);
+        live++;
+    }
+    return live;
+}
+
+ASTHRA_RT_API void asthra_channel_destroy(AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    char buffer[600];
+    Asthra__Text who = asthra__text_on(buffer, sizeof buffer);
+    asthra__turn();
+    asthra__channel_trace(c, "destroy");
+    asthra__lock(&c->lock);
+    size_t live = asthra__channel_list(&c->receivers, "receive", &who);
+    live += asthra__channel_list(&c->senders, "send", &who);
+    asthra__unlock(&c->lock);
+    if (live)
+        asthra_panic_at(NULL,
+                        "asthra_channel_destroy: %zu still wait on channel '%s': %s; close it and "
+                        "let them return first",
+                        live, c->name, buffer);
+    asthra__free(c->block);
+}
+
+/* ---- the rest of the contract ---- */
+
+ASTHRA_RT_API AsthraResult asthra_channel_send(AsthraChannel *c, const void *value) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    ASTHRA__CHANNEL_NEEDS(value, "value");
+    asthra__turn();
+    return asthra__channel_result(asthra__channel_send(c, value, -1));
+}
+
+ASTHRA_RT_API AsthraResult asthra_channel_receive(AsthraChannel *c, void *out) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    return asthra__channel_result(asthra__channel_receive(c, out, -1));
+}
+
+ASTHRA_RT_API AsthraResult asthra_channel_try_send(AsthraChannel *c, const void *value) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    ASTHRA__CHANNEL_NEEDS(value, "value");
+    asthra__turn();
+    if (asthra__channel_is_full(c)) return asthra__result_of(ASTHRA_WOULD_BLOCK);
+    return asthra__channel_result(asthra__channel_send(c, value, 0));
+}
+
+ASTHRA_RT_API AsthraResult asthra_channel_try_receive(AsthraChannel *c, void *out) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    if (asthra__channel_is_empty(c)) return asthra__result_of(ASTHRA_WOULD_BLOCK);
+    return asthra__channel_result(asthra__channel_receive(c, out, 0));
+}
+
+/* A limit of 0 has run out. */
+static AsthraResult asthra__channel_timed(AsthraStatus status) {
+    return asthra__channel_result(status == ASTHRA_WOULD_BLOCK ? ASTHRA_TIMED_OUT : status);
+}
+
+ASTHRA_RT_API AsthraResult asthra_channel_send_timeout(AsthraChannel *c, const void *value,
+                                                       int64_t timeout_ns) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    ASTHRA__CHANNEL_NEEDS(value, "value");
+    asthra__turn();
+    return asthra__channel_timed(asthra__channel_send(c, value, timeout_ns));
+}
+
+ASTHRA_RT_API AsthraResult asthra_channel_receive_timeout(AsthraChannel *c, void *out,
+                                                          int64_t timeout_ns) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    return asthra__channel_timed(asthra__channel_receive(c, out, timeout_ns));
+}
+
+ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t element_size) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    if (ASTHRA__UNLIKELY(element_size != c->element_size))
+        asthra_panic_at(NULL,
+                        "asthra_channel_next: channel '%s' carries values of %zu bytes, not %zu",
+                        c->name, c->element_size, element_size);
+    asthra__turn();
+    return asthra__channel_receive(c, out, -1) == ASTHRA_OK;
+}
+
+ASTHRA_RT_API bool asthra_channel_is_closed(const AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    return asthra__load(&c->is_closed, acquire) != 0; /* partner: asthra_channel_close */
+}
+
+ASTHRA_RT_API size_t asthra_channel_count(const AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    return asthra__load(&c->count, relaxed);
+}
+
+ASTHRA_RT_API size_t asthra_channel_capacity(const AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    return c->capacity;
+}
+
+ASTHRA_RT_API size_t asthra_channel_element_size(const AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    return c->element_size;
+}
+
+ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    return c->name;
+}
+
+#endif
+
+/* ---- [select] body ------------------------------------------------- concurrency/select.c ---- */
+/* select - one of many, without locking all.                                   [select] body
+ *
+ * First pass, nothing enqueued. The cases are looked at without locks; one of those that seem ready
+ * is drawn, all with the same probability; its channel is locked and the operation tried. Somebody
+ * may have been faster: then all are looked at again. This ends with a completed case, or with a
+ * look that found no case ready, each at some moment of the look. (Not all at the same moment: a
+ * token that moves from a channel not yet looked at to one already looked at can be missed. To see
+ * all at once, all would have to be locked.) A select with a default or a limit of 0 ends here.
+ *
+ * Second pass. The wait is opened and a node for each case appended to its channel, one lock at a
+ * time, and under that lock the case is tried once more: so two selects that could meet never sleep
+ * both, because the later of the two nodes was appended by somebody who looked. From the first node
+ * on others may complete us, so whatever we complete ourselves takes our own word first:
+ *
+ *     buffer or closed    own word OPEN to DONE, then the operation, which can no longer fail
+ *     a partner           own word OPEN to BUSY; the partner's OPEN to DONE; own word to DONE
+ *         partner DONE    its node is stale: own word back to OPEN, unlink the node, go on
+ *         partner BUSY    the one with the lower address stays BUSY and spins. The other steps
+ *                         back to OPEN, so that the lower may take it, and tries again later.
+ *
+ * A failing OPEN means that somebody completed us; then no further node is appended. The order by
+ * address is what keeps two or more selects, each busy with the next, from waiting in a circle, or
+ * from stepping back for ever. BUSY is never held over a lock. A partner is needed only where there
+ * is no buffer: with one, a waiting opposite of a case that is not ready is never live (channel.c).
+ * One-sided claimers (send, receive, close, timers, cancellation) wait BUSY out.
+ *
+ * However it was completed, the wait ends in one park, which consumes exactly one wake: a select
+ * that completed itself wakes itself, without leaving its stack. Then the remaining nodes are
+ * unlinked, each under its lock. This protocol is tests/model/select.pml.
+ *
+ * No allocation and no limit: nodes stand in frames of a recursion, sixteen a frame, so that any
+ * number of cases goes down the stack in small steps and an overflow meets the guard.
+ */
+
+#include <limits.h>
+
+#if ASTHRA_HAS_SELECT
+
+typedef struct Asthra__Select {
+    AsthraSelectCase *cases;
+    int count, chosen;
+    int64_t timeout_ns;
+    Asthra__Parker *self;
+    Asthra__Wait wait;
+} Asthra__Select;
+
+typedef enum Asthra__SelectStep {
+    ASTHRA__SELECT_WAITS,     /* nothing to match */
+    ASTHRA__SELECT_MATCHED,   /* we completed a case: our word is DONE, and the wake is ours */
+    ASTHRA__SELECT_COMPLETED, /* somebody else did */
+    ASTHRA__SELECT_STALE      /* the partner is completed elsewhere */
+} Asthra__SelectStep;
+
+/* ---- first pass ---- */
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__select_bad_case(const AsthraSelectCase *k, int i) {
+    if (k->kind == ASTHRA_SELECT_SEND)
+        asthra_panic_at(NULL, "asthra_select: case %d sends to channel '%s', but its data is NULL",
+                        i, k->channel->name);
+    asthra_panic_at(NULL, "asthra_select: case %d has kind %d, which is neither send nor receive",
+                    i, (int)k->kind);
+}
+
+static inline bool asthra__select_looks_ready(const AsthraSelectCase *k, int i) {
+    if (!k->channel) return false;
+    if (k->kind == ASTHRA_SELECT_RECEIVE) return !asthra__channel_is_empty(k->channel);
+    if (ASTHRA__UNLIKELY(k->kind != ASTHRA_SELECT_SEND || !k->data)) asthra__select_bad_case(k, i);
+    return !asthra__channel_is_full(k->channel);
+}
+
+/* One of the cases that look ready, each with equal probability; -1: none. A block of 64 replaces
+ * what was drawn before with the probability that it has a share in all that were seen so far. */
+static int asthra__select_draw(const AsthraSelectCase *cases, int count) {
+    uint32_t seen = 0;
+    int drawn = -1;
+    for (int start = 0; start < count; start += 64) {
+        uint64_t ready = 0;
+        uint32_t here = 0;
+        for (int i = start; i < count && i < start + 64; i++) {
+            uint32_t is_ready = asthra__select_looks_ready(&cases[i], i);
+            ready |= (uint64_t)is_ready << (i - start);
+            here += is_ready;
+        }
+        if (!here) continue;
+        seen += here;
+        if (seen > here && asthra__random(seen) >= here) continue;
+        for (uint32_t skip = here > 1 ? asthra__random(here) : 0; skip > 0; skip--)
+            ready &= ready - 1;
+        drawn = start + __builtin_ctzll(ready);
+    }
+    return drawn;
+}
+
+static void asthra__select_touch(const AsthraSelectCase *k) {
+    if (k->kind == ASTHRA_SELECT_SEND)
+        asthra__channel_touch_source(k->channel, k->data);
+    else
+        asthra__channel_touch_target(k->channel, k->data);
+}
+
+/* The case's operation without waiting. Caller holds the channel's lock and wakes *wake. */
+static inline AsthraStatus asthra__select_try(const AsthraSelectCase *k, Asthra__Parker **wake) {
+    if (k->kind == ASTHRA_SELECT_SEND) return asthra__channel_put(k->channel, k->data, wake);
+    return asthra__channel_take(k->channel, k->data, wake);
+}
+
+/* Completes a ready case and returns its index; -1: none is ready. */
+static int asthra__select_poll(AsthraSelectCase *cases, int count) {
+    int drawn;
+    while ((drawn = asthra__select_draw(cases, count)) >= 0) {
+        AsthraSelectCase *k = &cases[drawn];
+        Asthra__Parker *wake;
+        asthra__select_touch(k);
+        asthra__lock(&k->channel->lock);
+        AsthraStatus status = asthra__select_try(k, &wake);
+        asthra__unlock(&k->channel->lock);
+        if (wake) asthra__wait_wake(wake);
+        if (status == ASTHRA_WOULD_BLOCK) continue;
+        k->status = status;
+        asthra__channel_trace(k->channel,
+                              k->kind == ASTHRA_SELECT_SEND ? "select sends" : "select receives");
+        break;
+    }
+    return drawn;
+}
+
+/* ---- second pass: words ---- */
+
+/* Moves the claim of p's word; false if it was not `from`. Orders what both sides wrote before. */
+static bool asthra__select_move(Asthra__Parker *p, uint32_t from, uint32_t to) {
+    uint32_t word = asthra__load(&p->word, relaxed);
+    do {
+        if ((word & ASTHRA__WAIT_CLAIM) != from) return false;
+    } while (!asthra__cas(&p->word, &word, (word & ~(uint32_t)ASTHRA__WAIT_CLAIM) | to, seq_cst));
+    return true;
+}
+
+static uint32_t asthra__select_claim_of(Asthra__Parker *p) {
+    return asthra__load(&p->word, seq_cst) & ASTHRA__WAIT_CLAIM;
+}
+
+/* Lets time pass for somebody who is BUSY, which takes a few instructions unless it lost its
+ * core. */
+static void asthra__select_relax(unsigned *rounds) {
+    if (++*rounds % 64)
+        asthra__cpu_relax();
+    else
+        asthra__os_yield();
+}
+
+/* We are BUSY. Tries to take the partner; on MATCHED our word is DONE, else it is OPEN. WAITS: the
+ * partner is busy itself and goes first. */
+static Asthra__SelectStep asthra__select_take_partner(Asthra__Parker *self, Asthra__Parker *other) {
+    unsigned rounds = 0;
+    for (;;) {
+        if (asthra__select_move(other, ASTHRA__WAIT_OPEN, ASTHRA__WAIT_DONE)) {
+            asthra__select_move(self, ASTHRA__WAIT_BUSY, ASTHRA__WAIT_DONE);
+            return ASTHRA__SELECT_MATCHED;
+        }
+        uint32_t claim = asthra__select_claim_of(other);
+        if (claim == ASTHRA__WAIT_DONE || claim == ASTHRA__WAIT_IDLE) {
+            asthra__select_move(self, ASTHRA__WAIT_BUSY, ASTHRA__WAIT_OPEN);
+            return ASTHRA__SELECT_STALE;
+        }
+        if (claim == ASTHRA__WAIT_BUSY && (uintptr_t)self > (uintptr_t)other) {
+            asthra__select_move(self, ASTHRA__WAIT_BUSY, ASTHRA__WAIT_OPEN);
+            return ASTHRA__SELECT_WAITS;
+        }
+        asthra__select_relax(&rounds);
+    }
+}
+
+/* Claims partner and self, both or neither: MATCHED, STALE or COMPLETED. */
+static Asthra__SelectStep asthra__select_claim_pair(Asthra__Parker *self, Asthra__Parker *other) {
+    unsigned rounds = 0;
+    while (asthra__select_move(self, ASTHRA__WAIT_OPEN, ASTHRA__WAIT_BUSY)) {
+        Asthra__SelectStep step = asthra__select_take_partner(self, other);
+        if (step != ASTHRA__SELECT_WAITS) return step;
+        do {
+            asthra__select_relax(&rounds);
+        } while (asthra__select_claim_of(other) == ASTHRA__WAIT_BUSY &&
+                 asthra__select_claim_of(self) == ASTHRA__WAIT_OPEN);
+    }
+    return ASTHRA__SELECT_COMPLETED;
+}
+
+/* ---- second pass: under the lock of a case's channel ---- */
+
+/* Matches with a node of the opposite list, which is unlinked and left in *found. */
+static Asthra__SelectStep asthra__select_meet(Asthra__Parker *self, Asthra__Waiters *opposite,
+                                              Asthra__Waiter **found) {
+    Asthra__Waiter *next;
+    for (Asthra__Waiter *w = asthra__load(&opposite->first, relaxed); w; w = next) {
+        next = w->next;
+        if (w->parker == self) continue; /* a select never meets itself */
+        Asthra__SelectStep step = asthra__select_claim_pair(self, w->parker);
+        if (step == ASTHRA__SELECT_COMPLETED) return step;
+        asthra__waiters_remove(opposite, w);
+        asthra__waiter_release(w); /* a stale one's last touch; a match is woken later */
+        if (step == ASTHRA__SELECT_STALE) continue;
+        *found = w;
+        return step;
+    }
+    return ASTHRA__SELECT_WAITS;
+}
+
+static Asthra__SelectStep asthra__select_meet_sender(Asthra__Select *s, AsthraSelectCase *k,
+                                                     Asthra__Parker **wake) {
+    Asthra__Waiter *w;
+    Asthra__SelectStep step = asthra__select_meet(s->self, &k->channel->senders, &w);
+    if (step != ASTHRA__SELECT_MATCHED) return step;
+    if (k->data) asthra__channel_copy(k->data, w->slot, k->channel->element_size);
+    *wake = asthra__waiter_finish(w, ASTHRA_OK);
+    return step;
+}
+
+static Asthra__SelectStep asthra__select_meet_receiver(Asthra__Select *s, AsthraSelectCase *k,
+                                                       Asthra__Parker **wake) {
+    Asthra__Waiter *w;
+    Asthra__SelectStep step = asthra__select_meet(s->self, &k->channel->receivers, &w);
+    if (step != ASTHRA__SELECT_MATCHED) return step;
+    if (w->slot) asthra__channel_copy(w->slot, k->data, k->channel->element_size);
+    *wake = asthra__waiter_finish(w, ASTHRA_OK);
+    return step;
+}
+
+/* Can the case be completed without a partner? Then nothing but our own word stands against it. */
+static bool asthra__select_is_one_sided(const AsthraSelectCase *k) {
+    size_t count = asthra__load(&k->channel->count, relaxed);
+    if (asthra__load(&k->channel->is_closed, relaxed)) return true;
+    return k->kind == ASTHRA_SELECT_SEND ? count < k->channel->capacity : count > 0;
+}
+
+static Asthra__SelectStep asthra__select_match(Asthra__Select *s, AsthraSelectCase *k,
+                                               AsthraStatus *status, Asthra__Parker **wake) {
+    *status = ASTHRA_OK;
+    if (asthra__select_is_one_sided(k)) {
+        if (!asthra__select_move(s->self, ASTHRA__WAIT_OPEN, ASTHRA__WAIT_DONE))
+            return ASTHRA__SELECT_COMPLETED;
+        *status = asthra__select_try(k, wake);
+        ASTHRA__ASSERT(*status != ASTHRA_WOULD_BLOCK);
+        return ASTHRA__SELECT_MATCHED;
+    }
+    if (k->kind == ASTHRA_SELECT_SEND) return asthra__select_meet_receiver(s, k, wake);
+    return asthra__select_meet_sender(s, k, wake);
+}
+
+static Asthra__Waiters *asthra__select_list(const AsthraSelectCase *k) {
+    return k->kind == ASTHRA_SELECT_SEND ? &k->channel->senders : &k->channel->receivers;
+}
+
+/* Case i, which w stands for, looks ready: matches it, or appends w after all. Gives the lock back.
+ * False: the select has been completed. */
+ASTHRA__NOINLINE static bool asthra__select_settle(Asthra__Select *s, int i, Asthra__Waiter *w) {
+    AsthraSelectCase *k = &s->cases[i];
+    Asthra__Parker *wake = NULL;
+    AsthraStatus status;
+    Asthra__SelectStep step = asthra__select_match(s, k, &status, &wake);
+    if (step == ASTHRA__SELECT_WAITS) asthra__waiters_append(asthra__select_list(k), w);
+    if (step == ASTHRA__SELECT_MATCHED) asthra__waiter_finish(w, status);
+    asthra__unlock(&k->channel->lock);
+    if (wake) asthra__wait_wake(wake);
+    if (step == ASTHRA__SELECT_MATCHED) asthra__wait_wake(s->self); /* so that park returns */
+    return step == ASTHRA__SELECT_WAITS;
+}
+
+/* Many receives into one buffer are usual, and touching it once will do. */
+static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
+                                                const AsthraSelectCase *before) {
+    return k->data == before->data && k->kind == before->kind && before->channel &&
+           k->channel->element_size <= before->channel->element_size;
+}
+
+/* Appends w for case i, or completes the select. */
+static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter *w) {
+    const AsthraSelectCase *k = &s->cases[i];
+    if (!i || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
+    asthra__lock(&k->channel->lock);
+    if (ASTHRA__UNLIKELY(asthra__select_looks_ready(k, i))) return asthra__select_settle(s, i, w);
+    asthra__waiters_append(asthra__select_list(k), w);
+    asthra__unlock(&k->channel->lock);
+    return true;
+}
+
+/* ---- second pass: the recursion ---- */
+
+/* Consumes the wake and notes who completed us, while every node is still there. */
+static void asthra__select_park(Asthra__Select *s) {
+    AsthraStatus status = asthra__wait_park(&s->wait, s->timeout_ns);
+    const Asthra__Waiter *winner = s->wait.winner;
+    s->chosen = status == ASTHRA_CANCELLED ? ASTHRA_SELECT_CANCELLED : ASTHRA_SELECT_TIMEOUT;
+    if (status != ASTHRA_OK && status != ASTHRA_CLOSED) return; /* also: no memory for a timer */
+    s->chosen = winner->index;
+    s->cases[s->chosen].status = status;
+}
+
+/* Appends nodes for the cases from `first` on, parks, unlinks. */
+ASTHRA__NOINLINE static void asthra__select_wait_from(Asthra__Select *s, int first) {
+    Asthra__Waiter nodes[16];
+    int used = 0, i = first;
+    bool is_waiting = true;
+    for (; is_waiting && i < s->count && used < 16; i++) {
+        if (!s->cases[i].channel) continue;
+        Asthra__Waiter *w = &nodes[used++];
+        w->parker = s->self;
+        w->slot = s->cases[i].data;
+        w->index = i;
+        asthra__store(&w->is_linked, false, relaxed);
+        is_waiting = asthra__select_offer(s, i, w);
+    }
+    if (is_waiting && i < s->count)
+        asthra__select_wait_from(s, i);
+    else
+        asthra__select_park(s);
+    for (int n = 0; n < used; n++) {
+        const AsthraSelectCase *k = &s->cases[nodes[n].index];
+        asthra__waiter_unlink(k->channel, asthra__select_list(k), &nodes[n]);
+    }
+}
+
+ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int count,
+                                                int64_t timeout_ns) {
+    Asthra__Select s;
+    s.cases = cases;
+    s.count = count;
+    s.timeout_ns = timeout_ns;
+    s.wait.what = "select";
+    s.wait.name = "";
+    s.wait.held = NULL;
+    s.wait.is_firm = false;
+    s.wait.outcome = ASTHRA_OK;
+    for (int i = 0; i < count && !*s.wait.name; i++)
+        if (cases[i].channel) s.wait.name = cases[i].channel->name;
+    s.self = asthra__wait_open(&s.wait);
+    asthra__select_wait_from(&s, 0);
+    return s.chosen;
+}
+
+/* ---- the contract ---- */
+
+static AsthraSelectCase asthra__select_case(AsthraSelectKind kind, AsthraChannel *c, void *data) {
+    AsthraSelectCase k = {kind, ASTHRA_OK, c, data};
+    return k;
+}
+
+ASTHRA_RT_API AsthraSelectCase asthra_select_send(AsthraChannel *c, const void *value) {
+    return asthra__select_case(ASTHRA_SELECT_SEND, c, asthra__channel_source(value));
+}
+
+ASTHRA_RT_API AsthraSelectCase asthra_select_receive(AsthraChannel *c, void *out) {
+    return asthra__select_case(ASTHRA_SELECT_RECEIVE, c, out);
+}
+
+ASTHRA_RT_API int asthra_select(AsthraSelectCase *cases, size_t count, int64_t timeout_ns) {
+    if (ASTHRA__UNLIKELY(!cases && count)) asthra_panic_at(NULL, "asthra_select: cases is NULL");
+    if (ASTHRA__UNLIKELY(count > INT_MAX))
+        asthra_panic_at(NULL, "asthra_select: %zu cases; the index of a case is an int", count);
+    asthra__turn();
+    int chosen = asthra__select_poll(cases, (int)count);
+    if (chosen >= 0) return chosen;
+    if (timeout_ns == 0) return ASTHRA_SELECT_DEFAULT;
+    return asthra__select_wait(cases, (int)count, timeout_ns);
+}
+
+struct AsthraSelectBuilder {
+    AsthraSelectCase *cases;
+    size_t count, room;
+    int64_t timeout_ns;
+    bool has_default;
+    AsthraSelectOutcome outcome;
+};
+
+#define ASTHRA__SELECT_NEEDS(b)            \
+    (ASTHRA__LIKELY((b) != NULL) ? (void)0 \
+                                 : asthra_panic_at(NULL, "%s: the builder is NULL", __func__))
+
+ASTHRA_RT_API AsthraSelectBuilder *asthra_select_builder_create(void) {
+    if (!asthra__tier_is_on(2)) return NULL;
+    AsthraSelectBuilder *b = asthra__alloc_zeroed(1, sizeof *b);
+    if (!b) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_select_builder_create: out of memory");
+        return NULL;
+    }
+    b->timeout_ns = -1;
+    asthra__error_clear();
+    return b;
+}
+
+static int asthra__select_add(AsthraSelectBuilder *b, AsthraSelectCase k) {
+    if (b->count == b->room) {
+        size_t room = b->room ? b->room * 2 : 8;
+        AsthraSelectCase *cases = NULL;
+        if (room <= INT_MAX) cases = asthra__realloc(b->cases, room * sizeof *cases);
+        if (!cases) {
+            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "select builder: no memory for %zu cases",
+                              room);
+            return -1;
+        }
+        b->cases = cases;
+        b->room = room;
+    }
+    b->cases[b->count] = k;
+    return (int)b->count++;
+}
+
+ASTHRA_RT_API int asthra_select_builder_add_send(AsthraSelectBuilder *b, AsthraChannel *c,
+                                                 const void *data) {
+    ASTHRA__SELECT_NEEDS(b);
+    if (c && !data)
+        asthra_panic_at(NULL, "asthra_select_builder_add_send: the data for channel '%s' is NULL",
+                        c->name);
+    return asthra__select_add(b, asthra_select_send(c, data));
+}
+
+ASTHRA_RT_API int asthra_select_builder_add_receive(AsthraSelectBuilder *b, AsthraChannel *c,
+                                                    void *out) {
+    ASTHRA__SELECT_NEEDS(b);
+    return asthra__select_add(b, asthra_select_receive(c, out));
+}
+
+ASTHRA_RT_API void asthra_select_builder_set_default(AsthraSelectBuilder *b) {
+    ASTHRA__SELECT_NEEDS(b);
+    b->has_default = true;
+}
+
+ASTHRA_RT_API void asthra_select_builder_set_timeout(AsthraSelectBuilder *b, int64_t timeout_ns) {
+    ASTHRA__SELECT_NEEDS(b);
+    b->timeout_ns = timeout_ns;
+}
+
+ASTHRA_RT_API void asthra_select_builder_destroy(AsthraSelectBuilder *b) {
+    ASTHRA__SELECT_NEEDS(b);
+    asthra__free(b->cases);
+    asthra__free(b);
+}
+
+static AsthraSelectOutcome asthra__select_outcome_of(const AsthraSelectCase *k) {
+    if (k->status == ASTHRA_CLOSED) return ASTHRA_SELECT_CLOSED;
+    return k->kind == ASTHRA_SELECT_SEND ? ASTHRA_SELECT_SENT : ASTHRA_SELECT_RECEIVED;
+}
+
+ASTHRA_RT_API int asthra_select_execute(AsthraSelectBuilder *b) {
+    ASTHRA__SELECT_NEEDS(b);
+    int chosen = asthra_select(b->cases, b->count, b->has_default ? 0 : b->timeout_ns);
+    b->outcome = chosen < 0 ? ASTHRA_SELECT_NONE : asthra__select_outcome_of(&b->cases[chosen]);
+    if (chosen == ASTHRA_SELECT_DEFAULT && !b->has_default) return ASTHRA_SELECT_TIMEOUT;
+    return chosen;
+}
+
+ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilder *b) {
+    ASTHRA__SELECT_NEEDS(b);
+    return b->outcome;
+}
+
+#endif
+
+/* ---- [mutex] body --------------------------------------------------- concurrency/mutex.c ---- */
+/* mutex - a word for the owner, and a table of waiters.                          [mutex] body
+ *
+ * The first word of a mutex is its owner's parker, or 0. Locking is one compare-and-swap. Unlocking
+ * is a plain store, which halves the cost of a pair, and it must not touch the mutex afterwards,
+ * because the next owner may free it. So the waiters do not stand in the mutex but in a table of
+ * the process, in a bucket chosen by its address; who unlocks looks only at the bucket.
+ *
+ * Why no wake is lost. A waiter S and an unlocker U do
+ *
+ *     S1  asleep += 1, under the bucket's lock        U1  owner = 0
+ *         heavy fence                                     light fence
+ *     S2  try once more; park, which gives the        U2  asleep != 0: lock the bucket,
+ *         bucket's lock back                              wake the oldest waiter
+ *
+ * and the fences (os_internal.h) leave two interleavings: U2 sees S1, and finds S parked; or S2
+ * sees U1, and S takes the mutex or fails against a later owner, for whom the same holds.
+ *
+ * A woken waiter has no right to the mutex: a passer-by may take it first, which keeps the mutex
+ * busy instead of idle while somebody wakes up. Against convoys at most one waiter of a mutex is
+ * awake at a time: it keeps its place in the bucket, marked, and unlockers that see the mark wake
+ * nobody else. When it gets the mutex it leaves the bucket, and its own unlock wakes the next; when
+ * it does not, it sleeps again in the same place (S1 and S2 again, so whoever has the mutex then
+ * will see it). One that was woken twice in vain is handed the mutex: the unlocker, which looks at
+ * the bucket before U1 too, writes the waiter in as the owner. So nobody is passed for ever.
+ *
+ * `asleep` counts waiters without the mark: an unlock is fast while the only waiter is on its way.
+ * Mutexes that share a bucket cost each other nothing but the look.
+ */
+
+#include <string.h>
+
+#if ASTHRA_HAS_MUTEX
+
+enum { ASTHRA__MUTEX_BUCKETS = 64, ASTHRA__MUTEX_PATIENCE = 2 };
+
+typedef struct Asthra__MutexWaiter Asthra__MutexWaiter;
+struct Asthra__MutexWaiter {
+    Asthra__MutexWaiter *next, *prev;
+    const AsthraMutex *mutex; /* compared, never followed */
+    Asthra__Parker *parker;
+    bool is_woken; /* on its way to try again */
+    bool is_owner; /* was handed the mutex and unlinked */
+    unsigned in_vain;
+    Asthra__Wait wait;
+};
+
+typedef struct Asthra__MutexBucket {
+    ASTHRA__ALIGNED(64) Asthra__Lock lock;
+    ASTHRA__ATOMIC(uint32_t) asleep;
+    Asthra__MutexWaiter *first, *last;
+} Asthra__MutexBucket;
+
+static struct {
+    Asthra__MutexBucket buckets[ASTHRA__MUTEX_BUCKETS];
+    Asthra__Once fork_hook;
+} asthra__mutex;
+
+typedef ASTHRA__ATOMIC(uintptr_t) Asthra__MutexWord __attribute__((may_alias));
+_Static_assert(sizeof(Asthra__MutexWord) <= sizeof(AsthraMutex), "the owner fits");
+
+static inline Asthra__MutexWord *asthra__mutex_owner(AsthraMutex *m) {
+    return (Asthra__MutexWord *)(void *)m->opaque;
+}
+
+static inline Asthra__MutexBucket *asthra__mutex_bucket(const AsthraMutex *m) {
+    uint32_t hash = (uint32_t)((uintptr_t)m >> 3) * 2654435761u; /* Fibonacci hashing */
+    return &asthra__mutex.buckets[hash >> 26];
+}
+_Static_assert(ASTHRA__MUTEX_BUCKETS == 1 << (32 - 26), "the hash reaches each bucket");
+
+static inline bool asthra__mutex_try(AsthraMutex *m, const Asthra__Parker *self) {
+    uintptr_t nobody = 0;
+    return asthra__cas(asthra__mutex_owner(m), &nobody, (uintptr_t)self, acquire);
+}
+
+/* ---- the bucket; its lock is held ---- */
+
+static void asthra__mutex_append(Asthra__MutexBucket *b, Asthra__MutexWaiter *w) {
+    w->next = NULL;
+    w->prev = b->last;
+    if (w->prev)
+        w->prev->next = w;
+    else
+        b->first = w;
+    b->last = w;
+}
+
+static void asthra__mutex_remove(Asthra__MutexBucket *b, const Asthra__MutexWaiter *w) {
+    if (w->prev)
+        w->prev->next = w->next;
+    else
+        b->first = w->next;
+    if (w->next)
+        w->next->prev = w->prev;
+    else
+        b->last = w->prev;
+}
+
+/* The oldest waiter of m from w on; NULL: none. */
+static Asthra__MutexWaiter *asthra__mutex_find(Asthra__MutexWaiter *w, const AsthraMutex *m) {
+    while (w && w->mutex != m) w = w->next;
+    return w;
+}
+
+/* Claims the oldest waiter of m that still waits, and marks it; NULL: none, or one is on its
+ * way. */
+static Asthra__MutexWaiter *asthra__mutex_rouse(Asthra__MutexBucket *b, const AsthraMutex *m) {
+    Asthra__MutexWaiter *w = asthra__mutex_find(b->first, m);
+    for (; w; w = asthra__mutex_find(w->next, m)) {
+        if (w->is_woken) return NULL;
+        if (!asthra__wait_claim(w->parker)) continue; /* timed out or cancelled: it leaves itself */
+        w->is_woken = true;
+        w->wait.outcome = ASTHRA_OK;
+        asthra__sub(&b->asleep, 1, relaxed);
+        return w;
+    }
+    return NULL;
+}
+
+/* ---- waiting ---- */
+
+/* In a forked child nobody waits any more, and no bucket is locked. */
+static void asthra__mutex_fork_child(void) {
+    for (int i = 0; i < ASTHRA__MUTEX_BUCKETS; i++) {
+        Asthra__MutexBucket *b = &asthra__mutex.buckets[i];
+        asthra__store(&b->lock.word, 0, relaxed);
+        asthra__store(&b->asleep, 0, relaxed);
+        b->first = b->last = NULL;
+    }
+}
+static void asthra__mutex_hook_fork(void) {
+    asthra__os_on_fork(NULL, NULL, asthra__mutex_fork_child);
+}
+
+/* Tries for about a microsecond, ever less often, so that the owner is not disturbed. */
+static bool asthra__mutex_spin(AsthraMutex *m, const Asthra__Parker *self) {
+    for (int pause = 1; pause <= 32; pause *= 2) {
+        for (int i = 0; i < pause; i++) asthra__cpu_relax();
+        if (!asthra__load(asthra__mutex_owner(m), relaxed) && asthra__mutex_try(m, self))
+            return true;
+    }
+    return false;
+}
+
+static void asthra__mutex_leave(Asthra__MutexBucket *b, Asthra__MutexWaiter *w) {
+    asthra__lock(&b->lock);
+    if (!w->is_woken) asthra__sub(&b->asleep, 1, relaxed);
+    asthra__mutex_remove(b, w);
+    asthra__unlock(&b->lock);
+}
+
+/* Sleeps once. w stands in the bucket, whose lock is held and is given back. OK: woken, or it has
+ * the mutex already; else the wait is over and w still stands in the bucket. */
+static AsthraStatus asthra__mutex_sleep(AsthraMutex *m, Asthra__MutexBucket *b,
+                                        Asthra__MutexWaiter *w, int64_t deadline_ns) {
+    int64_t timeout_ns = -1;
+    w->is_woken = false;
+    asthra__add(&b->asleep, 1, relaxed);
+    asthra__os_fence_heavy(); /* partner: the light fence in asthra_mutex_unlock */
+    if (asthra__mutex_try(m, w->parker)) {
+        asthra__sub(&b->asleep, 1, relaxed);
+        asthra__mutex_remove(b, w);
+        asthra__unlock(&b->lock);
+        w->is_owner = true;
+        return ASTHRA_OK;
+    }
+    if (deadline_ns != INT64_MAX) {
+        timeout_ns = deadline_ns - asthra__now_ns();
+        if (timeout_ns < 1) timeout_ns = 1;
+    }
+    w->wait.held = &b->lock;
+    asthra__wait_open(&w->wait);
+    return asthra__wait_park(&w->wait, timeout_ns);
+}
+
+ASTHRA__NOINLINE static AsthraStatus asthra__mutex_wait(AsthraMutex *m, Asthra__Parker *self,
+                                                        int64_t timeout_ns) {
+    Asthra__MutexBucket *b = asthra__mutex_bucket(m);
+    int64_t deadline_ns = asthra__deadline(timeout_ns);
+    Asthra__MutexWaiter w;
+    memset(&w, 0, sizeof w);
+    w.mutex = m;
+    w.parker = self;
+    w.wait.what = "lock of a mutex";
+    w.wait.name = "";
+    asthra__once(&asthra__mutex.fork_hook, asthra__mutex_hook_fork);
+    asthra__lock(&b->lock);
+    asthra__mutex_append(b, &w);
+    for (;;) {
+        AsthraStatus status = asthra__mutex_sleep(m, b, &w, deadline_ns);
+        if (w.is_owner) return ASTHRA_OK;
+        if (status != ASTHRA_OK || asthra__mutex_try(m, self) || asthra__mutex_spin(m, self)) {
+            asthra__mutex_leave(b, &w);
+            return status;
+        }
+        w.in_vain++;
+        asthra__lock(&b->lock);
+    }
+}
+
+ASTHRA__NOINLINE static AsthraResult asthra__mutex_lock_slow(AsthraMutex *m, Asthra__Parker *self,
+                                                             int64_t timeout_ns) {
+    if (asthra__load(asthra__mutex_owner(m), relaxed) == (uintptr_t)self)
+        asthra_panic_at(NULL, "asthra_mutex_lock: already locked by this task or thread");
+    if (timeout_ns == 0) return asthra__result_of(ASTHRA_TIMED_OUT);
+    if (asthra__mutex_spin(m, self)) return asthra__result_of(ASTHRA_OK);
+    return asthra__result_of(asthra__mutex_wait(m, self, timeout_ns));
+}
+
+/* ---- unlocking ---- */
+
+/* Hands the mutex to the oldest waiter if it has been patient, else frees it and wakes that one.
+ * The bucket is not empty; the caller owns m. */
+ASTHRA__NOINLINE static void asthra__mutex_pass_on(AsthraMutex *m, Asthra__MutexBucket *b) {
+    asthra__lock(&b->lock);
+    Asthra__MutexWaiter *w = asthra__mutex_rouse(b, m);
+    Asthra__Parker *parker = w ? w->parker : NULL;
+    bool is_handed = w && w->in_vain >= ASTHRA__MUTEX_PATIENCE;
+    if (is_handed) {
+        asthra__mutex_remove(b, w);
+        w->is_owner = true;
+    }
+    /* release: partner is the acquire in asthra__mutex_try, or the wake */
+    asthra__store(asthra__mutex_owner(m), is_handed ? (uintptr_t)parker : 0, release);
+    asthra__unlock(&b->lock);
+    if (parker) asthra__wait_wake(parker);
+}
+
+/* Wakes the oldest waiter of m, which is free, perhaps locked again, perhaps gone. */
+ASTHRA__NOINLINE static void asthra__mutex_wake(const AsthraMutex *m, Asthra__MutexBucket *b) {
+    asthra__lock(&b->lock);
+    Asthra__MutexWaiter *w = asthra__mutex_rouse(b, m);
+    Asthra__Parker *parker = w ? w->parker : NULL;
+    asthra__unlock(&b->lock);
+    if (parker) asthra__wait_wake(parker);
+}
+
+/* ---- the contract ---- */
+
+#define ASTHRA__MUTEX_NEEDS(m)             \
+    (ASTHRA__LIKELY((m) != NULL) ? (void)0 \
+                                 : asthra_panic_at(NULL, "%s: the mutex is NULL", __func__))
+
+ASTHRA_RT_API void asthra_mutex_init(AsthraMutex *m) {
+    ASTHRA__MUTEX_NEEDS(m);
+    memset(m, 0, sizeof *m);
+}
+
+ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t timeout_ns) {
+    ASTHRA__MUTEX_NEEDS(m);
+    asthra__turn();
+    Asthra__Parker *self = asthra__parker();
+    AsthraResult ok = {0, 0, {NULL}};
+    if (ASTHRA__LIKELY(asthra__mutex_try(m, self))) return ok;
+    return asthra__mutex_lock_slow(m, self, timeout_ns);
+}
+
+ASTHRA_RT_API AsthraResult asthra_mutex_lock(AsthraMutex *m) {
+    return asthra_mutex_lock_timeout(m, -1);
+}
+
+ASTHRA_RT_API bool asthra_mutex_try_lock(AsthraMutex *m) {
+    ASTHRA__MUTEX_NEEDS(m);
+    asthra__turn();
+    return asthra__mutex_try(m, asthra__parker());
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__mutex_not_mine(uintptr_t owner) {
+    if (!owner) asthra_panic_at(NULL, "asthra_mutex_unlock: it is not locked");
+    asthra_panic_at(NULL, "asthra_mutex_unlock: it was locked by another task or thread, which "
+                          "alone may unlock it");
+}
+
+ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m) {
+    ASTHRA__MUTEX_NEEDS(m);
+    asthra__turn();
+    Asthra__MutexBucket *b = asthra__mutex_bucket(m);
+    uintptr_t owner = asthra__load(asthra__mutex_owner(m), relaxed);
+    if (ASTHRA__UNLIKELY(owner != (uintptr_t)asthra__parker())) asthra__mutex_not_mine(owner);
+    if (ASTHRA__UNLIKELY(asthra__load(&b->asleep, relaxed))) {
+        asthra__mutex_pass_on(m, b);
+        return;
+    }
+    asthra__store(asthra__mutex_owner(m), 0,
+                  release);   /* partner: the acquire in asthra__mutex_try */
+    asthra__os_fence_light(); /* partner: the heavy fence in asthra__mutex_sleep */
+    if (ASTHRA__UNLIKELY(asthra__load(&b->asleep, relaxed))) asthra__mutex_wake(m, b);
+}
+
+ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
+    ASTHRA__MUTEX_NEEDS(m);
+    Asthra__MutexBucket *b = asthra__mutex_bucket(m);
+    bool is_locked = asthra__load(asthra__mutex_owner(m), relaxed) != 0;
+    asthra__lock(&b->lock);
+    bool is_awaited = asthra__mutex_find(b->first, m) != NULL;
+    asthra__unlock(&b->lock);
+    if (is_locked || is_awaited)
+        asthra_panic_at(NULL, "asthra_mutex_destroy: it is still %s",
+                        is_locked ? "locked; unlock it first" : "waited for");
+    memset(m, 0, sizeof *m);
+}
+
+#endif
+
+/* ---- [runtime] body --------------------------------------------------- runtime/runtime.c ---- */
+/* runtime - configuration, start, stop.                                    [runtime] body
+ *
+ * The roof: it checks a configuration and hands each part its share. The parts keep their own state,
+ * so that each works alone; what has been started when a later part fails is stopped in reverse.
+ */
+
+#include <string.h>
+
+ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
+    AsthraRuntimeConfig c;
+    memset(&c, 0, sizeof c);
+    c.struct_size = sizeof c;
+    c.enable_tier1_concurrency = true;
+    c.enable_tier2_concurrency = true;
+    c.enable_tier3_concurrency = true;
+    c.enable_panic_handler = true;
+    c.shutdown_timeout_ns = INT64_C(5000000000);
+    return c;
+}
+
+/* The first field that is out of range, as a sentence in asthra_last_error. */
+static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
+    if (c->struct_size == 0) {
+        asthra__error_set(ASTHRA_INVALID, "struct_size is 0: begin with "
+                                          "asthra_runtime_config_default() and change fields");
+    } else if (c->struct_size != sizeof *c) {
+        asthra__error_set(ASTHRA_INVALID,
+                          "struct_size is %zu, this runtime's is %zu: the program and "
+                          "the implementation were compiled with different headers",
+                          c->struct_size, sizeof *c);
+    } else if (c->worker_threads > 1024) {
+        asthra__error_set(ASTHRA_INVALID, "worker_threads is %zu, at most 1024", c->worker_threads);
+    } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
+        asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or at least 16384 bytes",
+                          c->stack_size);
+    } else if ((unsigned)c->main_thread > ASTHRA_MAIN_HOSTS) {
+        asthra__error_set(ASTHRA_INVALID, "main_thread is %d, no AsthraMainThread",
+                          (int)c->main_thread);
+    } else if ((unsigned)c->panic_policy > ASTHRA_PANIC_UNWIND) {
+        asthra__error_set(ASTHRA_INVALID, "panic_policy is %d, no AsthraPanicPolicy",
+                          (int)c->panic_policy);
+    } else if ((unsigned)c->opt_level > ASTHRA_OPT_RELEASE) {
+        asthra__error_set(ASTHRA_INVALID, "opt_level is %d, no AsthraOptimizationLevel",
+                          (int)c->opt_level);
+    } else if (c->deterministic_seed != 0 && c->main_thread == ASTHRA_MAIN_HOSTS) {
+        asthra__error_set(ASTHRA_INVALID, "deterministic_seed goes with ASTHRA_MAIN_HELPS: one "
+                                          "thread runs everything");
+    } else {
+        return true;
+    }
+    return false;
+}
+
+#if ASTHRA_HAS_TASK
+
+static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
+    Asthra__SchedulerConfig s = asthra__scheduler_defaults();
+    s.workers = (unsigned)c->worker_threads;
+    s.max_tasks = c->max_tasks;
+    s.stack_bytes = c->stack_size;
+    s.main_helps = c->main_thread == ASTHRA_MAIN_HELPS;
+    s.spins = c->opt_level != ASTHRA_OPT_DEBUG;
+    s.tier_is_on[1] = c->enable_tier1_concurrency;
+    s.tier_is_on[2] = c->enable_tier2_concurrency;
+    s.tier_is_on[3] = c->enable_tier3_concurrency;
+    s.seed = c->deterministic_seed;
+    s.policy = c->panic_policy;
+    s.shutdown_timeout_ns = c->shutdown_timeout_ns;
+    return asthra__scheduler_start(&s);
+}
+
+ASTHRA_RT_API void asthra_runtime_shutdown(void) {
+    if (!asthra__scheduler_is_running()) return;
+    asthra__scheduler_stop();
+    asthra__panic_enable_report(true);
+}
+
+ASTHRA_RT_API bool asthra_runtime_is_running(void) {
+    return asthra__scheduler_is_running();
+}
+
+#else
+
+/* Nothing has threads or queues: running is a flag. */
+static struct {
+    ASTHRA__ATOMIC(uint32_t) is_running;
+} asthra__runtime;
+
+static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
+    (void)c;
+    if (asthra__exchange(&asthra__runtime.is_running, 1u, acq_rel) == 0) return true;
+    asthra__error_set(ASTHRA_INVALID, "the runtime is already running");
+    return false;
+}
+
+ASTHRA_RT_API void asthra_runtime_shutdown(void) {
+    asthra__store(&asthra__runtime.is_running, 0u, release);
+    asthra__panic_enable_report(true);
+}
+
+ASTHRA_RT_API bool asthra_runtime_is_running(void) {
+    return asthra__load(&asthra__runtime.is_running, acquire) != 0;
+}
+
+#endif
+
+ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
+    AsthraRuntimeConfig defaults = asthra_runtime_config_default();
+    const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
+    if (!asthra__runtime_check(c) || !asthra__runtime_start(c)) return false;
+    asthra__panic_enable_report(c->enable_panic_handler);
+    asthra__error_clear();
+    return true;
+}
+
+ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config) {
+    return asthra_runtime_init(config);
+}
+
+#endif /* ASTHRA_RT_IMPLEMENTATION */
+
+/* Back page
+ *
+ * asthra_rt is licensed MIT-0: permission is hereby granted, free of charge, to any person obtaining
+ * a copy of this software and associated documentation files, to deal in the software without
+ * restriction, including without limitation the rights to use, copy, modify, merge, publish,
+ * distribute, sublicense, and/or sell copies of the software, and to permit persons to whom the
+ * software is furnished to do so. The software is provided "as is", without warranty of any kind,
+ * express or implied, including but not limited to the warranties of merchantability, fitness for a
+ * particular purpose and noninfringement. In no event shall the authors or copyright holders be liable for
+ * any claim, damages or other liability, whether in an action of contract, tort or otherwise,
+ * arising from, out of or in connection with the software or the use or other dealings in it.
+ *
+ * Third party: stb_ds.h (public domain or MIT), found on the system or folded in by make dist.
+ */

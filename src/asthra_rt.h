@@ -1,0 +1,174 @@
+/* asthra_rt - a language runtime in one C header: tasks on all cores, channels, select.
+ *
+ * SPDX-License-Identifier: MIT-0 (the text is on the back page)
+ *
+ * Use
+ *     #define ASTHRA_RT_IMPLEMENTATION    in exactly one .c file, before the include
+ *     #include "asthra_rt.h"              wherever it is needed
+ *     cc -std=c11 program.c -pthread      stb_ds.h must be findable, or be folded in (make dist)
+ *
+ * A whole program
+ *
+ *     #define ASTHRA_RT_IMPLEMENTATION
+ *     #include "asthra_rt.h"
+ *     #include <stdio.h>
+ *
+ *     static void *square(void *channel) {
+ *         int64_t n;
+ *         while (asthra_channel_next(channel, &n, sizeof n)) printf("%d\n", (int)(n * n));
+ *         return NULL;
+ *     }
+ *
+ *     int main(void) {
+ *         AsthraChannel *numbers = asthra_channel_create(sizeof(int64_t), 8, "numbers");
+ *         AsthraTaskHandle squares = asthra_spawn(square, numbers);
+ *         for (int64_t n = 1; n <= 10; n++) asthra_channel_send(numbers, &n);
+ *         asthra_channel_close(numbers);
+ *         asthra_await(squares);
+ *         asthra_channel_destroy(numbers);
+ *     }
+ *
+ * Map (search for the words in brackets; each chapter has a contract in Part I, a body in Part II)
+ *     [config] [compiler]                  what is in the build, and the words of the contracts
+ *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
+ *     [task] [timer]                       spawn, await, cancel, sleep
+ *     [channel] [select] [mutex]           what tasks share
+ *     [runtime]                            configuration, start, stop
+ *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [alloc] [table] [deque] [fiber]
+ *     [scheduler]
+ *
+ * Switches (define before the include, the same in every file that includes it)
+ *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
+ *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
+ *     ASTHRA_RT_API                the linkage word of public functions, e.g. a visibility attribute
+ *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX
+ *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
+ *     ASTHRA_RT_NO_SELECT          no select
+ *     ASTHRA_RT_NO_MUTEX           no mutex
+ *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
+ *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
+ *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
+ *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
+ *     ASTHRA_RT_NO_CALLER          call sites are not recorded
+ *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
+ *     ASTHRA_RT_DEBUG              1: asserts; 2: asserts that walk structures
+ *     ASTHRA_RT_STB_DS_H           where stb_ds.h is, in quotes or angle brackets
+ *
+ * House rules, said once
+ *     Errors     A result whose status is not ASTHRA_OK, or NULL, false or a zero handle with the
+ *                reason in asthra_last_error(). A bug of the caller is a panic.
+ *     Ownership  Names and results are borrowed unless a comment says copied or owned.
+ *     Threads    Any thread may call anything without registration, unless a comment says else.
+ *     Blocking   A task that waits is parked and its thread goes on with others; a plain thread
+ *                blocks. Every call that can wait returns ASTHRA_CANCELLED once its task is
+ *                cancelled, and leaves errno as it was.
+ *     Time       int64_t nanoseconds, relative; 0 polls, < 0 (ASTHRA_FOREVER) waits for ever.
+ */
+#ifndef ASTHRA_RT_H
+#define ASTHRA_RT_H
+
+#ifdef ASTHRA_RT_IMPLEMENTATION
+#if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
+#error "strict -std=c11: define _GNU_SOURCE before the first system header, or use -std=gnu11"
+#endif
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* the bodies need it; harmless above Part I */
+#endif
+#endif
+
+/* ================================ Part I: contracts ================================ */
+
+#include "platform/config.h"
+#include "platform/compiler.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "core/result.h"
+#include "core/panic.h"
+#include "core/type.h"
+#include "core/trace.h"
+#include "concurrency/task.h"
+#include "concurrency/timer.h"
+#include "concurrency/channel.h"
+#include "concurrency/select.h"
+#include "concurrency/mutex.h"
+#include "runtime/runtime.h"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ASTHRA_RT_H */
+
+/* ================================ Part II: bodies ================================ */
+
+#if defined(ASTHRA_RT_IMPLEMENTATION) && !defined(ASTHRA__IMPLEMENTED)
+#define ASTHRA__IMPLEMENTED
+
+#include "platform/compiler_internal.h"
+#include "platform/sys_internal.h"
+#include "platform/os_internal.h"
+#include "platform/os_linux.c"
+#include "platform/os_linux_fault.c"
+#include "platform/swap_internal.h"
+#include "platform/swap_x86_64.c"
+#include "platform/swap_aarch64.c"
+#include "platform/swap_ucontext.c"
+#include "core/text_internal.h"
+#include "core/text.c"
+#include "core/sync_internal.h"
+#include "core/sync.c"
+#include "core/thread_internal.h"
+#include "core/thread.c"
+#include "core/result_internal.h"
+#include "core/result.c"
+#include "core/panic_internal.h"
+#include "core/panic.c"
+#include "core/alloc_internal.h"
+#include "core/alloc.c"
+#include "core/type_internal.h"
+#include "core/type.c"
+#include "core/table_internal.h"
+#include "core/table.c"
+#include "core/trace_internal.h"
+#include "core/trace.c"
+#include "lockfree/deque_internal.h"
+#include "lockfree/deque.c"
+#include "concurrency/fiber_internal.h"
+#include "concurrency/fiber.c"
+#include "concurrency/scheduler_internal.h"
+#include "concurrency/scheduler.c"
+#include "concurrency/scheduler_queue.c"
+#include "concurrency/scheduler_idle.c"
+#include "concurrency/scheduler_wait.c"
+#include "concurrency/scheduler_timer.c"
+#include "concurrency/scheduler_report.c"
+#include "concurrency/task_internal.h"
+#include "concurrency/task.c"
+#include "concurrency/task_await.c"
+#include "concurrency/timer.c"
+#include "concurrency/channel_internal.h"
+#include "concurrency/channel.c"
+#include "concurrency/select.c"
+#include "concurrency/mutex.c"
+#include "runtime/runtime.c"
+
+#endif /* ASTHRA_RT_IMPLEMENTATION */
+
+/* Back page
+ *
+ * asthra_rt is licensed MIT-0: permission is hereby granted, free of charge, to any person obtaining
+ * a copy of this software and associated documentation files, to deal in the software without
+ * restriction, including without limitation the rights to use, copy, modify, merge, publish,
+ * distribute, sublicense, and/or sell copies of the software, and to permit persons to whom the
+ * software is furnished to do so. The software is provided "as is", without warranty of any kind,
+ * express or implied, including but not limited to the warranties of merchantability, fitness for a
+ * particular purpose and noninfringement. In no event shall the authors or copyright holders be liable for
+ * any claim, damages or other liability, whether in an action of contract, tort or otherwise,
+ * arising from, out of or in connection with the software or the use or other dealings in it.
+ *
+ * Third party: stb_ds.h (public domain or MIT), found on the system or folded in by make dist.
+ */
