@@ -1608,7 +1608,8 @@ ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_byte
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (is_started) {
-        if (name) asthra__os_setname(thread, strncpy(shown, name, sizeof shown - 1));
+        for (size_t i = 0; name && name[i] && i + 1 < sizeof shown; i++) shown[i] = name[i];
+        if (name) asthra__os_setname(thread, shown);
         *out = (Asthra__OsThread){0};
         memcpy(&out->handle, &thread, sizeof thread);
     }
@@ -3203,6 +3204,7 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
+    int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
      * thread can fail for want of memory. */
     ASTHRA__ALIGNED(16) unsigned char scheduler[ASTHRA__SCHEDULER_SLOT];
@@ -3268,6 +3270,7 @@ static void asthra__thread_fill(Asthra__Thread *t) {
     unsigned char detaches = t->detaches;
     memset(t, 0, sizeof *t);
     t->detaches = detaches;
+    t->errno_place = &errno;
     t->is_main = asthra__os_is_main_thread();
     t->error = &t->own_error;
     if (t->is_main) memcpy(t->name, "main", sizeof "main");
@@ -5194,7 +5197,7 @@ struct Asthra__Fiber {
     struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
     Asthra__SwapContext *escape;  /* out of that task's function */
     int bound_to;                 /* worker that alone may resume it; -1: any */
-    int saved_errno;
+    int saved_errno; /* the scheduler saves it, which knows the thread */
     bool has_failed; /* the task on top panicked and escaped */
     bool is_single;  /* made for one task, destroyed after it */
     unsigned valgrind_id;
@@ -5227,12 +5230,8 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker); /* this thread
 ASTHRA__FN void asthra__fiber_teardown(void); /* every slab goes; nobody may stand on one */
 ASTHRA__FN void asthra__fiber_forget(void);   /* in a forked child: as before setup */
 
-/* errno of this thread, asked for anew: compilers keep its address across calls that switch. */
-ASTHRA__FN ASTHRA__NOINLINE int asthra__errno_get(void);
-ASTHRA__FN ASTHRA__NOINLINE void asthra__errno_set(int value);
-
 /* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless it
- * is dead. errno and the C++ exception state stay with each fiber; sanitizers are told. */
+ * is dead. The C++ exception state stays with each fiber; sanitizers are told. */
 ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead);
 ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to); /* first act of an entry function */
 
@@ -5271,7 +5270,6 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address);
 
 #if ASTHRA_HAS_TASK
 
-#include <errno.h>
 #include <string.h>
 
 enum { ASTHRA__SLAB_FIRST = 4, ASTHRA__SLAB_MOST = 64 };
@@ -5313,16 +5311,6 @@ void *__tsan_get_current_fiber(void);
 /* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
 extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((weak));
 
-/* Apart from the callers, which the compiler believes to stay on one thread: errno's address is
- * asked for anew. */
-ASTHRA__FN ASTHRA__NOINLINE int asthra__errno_get(void) {
-    return errno;
-}
-ASTHRA__FN ASTHRA__NOINLINE void asthra__errno_set(int value) {
-    errno = value;
-    asthra__compiler_fence();
-}
-
 static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
     if (asthra__cxa_get_globals != NULL) {
         memcpy(from->cxx_globals, asthra__cxa_get_globals(), sizeof from->cxx_globals);
@@ -5347,11 +5335,9 @@ ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to) {
     if (asthra__cxa_get_globals != NULL) {
         memcpy(asthra__cxa_get_globals(), to->cxx_globals, sizeof to->cxx_globals);
     }
-    asthra__errno_set(to->saved_errno);
 }
 
 ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
-    from->saved_errno = asthra__errno_get();
     asthra__fiber_depart(from, to, is_dead);
     asthra__swap(&from->context, to->context, NULL);
     asthra__fiber_arrive(from);
@@ -5942,10 +5928,11 @@ ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c); /* false: the reason is set */
 ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
-ASTHRA__FN bool asthra__scheduler_man(void); /* starts the threads; false: the reason is set */
+ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s); /* starts the threads; false: the reason is set */
 ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
-ASTHRA__FN void asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
-ASTHRA__FN void asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
+/* Both return the seat by the time the caller goes on. */
+ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
+ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
 ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
 
@@ -5960,14 +5947,15 @@ ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* o
 ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
 ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
 ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
-ASTHRA__FN void asthra__runnable_fiber(Asthra__Fiber *f, bool is_next);
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next); /* w: ours */
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w); /* own and global work; NULL: none */
 ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w);
 
 /* scheduler_wait.c */
 ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome); /* after a claim from afar */
-ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w);
+ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w);
+ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
 
 /* scheduler_idle.c */
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the workers leave */
@@ -6220,16 +6208,16 @@ static bool asthra__spare_ensure(Asthra__Worker *w) {
 }
 
 /* Does what the stack that was just left asked for. First act after every switch. */
-static void asthra__arrived(void) {
-    Asthra__Worker *w = asthra__seat()->worker;
+static void asthra__arrived(const Asthra__Seat *s) {
+    Asthra__Worker *w = s->worker;
     Asthra__Leaving leaving = w->leaving;
     Asthra__Fiber *left = w->left;
     w->leaving = ASTHRA__LEFT_NOTHING;
     switch (leaving) {
     case ASTHRA__LEFT_NOTHING: break;
     case ASTHRA__LEFT_HOLDING: asthra__unlock(w->left_wait->held); break;
-    case ASTHRA__LEFT_WAITING: asthra__wait_switched(w->left_wait); break;
-    case ASTHRA__LEFT_READY: asthra__runnable_fiber(left, false); break;
+    case ASTHRA__LEFT_WAITING: asthra__wait_switched(w, w->left_wait); break;
+    case ASTHRA__LEFT_READY: asthra__runnable_fiber(w, left, false); break;
     case ASTHRA__LEFT_DEAD: asthra__fiber_destroy(left); break;
     case ASTHRA__LEFT_IDLE:
         if (ASTHRA__UNLIKELY(w->spare_count >= ASTHRA__SPARES_MOST)) asthra__spare_give(w);
@@ -6238,32 +6226,37 @@ static void asthra__arrived(void) {
     }
 }
 
-/* Goes on in `to`; comes back when somebody resumes the fiber that called. */
-static void asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
+/* Goes on in `to`; comes back when somebody resumes the fiber that called, with the seat by then. */
+static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
     Asthra__Fiber *from = s->fiber;
     from->task = s->task;
+    from->saved_errno = *s->thread->errno_place;
     s->worker->leaving = how;
     s->worker->left = from;
     s->fiber = to;
     s->task = to->task;
     s->thread->error = to->task != NULL ? &to->task->error : &s->thread->own_error;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
-    asthra__arrived();
+    s = asthra__seat();
+    *s->thread->errno_place = from->saved_errno;
+    asthra__arrived(s);
+    return s;
 }
 
-ASTHRA__FN void asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait) {
+ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait) {
     Asthra__Worker *w = s->worker;
     bool is_root = s->fiber == &s->root;
     w->left_wait = wait;
     if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
     Asthra__Runnable *item = asthra__load(&w->only_bound, relaxed) ? NULL : asthra__pick(w);
     if (item != NULL && item->is_fiber) {
-        asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
+        s = asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
     } else {
         w->assigned = item;
-        asthra__go_to(s, asthra__spare_pop(w), how);
+        s = asthra__go_to(s, asthra__spare_pop(w), how);
     }
     if (is_root) asthra__store(&w->is_outside, 1u, relaxed);
+    return s;
 }
 
 /* ---- running ---- */
@@ -6276,13 +6269,12 @@ static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t) {
     return value;
 }
 
-/* Runs t on the fiber we stand on, from its beginning to its end. */
-static void asthra__run(Asthra__Task *t, bool is_in_place) {
-    Asthra__Seat *s = asthra__seat();
+/* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
+static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
         asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
-        return;
+        return s;
     }
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
@@ -6298,19 +6290,20 @@ static void asthra__run(Asthra__Task *t, bool is_in_place) {
     f->task = s->task = NULL;
     s->thread->error = &s->thread->own_error;
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
+    return s;
 }
 
 /* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody else
  * can start any more. */
-ASTHRA__FN void asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
+ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     Asthra__Task *below = s->task;
-    int errno_below = asthra__errno_get();
-    asthra__run(t, true);
-    s = asthra__seat();
+    int errno_below = *s->thread->errno_place;
+    s = asthra__run(s, t, true);
     f->task = s->task = below;
     if (below != NULL) s->thread->error = &below->error;
-    asthra__errno_set(errno_below);
+    *s->thread->errno_place = errno_below;
+    return s;
 }
 
 /* A task with a priority or an affinity: the fiber takes them over while it carries the task. */
@@ -6318,7 +6311,7 @@ static void asthra__run_ranked(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     f->runnable.priority = t->runnable.priority;
     f->bound_to = t->affinity - 1;
-    asthra__run(t, false);
+    asthra__run(s, t, false);
     f->runnable.priority = 0;
     f->bound_to = -1;
 }
@@ -6358,7 +6351,7 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
     } else if (ASTHRA__UNLIKELY(t->affinity != 0 || t->runnable.priority != 0)) {
         asthra__run_ranked(s, t);
     } else {
-        asthra__run(t, false);
+        asthra__run(s, t, false);
     }
 }
 
@@ -6374,7 +6367,7 @@ static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
 static void asthra__loop(void *unused) {
     (void)unused;
     asthra__fiber_arrive(asthra__seat()->fiber);
-    asthra__arrived();
+    asthra__arrived(asthra__seat());
     for (;;) {
         Asthra__Seat *s = asthra__seat();
         bool is_single = s->fiber->is_single && s->worker->assigned == NULL;
@@ -6467,14 +6460,13 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
 #endif
 }
 
-ASTHRA__FN bool asthra__scheduler_man(void) {
+ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (ASTHRA__UNLIKELY(asthra__load(&g->manned, acquire) != asthra__load(&g->worker_count, acquire)) &&
         !asthra__man_slow(g)) {
         return false;
     }
-    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) &&
-        asthra__seat()->worker == NULL) {
+    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) && s->worker == NULL) {
         if (!asthra__relieve_main(g)) return false;
         asthra__store(&g->needs_relief, 0u, relaxed);
     }
@@ -6528,6 +6520,12 @@ static void asthra__scheduler_forget(void) {
     asthra__fiber_forget();
 }
 
+static void asthra__scheduler_after_fork(void) {
+    asthra__sync_fork_child();
+    asthra__table_after_fork();
+    asthra__scheduler_forget();
+}
+
 static unsigned asthra__count_workers(const Asthra__SchedulerConfig *c) {
     if (c->seed != 0 || !ASTHRA_HAS_THREADS) return 1;
     return c->workers != 0 ? c->workers : asthra__os_cores();
@@ -6545,7 +6543,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     asthra__sync_setup();
-    if (!has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_forget);
+    if (!has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_after_fork);
     has_fork_hook = true;
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);
@@ -6849,9 +6847,8 @@ static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
     }
 }
 
-ASTHRA__FN void asthra__runnable_fiber(Asthra__Fiber *f, bool is_next) {
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next) {
     Asthra__Scheduler *g = asthra__scheduler();
-    Asthra__Worker *w = asthra__seat()->worker;
     Asthra__Runnable *item = &f->runnable;
     if (ASTHRA__UNLIKELY(g->is_deterministic || w == NULL)) {
         if (!g->is_deterministic && (f->bound_to >= 0 || item->priority != 0)) {
@@ -7074,7 +7071,7 @@ static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, 
     if (item == NULL || !((Asthra__Fiber *)(void *)item)->runnable.is_fiber) return item;
     Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
     if (f->bound_to < 0 || f->bound_to == w->number) return item;
-    asthra__runnable_fiber(f, false); /* to its own worker's queue */
+    asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
     return NULL;
 }
 
@@ -7220,7 +7217,7 @@ static bool asthra__cancel_is_pending(const Asthra__Task *t) {
 }
 
 /* The current task observes that it is cancelled. */
-static bool asthra__cancel_observe(Asthra__Task *t) {
+ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t) {
     if (t == NULL || ASTHRA__LIKELY(!asthra__cancel_is_pending(t))) return false;
     uint8_t marks = asthra__load(&t->marks, relaxed);
     asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_SAW_CANCEL), relaxed);
@@ -7268,14 +7265,18 @@ ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w) {
 }
 
 ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p) {
-    for (;;) {
+    for (unsigned rounds = 0;;) {
         if (ASTHRA__LIKELY(asthra__wait_close(p, ASTHRA__WAIT_DONE))) return true;
         uint32_t word = asthra__load(&p->word, acquire);
         if ((word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_BUSY &&
             (word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_OPEN) {
             return false;
         }
-        asthra__cpu_relax();
+        if (++rounds % 64 != 0) {
+            asthra__cpu_relax();
+        } else {
+            asthra__os_yield(); /* the owner of BUSY may have lost its core */
+        }
     }
 }
 
@@ -7291,9 +7292,9 @@ ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome) {
 }
 
 /* Its stack has been left, or it is a thread: nothing may be assumed about w afterwards. */
-static void asthra__wait_resume(Asthra__Wait *w) {
+static void asthra__wait_resume(Asthra__Worker *ours, Asthra__Wait *w) {
     if (w->fiber != NULL) {
-        asthra__runnable_fiber(w->fiber, true);
+        asthra__runnable_fiber(ours, w->fiber, true);
     } else {
         asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst); /* it counts as running now */
         asthra__store(&w->signal, 1u, release); /* pairs with the load in wait_on_thread */
@@ -7307,13 +7308,13 @@ ASTHRA__FN void asthra__wait_wake(Asthra__Parker *p) {
         uint32_t before = asthra__or(&p->word, (uint32_t)ASTHRA__WAIT_WAKE, acq_rel);
         if (!(before & ASTHRA__WAIT_SWITCHED)) return; /* whoever leaves its stack makes it run */
     }
-    asthra__wait_resume(w);
+    asthra__wait_resume(w->fiber != NULL ? asthra__seat()->worker : NULL, w);
 }
 
 /* The stack of w has just been left; the second half of asthra__leave. */
-ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w) {
+ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w) {
     uint32_t before = asthra__or(&w->parker->word, (uint32_t)ASTHRA__WAIT_SWITCHED, acq_rel);
-    if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(w);
+    if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(ours, w);
 }
 
 /* A plain thread blocks, and nobody else. */
@@ -7365,6 +7366,10 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
         asthra__wait_on_thread(w, timeout_ns);
         asthra__wait_finish(w);
         return w->outcome;
+    }
+    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) && !asthra__scheduler_man(s) &&
+        asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+        return ASTHRA_OUT_OF_MEMORY; /* main waits before any task was spawned, and no stack is left */
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
@@ -8024,7 +8029,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
     Asthra__Scheduler *g = asthra__scheduler();
     if (ASTHRA__UNLIKELY(!g->config.tier_is_on[1]) && !asthra__tier_is_on(1)) return NULL;
     if (ASTHRA__UNLIKELY(fn == NULL)) asthra_panic_at(NULL, "asthra_spawn: the function is NULL");
-    if (ASTHRA__UNLIKELY(!asthra__scheduler_man())) return NULL;
+    if (ASTHRA__UNLIKELY(!asthra__scheduler_man(s))) return NULL;
     if (ASTHRA__UNLIKELY(g->config.max_tasks != 0) && !asthra__task_admit(g)) return NULL;
     Asthra__Task *t = asthra__task_take(s);
     if (ASTHRA__UNLIKELY(t == NULL)) {
@@ -8049,7 +8054,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
 
 static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     AsthraTaskHandle h = { asthra__task_bits(t) };
-    asthra__error_clear();
+    if (ASTHRA__UNLIKELY(*s->thread->error != NULL)) asthra__error_clear();
     asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
     ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "SPAWN: task %llu %s",
                   (unsigned long long)h.bits, t->name);
@@ -8478,30 +8483,31 @@ static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
     return status;
 }
 
-/* OK once t has ended. Cancels of the awaiter reach t meanwhile. */
-static AsthraStatus asthra__await_end(Asthra__Task *t, uint64_t bits, int64_t timeout_ns) {
+/* OK once t has ended. Cancels of the awaiter reach t meanwhile. *seat is the seat afterwards. */
+static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint64_t bits,
+                                      int64_t timeout_ns) {
     if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return ASTHRA_OK;
-    Asthra__Seat *s = asthra__seat();
+    Asthra__Seat *s = *seat;
     Asthra__Task *me = s->task;
     if (me == t) asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
     if (me != NULL && timeout_ns < 0) {
         asthra__store(&me->awaiting, bits, release);
         asthra__os_fence_light();
-        if (ASTHRA__UNLIKELY(asthra__cancel_pending())) asthra__task_forward_cancel(bits);
+        if (ASTHRA__UNLIKELY(asthra__cancel_observe(me))) asthra__task_forward_cancel(bits);
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
-        asthra__run_in_place(s, t);
+        *seat = asthra__run_in_place(s, t);
     } else {
         status = asthra__await_parked(t, timeout_ns);
+        *seat = asthra__seat();
     }
     if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
     return status;
 }
 
 /* How t ended, as a result of the awaiter; t is freed or released. */
-static AsthraResult asthra__await_take(Asthra__Task *t, void **value) {
-    Asthra__Seat *s = asthra__seat();
+static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, void **value) {
     uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
     AsthraResult r = asthra__result_of(ASTHRA_OK);
     if (value != NULL) *value = t->value;
@@ -8518,17 +8524,19 @@ static AsthraResult asthra__await_take(Asthra__Task *t, void **value) {
     return r;
 }
 
-static Asthra__Task *asthra__await_begin(AsthraTaskHandle h, const char *verb) {
+static Asthra__Seat *asthra__await_begin(AsthraTaskHandle h, const char *verb, Asthra__Task **t) {
     asthra__turn();
-    asthra__seat();
-    return asthra__task_resolve(h, verb, true);
+    Asthra__Seat *s = asthra__seat();
+    *t = asthra__task_resolve(h, verb, true);
+    return s;
 }
 
 ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
     void *value;
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await");
-    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
-    AsthraResult r = asthra__await_take(t, &value);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    AsthraResult r = asthra__await_take(s, t, &value);
     if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
         asthra__panic_with(NULL, 0, asthra_result_message(r));
     }
@@ -8536,29 +8544,32 @@ ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result) {
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await_result");
-    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
-    return asthra__await_take(t, result);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await_result", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    return asthra__await_take(s, t, result);
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t timeout_ns,
                                                 void **result) {
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await_timeout");
-    AsthraStatus status = asthra__await_end(t, h.bits, timeout_ns);
-    if (status == ASTHRA_OK) return asthra__await_take(t, result);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await_timeout", &t);
+    AsthraStatus status = asthra__await_end(&s, t, h.bits, timeout_ns);
+    if (status == ASTHRA_OK) return asthra__await_take(s, t, result);
     AsthraResult r = asthra__result_of(status);
     r.detail = status == ASTHRA_CANCELLED;
     return r;
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await_copy");
-    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await_copy", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
     size_t bytes = 0;
     void *copy = asthra__task_block(t, &bytes);
     bool is_good = copy != NULL && size <= bytes;
     if (is_good && size > 0) memcpy(block, copy, size);
-    AsthraResult r = asthra__await_take(t, NULL);
+    AsthraResult r = asthra__await_take(s, t, NULL);
     if (is_good || r.status) return r;
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_await_copy: %zu bytes asked for, the task's block has %zu",
@@ -8640,12 +8651,14 @@ _Static_assert(offsetof(AsthraConcurrencyChannel, lock) == ASTHRA__CACHE_LINE &&
  * nothing inside, nobody waiting, and not closed even later, there was a moment when all three
  * held. */
 static inline bool asthra__channel_is_full(AsthraChannel *c) {
-    return asthra__load(&c->count, acquire) >= c->capacity &&
-           !asthra__load(&c->receivers.first, acquire) && !asthra__load(&c->is_closed, acquire);
+    bool has_room = asthra__load(&c->count, acquire) < c->capacity;
+    uintptr_t receiver = (uintptr_t)asthra__load(&c->receivers.first, acquire);
+    return !(has_room | receiver | asthra__load(&c->is_closed, acquire)); /* one branch */
 }
 static inline bool asthra__channel_is_empty(AsthraChannel *c) {
-    return !asthra__load(&c->count, acquire) && !asthra__load(&c->senders.first, acquire) &&
-           !asthra__load(&c->is_closed, acquire);
+    uintptr_t inside = (uintptr_t)asthra__load(&c->count, acquire);
+    uintptr_t sender = (uintptr_t)asthra__load(&c->senders.first, acquire);
+    return !(inside | sender | asthra__load(&c->is_closed, acquire));
 }
 
 static inline void asthra__waiters_append(Asthra__Waiters *list, Asthra__Waiter *w) {
@@ -9400,11 +9413,14 @@ static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
 /* Appends w for case i, or completes the select. */
 static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter *w) {
     const AsthraSelectCase *k = &s->cases[i];
+    AsthraChannel *c = k->channel;
+    bool is_send = k->kind == ASTHRA_SELECT_SEND;
     if (!i || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
-    asthra__lock(&k->channel->lock);
-    if (ASTHRA__UNLIKELY(asthra__select_looks_ready(k, i))) return asthra__select_settle(s, i, w);
-    asthra__waiters_append(asthra__select_list(k), w);
-    asthra__unlock(&k->channel->lock);
+    asthra__lock(&c->lock);
+    bool must_wait = is_send ? asthra__channel_is_full(c) : asthra__channel_is_empty(c);
+    if (ASTHRA__UNLIKELY(!must_wait)) return asthra__select_settle(s, i, w);
+    asthra__waiters_append(is_send ? &c->senders : &c->receivers, w);
+    asthra__unlock(&c->lock);
     return true;
 }
 

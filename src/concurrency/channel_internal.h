@@ -52,12 +52,14 @@ _Static_assert(offsetof(AsthraConcurrencyChannel, lock) == ASTHRA__CACHE_LINE &&
  * nothing inside, nobody waiting, and not closed even later, there was a moment when all three
  * held. */
 static inline bool asthra__channel_is_full(AsthraChannel *c) {
-    return asthra__load(&c->count, acquire) >= c->capacity &&
-           !asthra__load(&c->receivers.first, acquire) && !asthra__load(&c->is_closed, acquire);
+    bool has_room = asthra__load(&c->count, acquire) < c->capacity;
+    uintptr_t receiver = (uintptr_t)asthra__load(&c->receivers.first, acquire);
+    return !(has_room | receiver | asthra__load(&c->is_closed, acquire)); /* one branch */
 }
 static inline bool asthra__channel_is_empty(AsthraChannel *c) {
-    return !asthra__load(&c->count, acquire) && !asthra__load(&c->senders.first, acquire) &&
-           !asthra__load(&c->is_closed, acquire);
+    uintptr_t inside = (uintptr_t)asthra__load(&c->count, acquire);
+    uintptr_t sender = (uintptr_t)asthra__load(&c->senders.first, acquire);
+    return !(inside | sender | asthra__load(&c->is_closed, acquire));
 }
 
 static inline void asthra__waiters_append(Asthra__Waiters *list, Asthra__Waiter *w) {

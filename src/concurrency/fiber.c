@@ -25,7 +25,6 @@
 
 #if ASTHRA_HAS_TASK
 
-#include <errno.h>
 #include <string.h>
 
 enum { ASTHRA__SLAB_FIRST = 4, ASTHRA__SLAB_MOST = 64 };
@@ -67,16 +66,6 @@ void *__tsan_get_current_fiber(void);
 /* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
 extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((weak));
 
-/* Apart from the callers, which the compiler believes to stay on one thread: errno's address is
- * asked for anew. */
-ASTHRA__FN ASTHRA__NOINLINE int asthra__errno_get(void) {
-    return errno;
-}
-ASTHRA__FN ASTHRA__NOINLINE void asthra__errno_set(int value) {
-    errno = value;
-    asthra__compiler_fence();
-}
-
 static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
     if (asthra__cxa_get_globals != NULL) {
         memcpy(from->cxx_globals, asthra__cxa_get_globals(), sizeof from->cxx_globals);
@@ -101,11 +90,9 @@ ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to) {
     if (asthra__cxa_get_globals != NULL) {
         memcpy(asthra__cxa_get_globals(), to->cxx_globals, sizeof to->cxx_globals);
     }
-    asthra__errno_set(to->saved_errno);
 }
 
 ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
-    from->saved_errno = asthra__errno_get();
     asthra__fiber_depart(from, to, is_dead);
     asthra__swap(&from->context, to->context, NULL);
     asthra__fiber_arrive(from);

@@ -39,7 +39,7 @@ struct Asthra__Fiber {
     struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
     Asthra__SwapContext *escape;  /* out of that task's function */
     int bound_to;                 /* worker that alone may resume it; -1: any */
-    int saved_errno;
+    int saved_errno; /* the scheduler saves it, which knows the thread */
     bool has_failed; /* the task on top panicked and escaped */
     bool is_single;  /* made for one task, destroyed after it */
     unsigned valgrind_id;
@@ -72,12 +72,8 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker); /* this thread
 ASTHRA__FN void asthra__fiber_teardown(void); /* every slab goes; nobody may stand on one */
 ASTHRA__FN void asthra__fiber_forget(void);   /* in a forked child: as before setup */
 
-/* errno of this thread, asked for anew: compilers keep its address across calls that switch. */
-ASTHRA__FN ASTHRA__NOINLINE int asthra__errno_get(void);
-ASTHRA__FN ASTHRA__NOINLINE void asthra__errno_set(int value);
-
 /* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless it
- * is dead. errno and the C++ exception state stay with each fiber; sanitizers are told. */
+ * is dead. The C++ exception state stays with each fiber; sanitizers are told. */
 ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead);
 ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to); /* first act of an entry function */
 

@@ -30,6 +30,7 @@
  * there, a relief thread is started, and from then on worker 0 runs only what is bound to it.
  */
 #include "scheduler_internal.h"
+#include "../core/table_internal.h"
 
 #if ASTHRA_HAS_TASK
 
@@ -217,16 +218,16 @@ static bool asthra__spare_ensure(Asthra__Worker *w) {
 }
 
 /* Does what the stack that was just left asked for. First act after every switch. */
-static void asthra__arrived(void) {
-    Asthra__Worker *w = asthra__seat()->worker;
+static void asthra__arrived(const Asthra__Seat *s) {
+    Asthra__Worker *w = s->worker;
     Asthra__Leaving leaving = w->leaving;
     Asthra__Fiber *left = w->left;
     w->leaving = ASTHRA__LEFT_NOTHING;
     switch (leaving) {
     case ASTHRA__LEFT_NOTHING: break;
     case ASTHRA__LEFT_HOLDING: asthra__unlock(w->left_wait->held); break;
-    case ASTHRA__LEFT_WAITING: asthra__wait_switched(w->left_wait); break;
-    case ASTHRA__LEFT_READY: asthra__runnable_fiber(left, false); break;
+    case ASTHRA__LEFT_WAITING: asthra__wait_switched(w, w->left_wait); break;
+    case ASTHRA__LEFT_READY: asthra__runnable_fiber(w, left, false); break;
     case ASTHRA__LEFT_DEAD: asthra__fiber_destroy(left); break;
     case ASTHRA__LEFT_IDLE:
         if (ASTHRA__UNLIKELY(w->spare_count >= ASTHRA__SPARES_MOST)) asthra__spare_give(w);
@@ -235,32 +236,37 @@ static void asthra__arrived(void) {
     }
 }
 
-/* Goes on in `to`; comes back when somebody resumes the fiber that called. */
-static void asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
+/* Goes on in `to`; comes back when somebody resumes the fiber that called, with the seat by then. */
+static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
     Asthra__Fiber *from = s->fiber;
     from->task = s->task;
+    from->saved_errno = *s->thread->errno_place;
     s->worker->leaving = how;
     s->worker->left = from;
     s->fiber = to;
     s->task = to->task;
     s->thread->error = to->task != NULL ? &to->task->error : &s->thread->own_error;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
-    asthra__arrived();
+    s = asthra__seat();
+    *s->thread->errno_place = from->saved_errno;
+    asthra__arrived(s);
+    return s;
 }
 
-ASTHRA__FN void asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait) {
+ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait) {
     Asthra__Worker *w = s->worker;
     bool is_root = s->fiber == &s->root;
     w->left_wait = wait;
     if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
     Asthra__Runnable *item = asthra__load(&w->only_bound, relaxed) ? NULL : asthra__pick(w);
     if (item != NULL && item->is_fiber) {
-        asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
+        s = asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
     } else {
         w->assigned = item;
-        asthra__go_to(s, asthra__spare_pop(w), how);
+        s = asthra__go_to(s, asthra__spare_pop(w), how);
     }
     if (is_root) asthra__store(&w->is_outside, 1u, relaxed);
+    return s;
 }
 
 /* ---- running ---- */
@@ -273,13 +279,12 @@ static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t) {
     return value;
 }
 
-/* Runs t on the fiber we stand on, from its beginning to its end. */
-static void asthra__run(Asthra__Task *t, bool is_in_place) {
-    Asthra__Seat *s = asthra__seat();
+/* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
+static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
         asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
-        return;
+        return s;
     }
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
@@ -295,19 +300,20 @@ static void asthra__run(Asthra__Task *t, bool is_in_place) {
     f->task = s->task = NULL;
     s->thread->error = &s->thread->own_error;
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
+    return s;
 }
 
 /* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody else
  * can start any more. */
-ASTHRA__FN void asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
+ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     Asthra__Task *below = s->task;
-    int errno_below = asthra__errno_get();
-    asthra__run(t, true);
-    s = asthra__seat();
+    int errno_below = *s->thread->errno_place;
+    s = asthra__run(s, t, true);
     f->task = s->task = below;
     if (below != NULL) s->thread->error = &below->error;
-    asthra__errno_set(errno_below);
+    *s->thread->errno_place = errno_below;
+    return s;
 }
 
 /* A task with a priority or an affinity: the fiber takes them over while it carries the task. */
@@ -315,7 +321,7 @@ static void asthra__run_ranked(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     f->runnable.priority = t->runnable.priority;
     f->bound_to = t->affinity - 1;
-    asthra__run(t, false);
+    asthra__run(s, t, false);
     f->runnable.priority = 0;
     f->bound_to = -1;
 }
@@ -355,7 +361,7 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
     } else if (ASTHRA__UNLIKELY(t->affinity != 0 || t->runnable.priority != 0)) {
         asthra__run_ranked(s, t);
     } else {
-        asthra__run(t, false);
+        asthra__run(s, t, false);
     }
 }
 
@@ -371,7 +377,7 @@ static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
 static void asthra__loop(void *unused) {
     (void)unused;
     asthra__fiber_arrive(asthra__seat()->fiber);
-    asthra__arrived();
+    asthra__arrived(asthra__seat());
     for (;;) {
         Asthra__Seat *s = asthra__seat();
         bool is_single = s->fiber->is_single && s->worker->assigned == NULL;
@@ -464,14 +470,13 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
 #endif
 }
 
-ASTHRA__FN bool asthra__scheduler_man(void) {
+ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (ASTHRA__UNLIKELY(asthra__load(&g->manned, acquire) != asthra__load(&g->worker_count, acquire)) &&
         !asthra__man_slow(g)) {
         return false;
     }
-    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) &&
-        asthra__seat()->worker == NULL) {
+    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) && s->worker == NULL) {
         if (!asthra__relieve_main(g)) return false;
         asthra__store(&g->needs_relief, 0u, relaxed);
     }
@@ -525,6 +530,12 @@ static void asthra__scheduler_forget(void) {
     asthra__fiber_forget();
 }
 
+static void asthra__scheduler_after_fork(void) {
+    asthra__sync_fork_child();
+    asthra__table_after_fork();
+    asthra__scheduler_forget();
+}
+
 static unsigned asthra__count_workers(const Asthra__SchedulerConfig *c) {
     if (c->seed != 0 || !ASTHRA_HAS_THREADS) return 1;
     return c->workers != 0 ? c->workers : asthra__os_cores();
@@ -542,7 +553,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     asthra__sync_setup();
-    if (!has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_forget);
+    if (!has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_after_fork);
     has_fork_hook = true;
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);

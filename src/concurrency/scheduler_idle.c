@@ -128,7 +128,7 @@ static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, 
     if (item == NULL || !((Asthra__Fiber *)(void *)item)->runnable.is_fiber) return item;
     Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
     if (f->bound_to < 0 || f->bound_to == w->number) return item;
-    asthra__runnable_fiber(f, false); /* to its own worker's queue */
+    asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
     return NULL;
 }
 

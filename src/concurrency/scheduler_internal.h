@@ -349,10 +349,11 @@ ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c); /* false: the reason is set */
 ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
-ASTHRA__FN bool asthra__scheduler_man(void); /* starts the threads; false: the reason is set */
+ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s); /* starts the threads; false: the reason is set */
 ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
-ASTHRA__FN void asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
-ASTHRA__FN void asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
+/* Both return the seat by the time the caller goes on. */
+ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
+ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
 ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
 
@@ -367,14 +368,15 @@ ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* o
 ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
 ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
 ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
-ASTHRA__FN void asthra__runnable_fiber(Asthra__Fiber *f, bool is_next);
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next); /* w: ours */
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w); /* own and global work; NULL: none */
 ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w);
 
 /* scheduler_wait.c */
 ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome); /* after a claim from afar */
-ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w);
+ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w);
+ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
 
 /* scheduler_idle.c */
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the workers leave */

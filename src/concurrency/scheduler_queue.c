@@ -199,9 +199,8 @@ static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
     }
 }
 
-ASTHRA__FN void asthra__runnable_fiber(Asthra__Fiber *f, bool is_next) {
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next) {
     Asthra__Scheduler *g = asthra__scheduler();
-    Asthra__Worker *w = asthra__seat()->worker;
     Asthra__Runnable *item = &f->runnable;
     if (ASTHRA__UNLIKELY(g->is_deterministic || w == NULL)) {
         if (!g->is_deterministic && (f->bound_to >= 0 || item->priority != 0)) {

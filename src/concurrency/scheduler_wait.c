@@ -32,7 +32,7 @@ static bool asthra__cancel_is_pending(const Asthra__Task *t) {
 }
 
 /* The current task observes that it is cancelled. */
-static bool asthra__cancel_observe(Asthra__Task *t) {
+ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t) {
     if (t == NULL || ASTHRA__LIKELY(!asthra__cancel_is_pending(t))) return false;
     uint8_t marks = asthra__load(&t->marks, relaxed);
     asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_SAW_CANCEL), relaxed);
@@ -80,14 +80,18 @@ ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w) {
 }
 
 ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p) {
-    for (;;) {
+    for (unsigned rounds = 0;;) {
         if (ASTHRA__LIKELY(asthra__wait_close(p, ASTHRA__WAIT_DONE))) return true;
         uint32_t word = asthra__load(&p->word, acquire);
         if ((word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_BUSY &&
             (word & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_OPEN) {
             return false;
         }
-        asthra__cpu_relax();
+        if (++rounds % 64 != 0) {
+            asthra__cpu_relax();
+        } else {
+            asthra__os_yield(); /* the owner of BUSY may have lost its core */
+        }
     }
 }
 
@@ -103,9 +107,9 @@ ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome) {
 }
 
 /* Its stack has been left, or it is a thread: nothing may be assumed about w afterwards. */
-static void asthra__wait_resume(Asthra__Wait *w) {
+static void asthra__wait_resume(Asthra__Worker *ours, Asthra__Wait *w) {
     if (w->fiber != NULL) {
-        asthra__runnable_fiber(w->fiber, true);
+        asthra__runnable_fiber(ours, w->fiber, true);
     } else {
         asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst); /* it counts as running now */
         asthra__store(&w->signal, 1u, release); /* pairs with the load in wait_on_thread */
@@ -119,13 +123,13 @@ ASTHRA__FN void asthra__wait_wake(Asthra__Parker *p) {
         uint32_t before = asthra__or(&p->word, (uint32_t)ASTHRA__WAIT_WAKE, acq_rel);
         if (!(before & ASTHRA__WAIT_SWITCHED)) return; /* whoever leaves its stack makes it run */
     }
-    asthra__wait_resume(w);
+    asthra__wait_resume(w->fiber != NULL ? asthra__seat()->worker : NULL, w);
 }
 
 /* The stack of w has just been left; the second half of asthra__leave. */
-ASTHRA__FN void asthra__wait_switched(Asthra__Wait *w) {
+ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w) {
     uint32_t before = asthra__or(&w->parker->word, (uint32_t)ASTHRA__WAIT_SWITCHED, acq_rel);
-    if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(w);
+    if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(ours, w);
 }
 
 /* A plain thread blocks, and nobody else. */
@@ -177,6 +181,10 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
         asthra__wait_on_thread(w, timeout_ns);
         asthra__wait_finish(w);
         return w->outcome;
+    }
+    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) && !asthra__scheduler_man(s) &&
+        asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+        return ASTHRA_OUT_OF_MEMORY; /* main waits before any task was spawned, and no stack is left */
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */

@@ -278,11 +278,14 @@ static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
 /* Appends w for case i, or completes the select. */
 static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter *w) {
     const AsthraSelectCase *k = &s->cases[i];
+    AsthraChannel *c = k->channel;
+    bool is_send = k->kind == ASTHRA_SELECT_SEND;
     if (!i || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
-    asthra__lock(&k->channel->lock);
-    if (ASTHRA__UNLIKELY(asthra__select_looks_ready(k, i))) return asthra__select_settle(s, i, w);
-    asthra__waiters_append(asthra__select_list(k), w);
-    asthra__unlock(&k->channel->lock);
+    asthra__lock(&c->lock);
+    bool must_wait = is_send ? asthra__channel_is_full(c) : asthra__channel_is_empty(c);
+    if (ASTHRA__UNLIKELY(!must_wait)) return asthra__select_settle(s, i, w);
+    asthra__waiters_append(is_send ? &c->senders : &c->receivers, w);
+    asthra__unlock(&c->lock);
     return true;
 }
 

@@ -243,7 +243,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
     Asthra__Scheduler *g = asthra__scheduler();
     if (ASTHRA__UNLIKELY(!g->config.tier_is_on[1]) && !asthra__tier_is_on(1)) return NULL;
     if (ASTHRA__UNLIKELY(fn == NULL)) asthra_panic_at(NULL, "asthra_spawn: the function is NULL");
-    if (ASTHRA__UNLIKELY(!asthra__scheduler_man())) return NULL;
+    if (ASTHRA__UNLIKELY(!asthra__scheduler_man(s))) return NULL;
     if (ASTHRA__UNLIKELY(g->config.max_tasks != 0) && !asthra__task_admit(g)) return NULL;
     Asthra__Task *t = asthra__task_take(s);
     if (ASTHRA__UNLIKELY(t == NULL)) {
@@ -268,7 +268,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
 
 static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     AsthraTaskHandle h = { asthra__task_bits(t) };
-    asthra__error_clear();
+    if (ASTHRA__UNLIKELY(*s->thread->error != NULL)) asthra__error_clear();
     asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
     ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "SPAWN: task %llu %s",
                   (unsigned long long)h.bits, t->name);

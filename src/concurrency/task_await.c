@@ -77,30 +77,31 @@ static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
     return status;
 }
 
-/* OK once t has ended. Cancels of the awaiter reach t meanwhile. */
-static AsthraStatus asthra__await_end(Asthra__Task *t, uint64_t bits, int64_t timeout_ns) {
+/* OK once t has ended. Cancels of the awaiter reach t meanwhile. *seat is the seat afterwards. */
+static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint64_t bits,
+                                      int64_t timeout_ns) {
     if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return ASTHRA_OK;
-    Asthra__Seat *s = asthra__seat();
+    Asthra__Seat *s = *seat;
     Asthra__Task *me = s->task;
     if (me == t) asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
     if (me != NULL && timeout_ns < 0) {
         asthra__store(&me->awaiting, bits, release);
         asthra__os_fence_light();
-        if (ASTHRA__UNLIKELY(asthra__cancel_pending())) asthra__task_forward_cancel(bits);
+        if (ASTHRA__UNLIKELY(asthra__cancel_observe(me))) asthra__task_forward_cancel(bits);
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
-        asthra__run_in_place(s, t);
+        *seat = asthra__run_in_place(s, t);
     } else {
         status = asthra__await_parked(t, timeout_ns);
+        *seat = asthra__seat();
     }
     if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
     return status;
 }
 
 /* How t ended, as a result of the awaiter; t is freed or released. */
-static AsthraResult asthra__await_take(Asthra__Task *t, void **value) {
-    Asthra__Seat *s = asthra__seat();
+static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, void **value) {
     uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
     AsthraResult r = asthra__result_of(ASTHRA_OK);
     if (value != NULL) *value = t->value;
@@ -117,17 +118,19 @@ static AsthraResult asthra__await_take(Asthra__Task *t, void **value) {
     return r;
 }
 
-static Asthra__Task *asthra__await_begin(AsthraTaskHandle h, const char *verb) {
+static Asthra__Seat *asthra__await_begin(AsthraTaskHandle h, const char *verb, Asthra__Task **t) {
     asthra__turn();
-    asthra__seat();
-    return asthra__task_resolve(h, verb, true);
+    Asthra__Seat *s = asthra__seat();
+    *t = asthra__task_resolve(h, verb, true);
+    return s;
 }
 
 ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
     void *value;
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await");
-    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
-    AsthraResult r = asthra__await_take(t, &value);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    AsthraResult r = asthra__await_take(s, t, &value);
     if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
         asthra__panic_with(NULL, 0, asthra_result_message(r));
     }
@@ -135,29 +138,32 @@ ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result) {
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await_result");
-    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
-    return asthra__await_take(t, result);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await_result", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    return asthra__await_take(s, t, result);
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t timeout_ns,
                                                 void **result) {
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await_timeout");
-    AsthraStatus status = asthra__await_end(t, h.bits, timeout_ns);
-    if (status == ASTHRA_OK) return asthra__await_take(t, result);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await_timeout", &t);
+    AsthraStatus status = asthra__await_end(&s, t, h.bits, timeout_ns);
+    if (status == ASTHRA_OK) return asthra__await_take(s, t, result);
     AsthraResult r = asthra__result_of(status);
     r.detail = status == ASTHRA_CANCELLED;
     return r;
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
-    Asthra__Task *t = asthra__await_begin(h, "asthra_await_copy");
-    asthra__await_end(t, h.bits, ASTHRA_FOREVER);
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await_copy", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
     size_t bytes = 0;
     void *copy = asthra__task_block(t, &bytes);
     bool is_good = copy != NULL && size <= bytes;
     if (is_good && size > 0) memcpy(block, copy, size);
-    AsthraResult r = asthra__await_take(t, NULL);
+    AsthraResult r = asthra__await_take(s, t, NULL);
     if (is_good || r.status) return r;
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_await_copy: %zu bytes asked for, the task's block has %zu",

@@ -49,6 +49,7 @@ static void asthra__thread_fill(Asthra__Thread *t) {
     unsigned char detaches = t->detaches;
     memset(t, 0, sizeof *t);
     t->detaches = detaches;
+    t->errno_place = &errno;
     t->is_main = asthra__os_is_main_thread();
     t->error = &t->own_error;
     if (t->is_main) memcpy(t->name, "main", sizeof "main");

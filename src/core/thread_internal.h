@@ -27,6 +27,7 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
+    int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
      * thread can fail for want of memory. */
     ASTHRA__ALIGNED(16) unsigned char scheduler[ASTHRA__SCHEDULER_SLOT];

@@ -500,7 +500,8 @@ ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_byte
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (is_started) {
-        if (name) asthra__os_setname(thread, strncpy(shown, name, sizeof shown - 1));
+        for (size_t i = 0; name && name[i] && i + 1 < sizeof shown; i++) shown[i] = name[i];
+        if (name) asthra__os_setname(thread, shown);
         *out = (Asthra__OsThread){0};
         memcpy(&out->handle, &thread, sizeof thread);
     }
