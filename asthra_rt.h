@@ -918,6 +918,8 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
 #define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define ASTHRA__NOINLINE __attribute__((noinline))
 #define ASTHRA__COLD __attribute__((cold, noinline))
+/* Everything that a short hot function calls becomes part of it, but for what says noinline. */
+#define ASTHRA__FLATTEN __attribute__((flatten))
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
 
@@ -3199,7 +3201,6 @@ struct Asthra__Thread {
     unsigned char detaches; /* how often it has ended: destructors may call us again */
 
     const char *panic;             /* the panic's slot: the message of the one in progress */
-    struct AsthraError **error;    /* where the running task, or this thread, keeps its record */
     struct AsthraError *own_error; /* an error record, from malloc; freed when the thread ends */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
@@ -3272,7 +3273,6 @@ static void asthra__thread_fill(Asthra__Thread *t) {
     t->detaches = detaches;
     t->errno_place = &errno;
     t->is_main = asthra__os_is_main_thread();
-    t->error = &t->own_error;
     if (t->is_main) memcpy(t->name, "main", sizeof "main");
 }
 
@@ -3424,6 +3424,10 @@ ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
 ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
 
+/* A hook: where the running task keeps its error record; NULL: no task runs, the thread's serves. */
+typedef struct AsthraError **(*Asthra__ResultPlace)(void);
+ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
+
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
@@ -3432,8 +3436,8 @@ ASTHRA__FN void asthra__error_free(struct AsthraError *record);
  *
  * A result has room for a status and a pointer, so a failure points at what says more about it: a
  * constant record with the status's own sentence, which costs nothing, or the error record of the
- * task, which the next error of that task overwrites. The thread's record says where the running
- * task keeps its error record; until the first error that place holds NULL.
+ * task, which the next error of that task overwrites. The scheduler says where the running task
+ * keeps its record; until the first error that place holds NULL.
  *
  * The record comes from malloc, because the runtime's own allocator stands on panics, and those on
  * results. If there is no memory for it, the failure keeps its status and that status's sentence.
@@ -3469,9 +3473,24 @@ static const struct AsthraError *asthra__result_sentence(uint32_t status) {
     return &asthra__result_errors[status < last ? status : last];
 }
 
+static struct {
+    ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where the running task keeps it */
+} asthra__result;
+
+ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place) {
+    asthra__store(&asthra__result.place, place, release);
+}
+
+/* Where the running task, or else this thread, keeps its record. */
+static struct AsthraError **asthra__result_slot(Asthra__Thread *t) {
+    Asthra__ResultPlace place = asthra__load(&asthra__result.place, acquire);
+    struct AsthraError **of_task = place ? place() : NULL;
+    return of_task ? of_task : &t->own_error;
+}
+
 /* The record of the running task or thread, or NULL if there is none and no memory for one. */
 static Asthra__ErrorRecord *asthra__result_record(void) {
-    struct AsthraError **slot = asthra__thread()->error;
+    struct AsthraError **slot = asthra__result_slot(asthra__thread());
     if (!*slot) {
         int saved = errno;
         Asthra__ErrorRecord *fresh = calloc(1, sizeof *fresh);
@@ -3528,8 +3547,8 @@ ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) 
 }
 
 ASTHRA__FN void asthra__error_clear(void) {
-    const Asthra__Thread *t = asthra__thread_if_attached();
-    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    Asthra__Thread *t = asthra__thread_if_attached();
+    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
     if (record) record->last.status = ASTHRA_OK;
 }
 
@@ -3581,8 +3600,9 @@ ASTHRA_RT_API const void *asthra_result_context(AsthraResult r) {
 }
 
 ASTHRA_RT_API AsthraResult asthra_last_error(void) {
-    const Asthra__Thread *t = asthra__thread_if_attached();
-    const Asthra__ErrorRecord *record = t ? (const Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    Asthra__Thread *t = asthra__thread_if_attached();
+    const Asthra__ErrorRecord *record =
+        t ? (const Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }
 
@@ -5199,6 +5219,7 @@ struct Asthra__Fiber {
     int bound_to;                 /* worker that alone may resume it; -1: any */
     int saved_errno; /* the scheduler saves it, which knows the thread */
     bool has_failed; /* the task on top panicked and escaped */
+    bool has_canary; /* instead of a guard page */
     bool is_single;  /* made for one task, destroyed after it */
     unsigned valgrind_id;
     void *cxx_globals[2]; /* caughtExceptions, uncaughtExceptions */
@@ -5315,7 +5336,7 @@ static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is
     if (asthra__cxa_get_globals != NULL) {
         memcpy(from->cxx_globals, asthra__cxa_get_globals(), sizeof from->cxx_globals);
     }
-    if (from->slab != NULL && !from->slab->is_guarded) {
+    if (ASTHRA__UNLIKELY(from->has_canary)) {
         ASTHRA__CHECK(*(uint64_t *)(void *)from->low == ASTHRA__CANARY);
     }
 #if ASTHRA__ASAN
@@ -5403,7 +5424,8 @@ static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
     f->low = stack + asthra__os_page_size();
     f->high = (char *)f;
     f->bound_to = -1;
-    if (!s->is_guarded) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
+    f->has_canary = !s->is_guarded;
+    if (f->has_canary) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
 #if ASTHRA__TSAN
     f->tsan = __tsan_create_fiber(0);
 #endif
@@ -5882,6 +5904,13 @@ typedef enum Asthra__Phase {
 
 enum { ASTHRA__STRIPES = 64, ASTHRA__SEGMENTS = 22, ASTHRA__MAGAZINE = 128, ASTHRA__FAIR_TURNS = 64 };
 
+enum { /* Asthra__Scheduler.rare */
+    ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
+    ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
+    ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
+    ASTHRA__RARE_TIER = 8      /* tasks are switched off */
+};
+
 /* The one record of the scheduler. */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
@@ -5890,8 +5919,8 @@ typedef struct Asthra__Scheduler {
     Asthra__Worker *workers;
     void *workers_block;
     ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
+    ASTHRA__ATOMIC(uint32_t) rare; /* Asthra__Rare bits: what a spawn must look at */
     unsigned workers_made;                 /* in the block: one more where relief may be needed */
-    ASTHRA__ATOMIC(uint32_t) needs_relief;
     ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
     Asthra__Lock start_lock;
     Asthra__Seat *seats;
@@ -5901,6 +5930,7 @@ typedef struct Asthra__Scheduler {
     /* Work that belongs to no worker. */
     ASTHRA__ALIGNED(128) Asthra__ListQueue global;
     ASTHRA__ALIGNED(128) Asthra__RankedQueue urgent, background;
+    ASTHRA__ATOMIC(uint32_t) ranked; /* entries in all ranked queues, the bound ones included */
     /* Idle workers. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
@@ -6028,7 +6058,7 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void);
 
 enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16, ASTHRA__THREAD_STACK = 64 * 1024 };
 
-static Asthra__Scheduler asthra__scheduler_record;
+static Asthra__Scheduler asthra__scheduler_record = { .epoch = 1 }; /* a fresh seat has 0 */
 
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
@@ -6044,14 +6074,14 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     if (t == NULL) return NULL;
     Asthra__Seat *s = asthra__seat_of(t);
-    return s->epoch != 0 && s->epoch == asthra__scheduler_record.epoch ? s : NULL;
+    return s->epoch == asthra__scheduler_record.epoch ? s : NULL;
 }
 
 /* A thread ends: its descriptors and its counts are kept. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (s->epoch == 0 || s->epoch != g->epoch) return;
+    if (s->epoch != g->epoch) return;
     asthra__task_flush(s);
     asthra__lock(&g->seats_lock);
     g->spawned_before += asthra__load(&s->spawned, relaxed);
@@ -6071,7 +6101,6 @@ static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
     s->worker = w;
     s->fiber = &s->root;
     s->random_state = asthra__os_entropy() | 1;
-    t->error = &t->own_error;
     if (w != NULL) {
         asthra__fiber_bind(&s->root, w->number);
         w->seat = s;
@@ -6109,7 +6138,7 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
 ASTHRA__FN Asthra__Seat *asthra__seat(void) {
     Asthra__Thread *t = asthra__thread();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (ASTHRA__UNLIKELY(s->epoch == 0 || s->epoch != asthra__scheduler_record.epoch)) {
+    if (ASTHRA__UNLIKELY(s->epoch != asthra__scheduler_record.epoch)) {
         return asthra__seat_join(t);
     }
     return s;
@@ -6235,7 +6264,6 @@ static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__L
     s->worker->left = from;
     s->fiber = to;
     s->task = to->task;
-    s->thread->error = to->task != NULL ? &to->task->error : &s->thread->own_error;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
     s = asthra__seat();
     *s->thread->errno_place = from->saved_errno;
@@ -6279,7 +6307,6 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
     f->task = s->task = t;
-    s->thread->error = &t->error;
     void *value = asthra__call_task(f, t);
     s = asthra__seat();
     AsthraTaskState how = ASTHRA_TASK_COMPLETED;
@@ -6288,7 +6315,6 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
     f->has_failed = false;
     f->task = s->task = NULL;
-    s->thread->error = &s->thread->own_error;
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
     return s;
 }
@@ -6301,7 +6327,6 @@ ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) 
     int errno_below = *s->thread->errno_place;
     s = asthra__run(s, t, true);
     f->task = s->task = below;
-    if (below != NULL) s->thread->error = &below->error;
     *s->thread->errno_place = errno_below;
     return s;
 }
@@ -6462,13 +6487,14 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
 
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
     Asthra__Scheduler *g = asthra__scheduler();
-    if (ASTHRA__UNLIKELY(asthra__load(&g->manned, acquire) != asthra__load(&g->worker_count, acquire)) &&
-        !asthra__man_slow(g)) {
-        return false;
+    uint32_t rare = asthra__load(&g->rare, acquire);
+    if (rare & ASTHRA__RARE_UNMANNED) {
+        if (!asthra__man_slow(g)) return false;
+        asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_UNMANNED, release);
     }
-    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) && s->worker == NULL) {
+    if ((rare & ASTHRA__RARE_RELIEF) && s->worker == NULL) {
         if (!asthra__relieve_main(g)) return false;
-        asthra__store(&g->needs_relief, 0u, relaxed);
+        asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_RELIEF, release);
     }
     return true;
 }
@@ -6537,7 +6563,11 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->config.main_helps = c->main_helps || c->seed != 0 || !ASTHRA_HAS_THREADS;
     asthra__store(&g->worker_count, asthra__count_workers(c), release);
     bool is_lone = g->config.main_helps && asthra__count_workers(c) == 1 && c->seed == 0;
-    asthra__store(&g->needs_relief, is_lone && ASTHRA_HAS_THREADS ? 1u : 0u, relaxed);
+    uint32_t rare = ASTHRA__RARE_UNMANNED;
+    if (is_lone && ASTHRA_HAS_THREADS) rare |= ASTHRA__RARE_RELIEF;
+    if (c->max_tasks != 0) rare |= ASTHRA__RARE_LIMIT;
+    if (!c->tier_is_on[1]) rare |= ASTHRA__RARE_TIER;
+    asthra__store(&g->rare, rare, relaxed);
     g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
     g->is_deterministic = c->seed != 0;
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
@@ -6739,6 +6769,7 @@ ASTHRA__FN void asthra__ranked_push(Asthra__RankedQueue *q, Asthra__Ranked *r) {
     r->order = q->sequence++ - (int64_t)r->item->priority * (1 << 20);
     q->root = asthra__ranked_merge(q->root, r);
     asthra__store(&q->count, asthra__load(&q->count, relaxed) + 1, release);
+    asthra__add(&asthra__scheduler()->ranked, 1u, release);
     asthra__unlock(&q->lock);
 }
 
@@ -6749,6 +6780,7 @@ ASTHRA__FN Asthra__Runnable *asthra__ranked_pop(Asthra__RankedQueue *q) {
     if (r != NULL) {
         q->root = asthra__ranked_merge(r->left, r->right);
         asthra__store(&q->count, asthra__load(&q->count, relaxed) - 1, relaxed);
+        asthra__sub(&asthra__scheduler()->ranked, 1u, relaxed);
     }
     asthra__unlock(&q->lock);
     return r == NULL ? NULL : r->item;
@@ -6916,8 +6948,11 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_TURNS == 0)) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
-    if ((item = asthra__ranked_pop(&w->bound)) != NULL) return item;
-    if ((item = asthra__ranked_pop(&g->urgent)) != NULL) return item;
+    bool any_ranked = asthra__load(&g->ranked, relaxed) != 0;
+    if (ASTHRA__UNLIKELY(any_ranked)) {
+        if ((item = asthra__ranked_pop(&w->bound)) != NULL) return item;
+        if ((item = asthra__ranked_pop(&g->urgent)) != NULL) return item;
+    }
     if (++w->next_streak < ASTHRA__FAIR_TURNS || asthra__ring_count(&w->ring) == 0) {
         if ((item = asthra__next_take(w)) != NULL) return item;
     }
@@ -6926,7 +6961,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     if ((item = asthra__next_take(w)) != NULL) return item;
     if ((item = asthra__deque_pop(&w->deque)) != NULL) return item;
     if ((item = asthra__list_pop(&g->global)) != NULL) return item;
-    return asthra__ranked_pop(&g->background);
+    return any_ranked ? asthra__ranked_pop(&g->background) : NULL;
 }
 
 /* Is somebody else waiting for a turn here? Asked by what would go on without giving one. */
@@ -7663,6 +7698,11 @@ static Asthra__Task *asthra__panic_task(void) {
     return s == NULL ? NULL : s->task;
 }
 
+static struct AsthraError **asthra__task_error_place(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? NULL : &t->error;
+}
+
 static uint64_t asthra__panic_task_id(void) {
     Asthra__Task *t = asthra__panic_task();
     return t == NULL ? 0 : asthra__task_bits(t);
@@ -7752,12 +7792,14 @@ ASTHRA__FN void asthra__report_setup(void) {
         asthra__panic_task_set_policy, asthra__panic_fail_task,
     };
     asthra__panic_set_owner(&owner);
+    asthra__result_set_place(asthra__task_error_place);
     asthra__os_fault_install(asthra__on_fault);
 }
 
 ASTHRA__FN void asthra__report_teardown(void) {
     asthra__os_fault_remove();
     asthra__panic_set_owner(NULL);
+    asthra__result_set_place(NULL);
 }
 
 #endif
@@ -8023,20 +8065,28 @@ ASTHRA__COLD static bool asthra__task_admit(Asthra__Scheduler *g) {
     return false;
 }
 
+/* What a spawn looks at when anything about this runtime is rare. */
+ASTHRA__COLD static bool asthra__task_may_start(Asthra__Scheduler *g, const Asthra__Seat *s) {
+    if (!asthra__tier_is_on(1) || !asthra__scheduler_man(s)) return false;
+    return g->config.max_tasks == 0 || asthra__task_admit(g);
+}
+
+ASTHRA__COLD static Asthra__Task *asthra__task_none(Asthra__Scheduler *g) {
+    if (g->config.max_tasks != 0) asthra__sub(&g->unfinished, (size_t)1, relaxed);
+    asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's descriptor");
+    return NULL;
+}
+
 /* A descriptor with everything but what options add; NULL: the reason is set. */
 static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn, void *value,
                                          const char *name) {
     Asthra__Scheduler *g = asthra__scheduler();
-    if (ASTHRA__UNLIKELY(!g->config.tier_is_on[1]) && !asthra__tier_is_on(1)) return NULL;
     if (ASTHRA__UNLIKELY(fn == NULL)) asthra_panic_at(NULL, "asthra_spawn: the function is NULL");
-    if (ASTHRA__UNLIKELY(!asthra__scheduler_man(s))) return NULL;
-    if (ASTHRA__UNLIKELY(g->config.max_tasks != 0) && !asthra__task_admit(g)) return NULL;
+    uint32_t rare = asthra__load(&g->rare, acquire);
+    if (s->worker != NULL) rare &= ~(uint32_t)ASTHRA__RARE_RELIEF;
+    if (ASTHRA__UNLIKELY(rare != 0) && !asthra__task_may_start(g, s)) return NULL;
     Asthra__Task *t = asthra__task_take(s);
-    if (ASTHRA__UNLIKELY(t == NULL)) {
-        if (g->config.max_tasks != 0) asthra__sub(&g->unfinished, (size_t)1, relaxed);
-        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's descriptor");
-        return NULL;
-    }
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__task_none(g);
     uint64_t generation = asthra__load(&t->word, relaxed) & ASTHRA__TASK_GENERATION;
     asthra__store(&t->word, generation | ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE, release);
     t->function = fn;
@@ -8054,7 +8104,8 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
 
 static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     AsthraTaskHandle h = { asthra__task_bits(t) };
-    if (ASTHRA__UNLIKELY(*s->thread->error != NULL)) asthra__error_clear();
+    struct AsthraError *error = s->task != NULL ? s->task->error : s->thread->own_error;
+    if (ASTHRA__UNLIKELY(error != NULL)) asthra__error_clear();
     asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
     ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "SPAWN: task %llu %s",
                   (unsigned long long)h.bits, t->name);
@@ -8062,7 +8113,7 @@ static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     return h;
 }
 
-ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     Asthra__Task *t = asthra__task_create(s, fn, args, name);
@@ -8211,7 +8262,7 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
         if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
         if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
     }
-    asthra__os_fence_light();
+    asthra__os_fence_light(); /* pairs with the heavy one in scheduler_stop */
     if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
         asthra__drain_check();
     }
@@ -8384,7 +8435,7 @@ ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
     return children;
 }
 
-ASTHRA_RT_API void asthra_yield(void) {
+ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL ||
         asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {
@@ -8461,7 +8512,7 @@ static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
 }
 
 /* Parks until t has ended. */
-static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
+ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
     Asthra__Wait w = { .what = "await of task", .name = t->name, .held = stripe,
                        .is_firm = timeout_ns < 0 };
@@ -8531,7 +8582,7 @@ static Asthra__Seat *asthra__await_begin(AsthraTaskHandle h, const char *verb, A
     return s;
 }
 
-ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
     void *value;
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
@@ -8561,7 +8612,7 @@ ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t time
     return r;
 }
 
-ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_copy", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);

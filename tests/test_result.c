@@ -171,15 +171,18 @@ TEST(result, last_error_belongs_to_its_thread) {
     CHECK_STR(asthra_result_message(asthra_last_error()), "mine");
 }
 
-TEST(result, slot_says_where_the_record_is_kept) {
-    struct AsthraError *of_task = NULL;
-    Asthra__Thread *t = asthra__thread();
+static struct AsthraError *of_task;
+static struct AsthraError **place_of_task(void) {
+    return &of_task;
+}
+
+TEST(result, place_says_where_the_record_of_a_task_is_kept) {
     asthra_result_err("of the thread");
-    t->error = &of_task;
+    asthra__result_set_place(place_of_task);
     CHECK(asthra_result_is_ok(asthra_last_error()));
     asthra_result_err("of the task");
     CHECK(of_task != NULL);
-    t->error = &t->own_error;
+    asthra__result_set_place(NULL);
     CHECK_STR(asthra_result_message(asthra_last_error()), "of the thread");
     asthra__error_free(of_task);
 }

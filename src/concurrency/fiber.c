@@ -70,7 +70,7 @@ static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is
     if (asthra__cxa_get_globals != NULL) {
         memcpy(from->cxx_globals, asthra__cxa_get_globals(), sizeof from->cxx_globals);
     }
-    if (from->slab != NULL && !from->slab->is_guarded) {
+    if (ASTHRA__UNLIKELY(from->has_canary)) {
         ASTHRA__CHECK(*(uint64_t *)(void *)from->low == ASTHRA__CANARY);
     }
 #if ASTHRA__ASAN
@@ -158,7 +158,8 @@ static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
     f->low = stack + asthra__os_page_size();
     f->high = (char *)f;
     f->bound_to = -1;
-    if (!s->is_guarded) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
+    f->has_canary = !s->is_guarded;
+    if (f->has_canary) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
 #if ASTHRA__TSAN
     f->tsan = __tsan_create_fiber(0);
 #endif

@@ -41,6 +41,7 @@ struct Asthra__Fiber {
     int bound_to;                 /* worker that alone may resume it; -1: any */
     int saved_errno; /* the scheduler saves it, which knows the thread */
     bool has_failed; /* the task on top panicked and escaped */
+    bool has_canary; /* instead of a guard page */
     bool is_single;  /* made for one task, destroyed after it */
     unsigned valgrind_id;
     void *cxx_globals[2]; /* caughtExceptions, uncaughtExceptions */

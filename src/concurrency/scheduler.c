@@ -38,7 +38,7 @@
 
 enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16, ASTHRA__THREAD_STACK = 64 * 1024 };
 
-static Asthra__Scheduler asthra__scheduler_record;
+static Asthra__Scheduler asthra__scheduler_record = { .epoch = 1 }; /* a fresh seat has 0 */
 
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
@@ -54,14 +54,14 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     if (t == NULL) return NULL;
     Asthra__Seat *s = asthra__seat_of(t);
-    return s->epoch != 0 && s->epoch == asthra__scheduler_record.epoch ? s : NULL;
+    return s->epoch == asthra__scheduler_record.epoch ? s : NULL;
 }
 
 /* A thread ends: its descriptors and its counts are kept. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (s->epoch == 0 || s->epoch != g->epoch) return;
+    if (s->epoch != g->epoch) return;
     asthra__task_flush(s);
     asthra__lock(&g->seats_lock);
     g->spawned_before += asthra__load(&s->spawned, relaxed);
@@ -81,7 +81,6 @@ static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
     s->worker = w;
     s->fiber = &s->root;
     s->random_state = asthra__os_entropy() | 1;
-    t->error = &t->own_error;
     if (w != NULL) {
         asthra__fiber_bind(&s->root, w->number);
         w->seat = s;
@@ -119,7 +118,7 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
 ASTHRA__FN Asthra__Seat *asthra__seat(void) {
     Asthra__Thread *t = asthra__thread();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (ASTHRA__UNLIKELY(s->epoch == 0 || s->epoch != asthra__scheduler_record.epoch)) {
+    if (ASTHRA__UNLIKELY(s->epoch != asthra__scheduler_record.epoch)) {
         return asthra__seat_join(t);
     }
     return s;
@@ -245,7 +244,6 @@ static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__L
     s->worker->left = from;
     s->fiber = to;
     s->task = to->task;
-    s->thread->error = to->task != NULL ? &to->task->error : &s->thread->own_error;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
     s = asthra__seat();
     *s->thread->errno_place = from->saved_errno;
@@ -289,7 +287,6 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
     f->task = s->task = t;
-    s->thread->error = &t->error;
     void *value = asthra__call_task(f, t);
     s = asthra__seat();
     AsthraTaskState how = ASTHRA_TASK_COMPLETED;
@@ -298,7 +295,6 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
     f->has_failed = false;
     f->task = s->task = NULL;
-    s->thread->error = &s->thread->own_error;
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
     return s;
 }
@@ -311,7 +307,6 @@ ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) 
     int errno_below = *s->thread->errno_place;
     s = asthra__run(s, t, true);
     f->task = s->task = below;
-    if (below != NULL) s->thread->error = &below->error;
     *s->thread->errno_place = errno_below;
     return s;
 }
@@ -472,13 +467,14 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
 
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
     Asthra__Scheduler *g = asthra__scheduler();
-    if (ASTHRA__UNLIKELY(asthra__load(&g->manned, acquire) != asthra__load(&g->worker_count, acquire)) &&
-        !asthra__man_slow(g)) {
-        return false;
+    uint32_t rare = asthra__load(&g->rare, acquire);
+    if (rare & ASTHRA__RARE_UNMANNED) {
+        if (!asthra__man_slow(g)) return false;
+        asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_UNMANNED, release);
     }
-    if (ASTHRA__UNLIKELY(asthra__load(&g->needs_relief, relaxed) != 0) && s->worker == NULL) {
+    if ((rare & ASTHRA__RARE_RELIEF) && s->worker == NULL) {
         if (!asthra__relieve_main(g)) return false;
-        asthra__store(&g->needs_relief, 0u, relaxed);
+        asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_RELIEF, release);
     }
     return true;
 }
@@ -547,7 +543,11 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->config.main_helps = c->main_helps || c->seed != 0 || !ASTHRA_HAS_THREADS;
     asthra__store(&g->worker_count, asthra__count_workers(c), release);
     bool is_lone = g->config.main_helps && asthra__count_workers(c) == 1 && c->seed == 0;
-    asthra__store(&g->needs_relief, is_lone && ASTHRA_HAS_THREADS ? 1u : 0u, relaxed);
+    uint32_t rare = ASTHRA__RARE_UNMANNED;
+    if (is_lone && ASTHRA_HAS_THREADS) rare |= ASTHRA__RARE_RELIEF;
+    if (c->max_tasks != 0) rare |= ASTHRA__RARE_LIMIT;
+    if (!c->tier_is_on[1]) rare |= ASTHRA__RARE_TIER;
+    asthra__store(&g->rare, rare, relaxed);
     g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
     g->is_deterministic = c->seed != 0;
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;

@@ -303,6 +303,13 @@ typedef enum Asthra__Phase {
 
 enum { ASTHRA__STRIPES = 64, ASTHRA__SEGMENTS = 22, ASTHRA__MAGAZINE = 128, ASTHRA__FAIR_TURNS = 64 };
 
+enum { /* Asthra__Scheduler.rare */
+    ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
+    ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
+    ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
+    ASTHRA__RARE_TIER = 8      /* tasks are switched off */
+};
+
 /* The one record of the scheduler. */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
@@ -311,8 +318,8 @@ typedef struct Asthra__Scheduler {
     Asthra__Worker *workers;
     void *workers_block;
     ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
+    ASTHRA__ATOMIC(uint32_t) rare; /* Asthra__Rare bits: what a spawn must look at */
     unsigned workers_made;                 /* in the block: one more where relief may be needed */
-    ASTHRA__ATOMIC(uint32_t) needs_relief;
     ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
     Asthra__Lock start_lock;
     Asthra__Seat *seats;
@@ -322,6 +329,7 @@ typedef struct Asthra__Scheduler {
     /* Work that belongs to no worker. */
     ASTHRA__ALIGNED(128) Asthra__ListQueue global;
     ASTHRA__ALIGNED(128) Asthra__RankedQueue urgent, background;
+    ASTHRA__ATOMIC(uint32_t) ranked; /* entries in all ranked queues, the bound ones included */
     /* Idle workers. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;

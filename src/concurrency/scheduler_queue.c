@@ -91,6 +91,7 @@ ASTHRA__FN void asthra__ranked_push(Asthra__RankedQueue *q, Asthra__Ranked *r) {
     r->order = q->sequence++ - (int64_t)r->item->priority * (1 << 20);
     q->root = asthra__ranked_merge(q->root, r);
     asthra__store(&q->count, asthra__load(&q->count, relaxed) + 1, release);
+    asthra__add(&asthra__scheduler()->ranked, 1u, release);
     asthra__unlock(&q->lock);
 }
 
@@ -101,6 +102,7 @@ ASTHRA__FN Asthra__Runnable *asthra__ranked_pop(Asthra__RankedQueue *q) {
     if (r != NULL) {
         q->root = asthra__ranked_merge(r->left, r->right);
         asthra__store(&q->count, asthra__load(&q->count, relaxed) - 1, relaxed);
+        asthra__sub(&asthra__scheduler()->ranked, 1u, relaxed);
     }
     asthra__unlock(&q->lock);
     return r == NULL ? NULL : r->item;
@@ -268,8 +270,11 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_TURNS == 0)) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
-    if ((item = asthra__ranked_pop(&w->bound)) != NULL) return item;
-    if ((item = asthra__ranked_pop(&g->urgent)) != NULL) return item;
+    bool any_ranked = asthra__load(&g->ranked, relaxed) != 0;
+    if (ASTHRA__UNLIKELY(any_ranked)) {
+        if ((item = asthra__ranked_pop(&w->bound)) != NULL) return item;
+        if ((item = asthra__ranked_pop(&g->urgent)) != NULL) return item;
+    }
     if (++w->next_streak < ASTHRA__FAIR_TURNS || asthra__ring_count(&w->ring) == 0) {
         if ((item = asthra__next_take(w)) != NULL) return item;
     }
@@ -278,7 +283,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     if ((item = asthra__next_take(w)) != NULL) return item;
     if ((item = asthra__deque_pop(&w->deque)) != NULL) return item;
     if ((item = asthra__list_pop(&g->global)) != NULL) return item;
-    return asthra__ranked_pop(&g->background);
+    return any_ranked ? asthra__ranked_pop(&g->background) : NULL;
 }
 
 /* Is somebody else waiting for a turn here? Asked by what would go on without giving one. */

@@ -154,6 +154,11 @@ static Asthra__Task *asthra__panic_task(void) {
     return s == NULL ? NULL : s->task;
 }
 
+static struct AsthraError **asthra__task_error_place(void) {
+    Asthra__Task *t = asthra__panic_task();
+    return t == NULL ? NULL : &t->error;
+}
+
 static uint64_t asthra__panic_task_id(void) {
     Asthra__Task *t = asthra__panic_task();
     return t == NULL ? 0 : asthra__task_bits(t);
@@ -243,12 +248,14 @@ ASTHRA__FN void asthra__report_setup(void) {
         asthra__panic_task_set_policy, asthra__panic_fail_task,
     };
     asthra__panic_set_owner(&owner);
+    asthra__result_set_place(asthra__task_error_place);
     asthra__os_fault_install(asthra__on_fault);
 }
 
 ASTHRA__FN void asthra__report_teardown(void) {
     asthra__os_fault_remove();
     asthra__panic_set_owner(NULL);
+    asthra__result_set_place(NULL);
 }
 
 #endif

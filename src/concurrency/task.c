@@ -237,20 +237,28 @@ ASTHRA__COLD static bool asthra__task_admit(Asthra__Scheduler *g) {
     return false;
 }
 
+/* What a spawn looks at when anything about this runtime is rare. */
+ASTHRA__COLD static bool asthra__task_may_start(Asthra__Scheduler *g, const Asthra__Seat *s) {
+    if (!asthra__tier_is_on(1) || !asthra__scheduler_man(s)) return false;
+    return g->config.max_tasks == 0 || asthra__task_admit(g);
+}
+
+ASTHRA__COLD static Asthra__Task *asthra__task_none(Asthra__Scheduler *g) {
+    if (g->config.max_tasks != 0) asthra__sub(&g->unfinished, (size_t)1, relaxed);
+    asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's descriptor");
+    return NULL;
+}
+
 /* A descriptor with everything but what options add; NULL: the reason is set. */
 static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn, void *value,
                                          const char *name) {
     Asthra__Scheduler *g = asthra__scheduler();
-    if (ASTHRA__UNLIKELY(!g->config.tier_is_on[1]) && !asthra__tier_is_on(1)) return NULL;
     if (ASTHRA__UNLIKELY(fn == NULL)) asthra_panic_at(NULL, "asthra_spawn: the function is NULL");
-    if (ASTHRA__UNLIKELY(!asthra__scheduler_man(s))) return NULL;
-    if (ASTHRA__UNLIKELY(g->config.max_tasks != 0) && !asthra__task_admit(g)) return NULL;
+    uint32_t rare = asthra__load(&g->rare, acquire);
+    if (s->worker != NULL) rare &= ~(uint32_t)ASTHRA__RARE_RELIEF;
+    if (ASTHRA__UNLIKELY(rare != 0) && !asthra__task_may_start(g, s)) return NULL;
     Asthra__Task *t = asthra__task_take(s);
-    if (ASTHRA__UNLIKELY(t == NULL)) {
-        if (g->config.max_tasks != 0) asthra__sub(&g->unfinished, (size_t)1, relaxed);
-        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's descriptor");
-        return NULL;
-    }
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__task_none(g);
     uint64_t generation = asthra__load(&t->word, relaxed) & ASTHRA__TASK_GENERATION;
     asthra__store(&t->word, generation | ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE, release);
     t->function = fn;
@@ -268,7 +276,8 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
 
 static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     AsthraTaskHandle h = { asthra__task_bits(t) };
-    if (ASTHRA__UNLIKELY(*s->thread->error != NULL)) asthra__error_clear();
+    struct AsthraError *error = s->task != NULL ? s->task->error : s->thread->own_error;
+    if (ASTHRA__UNLIKELY(error != NULL)) asthra__error_clear();
     asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
     ASTHRA__TRACE(ASTHRA_DEBUG_CONCURRENCY_OPERATIONS, "SPAWN: task %llu %s",
                   (unsigned long long)h.bits, t->name);
@@ -276,7 +285,7 @@ static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     return h;
 }
 
-ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     Asthra__Task *t = asthra__task_create(s, fn, args, name);
@@ -425,7 +434,7 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
         if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
         if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
     }
-    asthra__os_fence_light();
+    asthra__os_fence_light(); /* pairs with the heavy one in scheduler_stop */
     if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
         asthra__drain_check();
     }
@@ -598,7 +607,7 @@ ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
     return children;
 }
 
-ASTHRA_RT_API void asthra_yield(void) {
+ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL ||
         asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {

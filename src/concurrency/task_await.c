@@ -55,7 +55,7 @@ static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
 }
 
 /* Parks until t has ended. */
-static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
+ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
     Asthra__Wait w = { .what = "await of task", .name = t->name, .held = stripe,
                        .is_firm = timeout_ns < 0 };
@@ -125,7 +125,7 @@ static Asthra__Seat *asthra__await_begin(AsthraTaskHandle h, const char *verb, A
     return s;
 }
 
-ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
     void *value;
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
@@ -155,7 +155,7 @@ ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t time
     return r;
 }
 
-ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_copy", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);

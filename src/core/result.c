@@ -2,8 +2,8 @@
  *
  * A result has room for a status and a pointer, so a failure points at what says more about it: a
  * constant record with the status's own sentence, which costs nothing, or the error record of the
- * task, which the next error of that task overwrites. The thread's record says where the running
- * task keeps its error record; until the first error that place holds NULL.
+ * task, which the next error of that task overwrites. The scheduler says where the running task
+ * keeps its record; until the first error that place holds NULL.
  *
  * The record comes from malloc, because the runtime's own allocator stands on panics, and those on
  * results. If there is no memory for it, the failure keeps its status and that status's sentence.
@@ -41,9 +41,24 @@ static const struct AsthraError *asthra__result_sentence(uint32_t status) {
     return &asthra__result_errors[status < last ? status : last];
 }
 
+static struct {
+    ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where the running task keeps it */
+} asthra__result;
+
+ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place) {
+    asthra__store(&asthra__result.place, place, release);
+}
+
+/* Where the running task, or else this thread, keeps its record. */
+static struct AsthraError **asthra__result_slot(Asthra__Thread *t) {
+    Asthra__ResultPlace place = asthra__load(&asthra__result.place, acquire);
+    struct AsthraError **of_task = place ? place() : NULL;
+    return of_task ? of_task : &t->own_error;
+}
+
 /* The record of the running task or thread, or NULL if there is none and no memory for one. */
 static Asthra__ErrorRecord *asthra__result_record(void) {
-    struct AsthraError **slot = asthra__thread()->error;
+    struct AsthraError **slot = asthra__result_slot(asthra__thread());
     if (!*slot) {
         int saved = errno;
         Asthra__ErrorRecord *fresh = calloc(1, sizeof *fresh);
@@ -100,8 +115,8 @@ ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) 
 }
 
 ASTHRA__FN void asthra__error_clear(void) {
-    const Asthra__Thread *t = asthra__thread_if_attached();
-    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    Asthra__Thread *t = asthra__thread_if_attached();
+    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
     if (record) record->last.status = ASTHRA_OK;
 }
 
@@ -153,7 +168,8 @@ ASTHRA_RT_API const void *asthra_result_context(AsthraResult r) {
 }
 
 ASTHRA_RT_API AsthraResult asthra_last_error(void) {
-    const Asthra__Thread *t = asthra__thread_if_attached();
-    const Asthra__ErrorRecord *record = t ? (const Asthra__ErrorRecord *)(void *)*t->error : NULL;
+    Asthra__Thread *t = asthra__thread_if_attached();
+    const Asthra__ErrorRecord *record =
+        t ? (const Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }

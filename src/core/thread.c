@@ -51,7 +51,6 @@ static void asthra__thread_fill(Asthra__Thread *t) {
     t->detaches = detaches;
     t->errno_place = &errno;
     t->is_main = asthra__os_is_main_thread();
-    t->error = &t->own_error;
     if (t->is_main) memcpy(t->name, "main", sizeof "main");
 }
 

@@ -24,6 +24,8 @@
 #define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define ASTHRA__NOINLINE __attribute__((noinline))
 #define ASTHRA__COLD __attribute__((cold, noinline))
+/* Everything that a short hot function calls becomes part of it, but for what says noinline. */
+#define ASTHRA__FLATTEN __attribute__((flatten))
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
 

@@ -1,7 +1,7 @@
 /* boost - the fiber items on Boost.Fiber.   usage: boost ITEM WORKERS
  *
- * One worker schedules round robin. More steal from each other (work_stealing), which is what lets a
- * fiber that main made run on another thread, and idle ones sleep: shared_work, and stealers that
+ * One worker schedules round robin. More steal from each other (work_stealing), which is what lets
+ * a fiber that main made run on another thread, and idle ones sleep: shared_work, and stealers that
  * spin, measured slower on the channel items.
  */
 #include "bench.h"
