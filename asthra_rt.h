@@ -40,7 +40,7 @@
  * Switches (define before the include, the same in every file that includes it)
  *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
- *     ASTHRA_RT_API                the linkage word of public functions, e.g. a visibility attribute
+ *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
  *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
@@ -82,10 +82,10 @@
 /* ---- [config] contract ------------------------------------------------ platform/config.h ---- */
 /* config - which parts are in the build.                                   [config] contract
  *
- * A user speaks in presence: ASTHRA_RT_NO_CHANNEL takes one part out of a full build; ASTHRA_RT_ONLY
- * with ASTHRA_RT_WITH_TASK puts one part into an empty build. Everything below this file speaks in
- * values: ASTHRA_HAS_CHANNEL is 0 or 1, so that -Wundef finds every misspelling. What a part needs
- * is one row at the end; nothing is ever switched off silently.
+ * A user speaks in presence: ASTHRA_RT_NO_CHANNEL takes one part out of a full build;
+ * ASTHRA_RT_ONLY with ASTHRA_RT_WITH_TASK puts one part into an empty build. Everything below this
+ * file speaks in values: ASTHRA_HAS_CHANNEL is 0 or 1, so that -Wundef finds every misspelling.
+ * What a part needs is one row at the end; nothing is ever switched off silently.
  */
 
 #define ASTHRA_RT_VERSION "0.1.0"
@@ -145,7 +145,7 @@
 #define ASTHRA_HAS_AUTO_INIT 1
 #endif
 
-/* Parts that follow from others: nobody names them. The reports of the scheduler count in tables. */
+/* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
 
 /* Needs, a row each. */
@@ -159,7 +159,7 @@
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
 #endif
 #if defined(ASTHRA_RT_STATIC) && !defined(ASTHRA_RT_IMPLEMENTATION)
-#error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h in a file"
+#error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h"
 #endif
 #if defined(ASTHRA_RT_IMPLEMENTATION) && defined(__cplusplus)
 #error "the body of asthra_rt.h is C11: define ASTHRA_RT_IMPLEMENTATION in a .c file"
@@ -201,6 +201,15 @@
 #else
 #define ASTHRA_RT_API extern
 #endif
+#endif
+
+/* Linkage of the word that the inline safepoint reads, in its contract and in its body. */
+#ifdef ASTHRA_RT_STATIC
+#define ASTHRA__WORD ASTHRA_UNUSED static
+#define ASTHRA__WORD_BODY static
+#else
+#define ASTHRA__WORD extern
+#define ASTHRA__WORD_BODY
 #endif
 
 #define ASTHRA__INLINE ASTHRA_UNUSED static inline
@@ -499,7 +508,7 @@ typedef enum AsthraTaskState {
     ASTHRA_TASK_WAITING,
     ASTHRA_TASK_COMPLETED, /* its function returned */
     ASTHRA_TASK_FAILED,    /* it panicked */
-    ASTHRA_TASK_CANCELLED  /* cancelled before it started, or it ended after it saw its cancellation */
+    ASTHRA_TASK_CANCELLED  /* before it started, or it ended after it saw its cancellation */
 } AsthraTaskState;
 
 #define ASTHRA_AFFINITY_ANY 0
@@ -550,7 +559,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy(AsthraTaskFunction fn, const vo
 ASTHRA_RT_API void *asthra_await(AsthraTaskHandle t);
 
 /* The same, with how the task ended as a result: ASTHRA_OK, ASTHRA_PANICKED (the message is the
- * panic's) or ASTHRA_CANCELLED. `result` (may be NULL) receives the returned value, NULL without. */
+ * panic's) or ASTHRA_CANCELLED. `result` (may be NULL) receives the value, NULL if there is
+ * none. */
 ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result);
 
 /* The same for asthra_spawn_copy: the first `size` bytes of the task's block are copied to `block`.
@@ -596,7 +606,7 @@ ASTHRA_RT_API void asthra_cancel_mask_begin(void);
 ASTHRA_RT_API void asthra_cancel_mask_end(void);
 
 /* For loops that never call the runtime: one load and a predictable branch. */
-extern volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
+ASTHRA__WORD volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
 ASTHRA_RT_API void asthra_safepoint_slow(void);
 ASTHRA__INLINE void asthra_safepoint(void) {
     if (asthra_safepoint_word) asthra_safepoint_slow();
@@ -834,8 +844,9 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
 /* ---- [runtime] contract ----------------------------------------------- runtime/runtime.h ---- */
 /* runtime - configuration, start, stop.                                    [runtime] contract
  *
- * The first call that needs workers starts the runtime with the defaults. A program that wants other
- * settings calls asthra_runtime_init before. ASTHRA_RT_NO_AUTO_INIT makes that call mandatory.
+ * The first call that needs workers starts the runtime with the defaults. A program that wants
+ * other settings calls asthra_runtime_init before. ASTHRA_RT_NO_AUTO_INIT makes that call
+ * mandatory.
  */
 
 typedef enum AsthraMainThread {
@@ -845,7 +856,7 @@ typedef enum AsthraMainThread {
 
 typedef enum AsthraOptimizationLevel {
     ASTHRA_OPT_DEFAULT = 0, /* as the header was compiled */
-    ASTHRA_OPT_DEBUG,       /* workers sleep at once instead of spinning: steadier under a debugger */
+    ASTHRA_OPT_DEBUG,       /* workers sleep at once, never spin: steadier under a debugger */
     ASTHRA_OPT_RELEASE
 } AsthraOptimizationLevel;
 
@@ -856,7 +867,7 @@ typedef struct AsthraRuntimeConfig {
     size_t max_tasks;            /* spawned and unfinished; 0: no limit */
     size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
     AsthraMainThread main_thread;
-    uint64_t deterministic_seed; /* not 0: one worker; every choice comes from it; time is virtual */
+    uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
     bool enable_tier1_concurrency; /* tasks */
     bool enable_tier2_concurrency; /* channels and select */
     bool enable_tier3_concurrency; /* external threads */
@@ -877,9 +888,9 @@ ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
 ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
 
-/* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for them,
- * reports by name what still stands on stderr, and frees everything. Called by the thread that
- * started the runtime, outside tasks; without a running runtime it does nothing. */
+/* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
+ * them, reports by name what still stands on stderr, and frees everything. Called by the thread
+ * that started the runtime, outside tasks; without a running runtime it does nothing. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
@@ -907,7 +918,7 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
 #error "the body of asthra_rt.h needs gcc or clang (GNU asm, attributes, __has_include)"
 #endif
 
-/* Linkage of a function that upper floors call: one file in the book, many objects in the workshop. */
+/* Linkage of a function that upper floors call: static in the book, hidden in the workshop. */
 #ifdef ASTHRA__WORKSHOP
 #define ASTHRA__FN __attribute__((visibility("hidden"))) extern
 #else
@@ -918,10 +929,17 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
 #define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define ASTHRA__NOINLINE __attribute__((noinline))
 #define ASTHRA__COLD __attribute__((cold, noinline))
-/* Everything that a short hot function calls becomes part of it, but for what says noinline. */
+/* Everything that a short hot function calls becomes part of it, but for what says noinline. That
+ * doubles the code, so not where size is what counts. */
+#ifdef __OPTIMIZE_SIZE__
+#define ASTHRA__FLATTEN
+#else
 #define ASTHRA__FLATTEN __attribute__((flatten))
+#endif
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
+#define ASTHRA__CONTAINER_CONST(T, member, pointer) \
+    ((const T *)(const void *)((const char *)(pointer)-offsetof(T, member)))
 
 /* Two lines: the prefetcher of x86 fetches them in pairs. */
 enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
@@ -3424,7 +3442,7 @@ ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
 ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
 
-/* A hook: where the running task keeps its error record; NULL: no task runs, the thread's serves. */
+/* A hook: where the running task keeps its error record; NULL: no task, the thread's serves. */
 typedef struct AsthraError **(*Asthra__ResultPlace)(void);
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 
@@ -3474,7 +3492,7 @@ static const struct AsthraError *asthra__result_sentence(uint32_t status) {
 }
 
 static struct {
-    ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where the running task keeps it */
+    ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where a task keeps it */
 } asthra__result;
 
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place) {
@@ -5046,7 +5064,7 @@ ASTHRA__FN bool asthra__deque_init(Asthra__Deque *d); /* false: out of memory */
 ASTHRA__FN void asthra__deque_destroy(Asthra__Deque *d);
 ASTHRA__FN bool asthra__deque_push(Asthra__Deque *d, void *item); /* owner; false: out of memory */
 ASTHRA__FN void *asthra__deque_pop(Asthra__Deque *d);             /* owner; newest; NULL: empty */
-ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item); /* owner; only if it is newest */
+ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item); /* owner; only if newest */
 ASTHRA__FN void *asthra__deque_steal(Asthra__Deque *d); /* anybody; oldest; NULL: empty or lost */
 ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d); /* a guess while others steal */
 
@@ -5065,8 +5083,8 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d); /* a guess while 
  *   - When one item is left, owner and thief both go through that CAS, so it is taken once. The
  *     owner lowers bottom before it reads top, a thief reads top before it reads bottom, all
  *     sequentially consistent: one of the two sees the other.
- *   - A thief reads its slot before its CAS. The owner can only have reused that slot after top moved
- *     on, and then the CAS fails. Arrays that were outgrown stay readable until destroy.
+ *   - A thief reads its slot before its CAS. The owner can only have reused that slot after top
+ *     moved on, and then the CAS fails. Arrays that were outgrown stay readable until destroy.
  */
 
 #if ASTHRA_HAS_TASK
@@ -5197,7 +5215,7 @@ typedef struct Asthra__Runnable {
     int32_t priority;
 } Asthra__Runnable;
 
-/* An entry of an ordered queue: higher priority first, older first among equals, and old ones rise. */
+/* An entry of an ordered queue: higher priority first, older first among equals; old ones rise. */
 typedef struct Asthra__Ranked {
     struct Asthra__Ranked *left, *right;
     int64_t order; /* smaller runs earlier */
@@ -5251,8 +5269,8 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker); /* this thread
 ASTHRA__FN void asthra__fiber_teardown(void); /* every slab goes; nobody may stand on one */
 ASTHRA__FN void asthra__fiber_forget(void);   /* in a forked child: as before setup */
 
-/* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless it
- * is dead. The C++ exception state stays with each fiber; sanitizers are told. */
+/* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless
+ * it is dead. The C++ exception state stays with each fiber; sanitizers are told. */
 ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead);
 ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to); /* first act of an entry function */
 
@@ -5319,7 +5337,8 @@ static struct {
 
 #if ASTHRA__ASAN
 void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
-void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
+void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old,
+                                     size_t *size_old);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #endif
 #if ASTHRA__TSAN
@@ -5469,7 +5488,8 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_create(size_t stack_bytes) {
 }
 
 static Asthra__Fiber *asthra__fiber_next(const Asthra__Fiber *f) {
-    return f->runnable.next == NULL ? NULL : ASTHRA__CONTAINER(Asthra__Fiber, runnable, f->runnable.next);
+    return f->runnable.next == NULL ? NULL
+                                    : ASTHRA__CONTAINER(Asthra__Fiber, runnable, f->runnable.next);
 }
 
 static Asthra__Fiber *asthra__fiber_unlink(Asthra__Fiber **list) {
@@ -5529,7 +5549,8 @@ ASTHRA__FN size_t asthra__fiber_trim(void) {
             bytes += keep - (uintptr_t)f->low;
         }
         asthra__lock(&asthra__fiber.lock);
-        f->runnable.next = asthra__fiber.idle_trimmed == NULL ? NULL : &asthra__fiber.idle_trimmed->runnable;
+        f->runnable.next =
+            asthra__fiber.idle_trimmed == NULL ? NULL : &asthra__fiber.idle_trimmed->runnable;
         asthra__fiber.idle_trimmed = f;
         asthra__unlock(&asthra__fiber.lock);
     }
@@ -5597,8 +5618,8 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address) {
         size_t distance = (size_t)((const char *)address - base);
         if (base == NULL || (const char *)address < base) continue;
         if (distance >= s->stride * s->count || distance % s->stride >= page) continue;
-        uintptr_t record = (uintptr_t)base + distance / s->stride * s->stride + s->stride -
-                           sizeof(Asthra__Fiber);
+        uintptr_t record =
+            (uintptr_t)base + distance / s->stride * s->stride + s->stride - sizeof(Asthra__Fiber);
         return (Asthra__Fiber *)(record - record % 64);
     }
     return NULL;
@@ -5609,8 +5630,9 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address) {
 /* ---- [scheduler] internal ------------------------------ concurrency/scheduler_internal.h ---- */
 /* scheduler - workers, run queues, waiting and waking.                     [scheduler] internal
  *
- * What the floors above use: who is running (seat, parker), how to wait and wake, random choices and
- * turns that the deterministic mode steers. What only the scheduler and task chapters use comes last.
+ * What the floors above use: who is running (seat, parker), how to wait and wake, random choices
+ * and turns that the deterministic mode steers. What only the scheduler and task chapters use comes
+ * last.
  */
 
 #if ASTHRA_HAS_TASK
@@ -5632,9 +5654,10 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address) {
  * the waiter's stack and is safe from the claim to the wake, and before the claim under the lock of
  * the list that its node is in.
  *
- * A wait with `held` set is opened and published under that lock, which parking gives back only after
- * the stack has been left. Its word starts SWITCHED: whoever finds the node under the lock may wake
- * without asking, and one-sided claimers (timer, cancel) pass through the lock before they wake. */
+ * A wait with `held` set is opened and published under that lock, which parking gives back only
+ * after the stack has been left. Its word starts SWITCHED: whoever finds the node under the lock
+ * may wake without asking, and one-sided claimers (timer, cancel) pass through the lock before they
+ * wake. */
 enum {
     ASTHRA__WAIT_IDLE = 0,
     ASTHRA__WAIT_OPEN = 1,
@@ -5668,16 +5691,16 @@ typedef struct Asthra__Wait {
 } Asthra__Wait;
 
 /* Begins a wait of whoever calls; w's first five fields are set, the rest may be garbage. With
- * w->held the caller holds that lock. Until asthra__wait_park or asthra__wait_retract the caller may
- * be completed at any time. Returns the parker, for the nodes. */
+ * w->held the caller holds that lock. Until asthra__wait_park or asthra__wait_retract the caller
+ * may be completed at any time. Returns the parker, for the nodes. */
 ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w);
 
 /* Waits until completed, for at most timeout_ns (< 0: for ever). Releases w->held. Returns
- * w->outcome: what the completer wrote, or ASTHRA_TIMED_OUT, or ASTHRA_CANCELLED; after these two the
- * caller unlinks its nodes under their locks. errno is kept. */
+ * w->outcome: what the completer wrote, or ASTHRA_TIMED_OUT, or ASTHRA_CANCELLED; after these two
+ * the caller unlinks its nodes under their locks. errno is kept. */
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns);
 
-/* The parker of whoever calls, which also tells callers apart: the owner of a mutex, for instance. */
+/* The parker of whoever calls, which also tells callers apart, say as the owner of a mutex. */
 ASTHRA__FN Asthra__Parker *asthra__parker(void);
 /* "task 'name'" or "thread 'name'", into the caller's buffer, which it returns. */
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room);
@@ -5686,8 +5709,8 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
  * completed, and the caller must park to consume its wake. Does not touch w->held. */
 ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w);
 
-/* Completes another's wait: true if this call did, then the caller owes one asthra__wait_wake. Waits
- * out BUSY. The caller holds the lock of the list in which it found the wait. */
+/* Completes another's wait: true if this call did, then the caller owes one asthra__wait_wake.
+ * Waits out BUSY. The caller holds the lock of the list in which it found the wait. */
 ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p);
 
 /* The last act of a completer, after unlocking: makes it run, next on this worker if it can be. */
@@ -5737,8 +5760,8 @@ typedef struct Asthra__TaskExtra {
 } Asthra__TaskExtra;
 _Static_assert(sizeof(Asthra__TaskExtra) % 8 == 0, "the block behind it is aligned");
 
-/* The word of a task: state and everything that others may change, in one place, with the generation, so that
- * one compare-and-swap both checks a handle and acts on it.
+/* The word of a task: state and everything that others may change, in one place, with the
+ * generation, so that one compare-and-swap both checks a handle and acts on it.
  *
  *     bits 0-2    end: 0 while it is unfinished, else an AsthraTaskState
  *     bit  3      CANCEL    somebody asked it to end
@@ -5747,9 +5770,9 @@ _Static_assert(sizeof(Asthra__TaskExtra) % 8 == 0, "the block behind it is align
  *     bits 8-31   handles   not yet consumed
  *     bits 32-63  generation
  *
- * A descriptor is free when it has ended and has no handle left; freeing it counts the generation up, so
- * every older handle is stale. Only compare-and-swaps change the word of a task that others can
- * reach, with one exception: see asthra__task_end. */
+ * A descriptor is free when it has ended and has no handle left; freeing it counts the generation
+ * up, so every older handle is stale. Only compare-and-swaps change the word of a task that others
+ * can reach, with one exception: see asthra__task_end. */
 #define ASTHRA__TASK_END ((uint64_t)7)
 #define ASTHRA__TASK_CANCEL ((uint64_t)8)
 #define ASTHRA__TASK_AWAITED ((uint64_t)16)
@@ -5882,7 +5905,8 @@ struct Asthra__Seat {
     uint32_t in_place_streak;
     Asthra__Seat *next, **link;
 };
-_Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT, "thread_internal.h: make the slot larger");
+_Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT,
+               "thread_internal.h: make the slot larger");
 
 /* Settings, already checked. */
 typedef struct Asthra__SchedulerConfig {
@@ -5902,7 +5926,12 @@ typedef enum Asthra__Phase {
     ASTHRA__PHASE_STOPPED   /* workers leave */
 } Asthra__Phase;
 
-enum { ASTHRA__STRIPES = 64, ASTHRA__SEGMENTS = 22, ASTHRA__MAGAZINE = 128, ASTHRA__FAIR_TURNS = 64 };
+enum {
+    ASTHRA__STRIPES = 64,
+    ASTHRA__SEGMENTS = 22,
+    ASTHRA__MAGAZINE = 128,
+    ASTHRA__FAIR_TURNS = 64
+};
 
 enum { /* Asthra__Scheduler.rare */
     ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
@@ -5939,7 +5968,7 @@ typedef struct Asthra__Scheduler {
     /* Tasks. */
     ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
     Asthra__Task *segments[ASTHRA__SEGMENTS];
-    ASTHRA__ATOMIC(uint32_t) descriptors; /* indices below are backed by memory; index 0 is unused */
+    ASTHRA__ATOMIC(uint32_t) descriptors; /* indices below have memory; index 0 is unused */
     Asthra__Task *magazines;              /* full ones, linked through waiters */
     ASTHRA__ATOMIC(size_t) unfinished;    /* counted only under max_tasks */
     Asthra__Lock stripes[ASTHRA__STRIPES];
@@ -5955,10 +5984,12 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
-ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c); /* false: the reason is set */
+/* false: the reason is set */
+ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
 ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
-ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s); /* starts the threads; false: the reason is set */
+/* starts the threads; false: the reason is set */
+ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
 ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
 /* Both return the seat by the time the caller goes on. */
 ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
@@ -5977,13 +6008,18 @@ ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* o
 ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
 ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
 ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
-ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next); /* w: ours */
+/* w: ours */
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next);
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w); /* own and global work; NULL: none */
 ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w);
+static inline bool asthra__is_fair_turn(uint32_t turn) {
+    return turn % ASTHRA__FAIR_TURNS == 0;
+}
 
 /* scheduler_wait.c */
-ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome); /* after a claim from afar */
+/* after a claim from afar */
+ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome);
 ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w);
 ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
 
@@ -6022,34 +6058,35 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void);
 /* ---- [scheduler] body ------------------------------------------- concurrency/scheduler.c ---- */
 /* scheduler - workers, run queues, waiting and waking.                     [scheduler] body
  *
- * The picture. A worker is a seat for one OS thread: it owns queues, timers and idle stacks. Its loop
- * runs on a pool stack and calls each new task as a function on that stack. A task that waits keeps
- * the stack, loop frame below it included; the worker goes on with the fiber it must run next, or with
- * an idle loop on another stack. When the task ends, it returns into the loop frame at the base of its
- * stack, which goes on as the loop of whichever worker runs it by then.
+ * The picture. A worker is a seat for one OS thread: it owns queues, timers and idle stacks. Its
+ * loop runs on a pool stack and calls each new task as a function on that stack. A task that waits
+ * keeps the stack, loop frame below it included; the worker goes on with the fiber it must run
+ * next, or with an idle loop on another stack. When the task ends, it returns into the loop frame
+ * at the base of its stack, which goes on as the loop of whichever worker runs it by then.
  *
  *     loop --calls--> task --awaits--> child in place --waits-->  [stack is parked]
  *
  * Rules that keep this sound
- *   - A worker that runs a task always has at least one idle loop in store, so that waiting never needs
- *     memory: a new task is not started before that is so.
- *   - What is to be done for the stack that was left (give a lock back, mark a word, cache it) is done
- *     by whoever arrives, on the same thread, through the worker's `leaving`: until then nobody else
- *     can resume it.
+ *   - A worker that runs a task always has at least one idle loop in store, so that waiting never
+ *     needs memory: a new task is not started before that is so.
+ *   - What is to be done for the stack that was left (give a lock back, mark a word, cache it) is
+ *     done by whoever arrives, on the same thread, through the worker's `leaving`: until then
+ *     nobody else can resume it.
  *   - After a switch everything about the current thread is asked for again: the fiber may have
  *     moved. Pointers to the fiber and the task stay good.
  *   - An OS thread's own stack (main's, or the base of a worker thread) is bound to its worker.
- *   - A task with a stack size of its own, and under ThreadSanitizer every task, gets a single-use fiber
- *     whose loop runs that task and then gives way.
+ *   - A task with a stack size of its own, and under ThreadSanitizer every task, gets a single-use
+ *     fiber whose loop runs that task and then gives way.
  *
  * Start and stop. The first seat that is asked for starts the record; the first spawn starts the
- * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a forked
- * child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
+ * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a
+ * forked child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
  *
- * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it waits
- * in a call of ours, so between its calls its queues can be stolen from but nothing runs there. With
- * a single worker that would let a plain thread wait for ever; when a plain thread makes work or waits
- * there, a relief thread is started, and from then on worker 0 runs only what is bound to it.
+ * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it
+ * waits in a call of ours, so between its calls its queues can be stolen from but nothing runs
+ * there. With a single worker that would let a plain thread wait for ever; when a plain thread
+ * makes work or waits there, a relief thread is started, and from then on worker 0 runs only what
+ * is bound to it.
  */
 
 #if ASTHRA_HAS_TASK
@@ -6058,7 +6095,7 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void);
 
 enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16, ASTHRA__THREAD_STACK = 64 * 1024 };
 
-static Asthra__Scheduler asthra__scheduler_record = { .epoch = 1 }; /* a fresh seat has 0 */
+static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh seat has 0 */
 
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
@@ -6127,8 +6164,9 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
             asthra__panic_with(NULL, 0, asthra_result_message(asthra_last_error()));
         }
 #else
-        asthra__panic_with(NULL, 0, "the runtime is used before asthra_runtime_init "
-                                    "(ASTHRA_RT_NO_AUTO_INIT is defined)");
+        asthra__panic_with(NULL, 0,
+                           "the runtime is used before asthra_runtime_init "
+                           "(ASTHRA_RT_NO_AUTO_INIT is defined)");
 #endif
     }
     if (asthra__seat_of(t)->epoch != g->epoch) asthra__seat_setup(t, NULL);
@@ -6174,9 +6212,8 @@ ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
 }
 
 ASTHRA__FN bool asthra__tier_is_on(int tier) {
-    static const char *const fields[] = { "", "enable_tier1_concurrency",
-                                          "enable_tier2_concurrency",
-                                          "enable_tier3_concurrency" };
+    static const char *const fields[] = {"", "enable_tier1_concurrency", "enable_tier2_concurrency",
+                                         "enable_tier3_concurrency"};
     asthra__seat();
     if (asthra__scheduler_record.config.tier_is_on[tier]) return true;
     asthra__error_set(ASTHRA_INVALID, "%s is false in the runtime's configuration", fields[tier]);
@@ -6255,7 +6292,7 @@ static void asthra__arrived(const Asthra__Seat *s) {
     }
 }
 
-/* Goes on in `to`; comes back when somebody resumes the fiber that called, with the seat by then. */
+/* Goes on in `to`; comes back when somebody resumes the caller's fiber, with the seat by then. */
 static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
     Asthra__Fiber *from = s->fiber;
     from->task = s->task;
@@ -6266,8 +6303,8 @@ static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__L
     s->task = to->task;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
     s = asthra__seat();
-    *s->thread->errno_place = from->saved_errno;
     asthra__arrived(s);
+    *s->thread->errno_place = from->saved_errno;
     return s;
 }
 
@@ -6276,7 +6313,9 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
     bool is_root = s->fiber == &s->root;
     w->left_wait = wait;
     if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
-    Asthra__Runnable *item = asthra__load(&w->only_bound, relaxed) ? NULL : asthra__pick(w);
+    /* The turn that runs timers is the loop's: we may still hold a lock that a timer wants. */
+    bool is_for_loop = asthra__is_fair_turn(w->turns + 1) || asthra__load(&w->only_bound, relaxed);
+    Asthra__Runnable *item = is_for_loop ? NULL : asthra__pick(w);
     if (item != NULL && item->is_fiber) {
         s = asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
     } else {
@@ -6319,8 +6358,8 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     return s;
 }
 
-/* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody else
- * can start any more. */
+/* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody
+ * else can start any more. */
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     Asthra__Task *below = s->task;
@@ -6349,11 +6388,13 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
 }
 
 /* No stack for t: it is tried again when others have ended, or it is the last straw. */
-ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w, Asthra__Task *t) {
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w,
+                                           Asthra__Task *t) {
     if (asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
-        asthra__panic_with(NULL, 0, "out of memory: no stack for the next task; lower stack_size, "
-                                    "spawn fewer tasks at once, or raise the memory limit");
+        asthra__panic_with(NULL, 0,
+                           "out of memory: no stack for the next task; lower stack_size, "
+                           "spawn fewer tasks at once, or raise the memory limit");
     }
     asthra__list_push(&g->global, &t->runnable);
 }
@@ -6384,7 +6425,10 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
 static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
     Asthra__Runnable *item = w->assigned;
     w->assigned = NULL;
-    if (item == NULL) item = asthra__load(&w->only_bound, relaxed) ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
+    if (item == NULL) {
+        bool is_bound = asthra__load(&w->only_bound, relaxed);
+        item = is_bound ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
+    }
     return item != NULL ? item : asthra__idle(w);
 }
 
@@ -6432,8 +6476,8 @@ static bool asthra__man_one(Asthra__Worker *w) {
     Asthra__Text t = asthra__text_on(name, sizeof name);
     if (!asthra__spare_ensure(w)) return false;
     asthra__text_format(&t, "asthra-%d", w->number);
-    w->has_thread = asthra__os_thread_start(&w->thread, ASTHRA__THREAD_STACK, asthra__worker_main, w,
-                                            name);
+    w->has_thread =
+        asthra__os_thread_start(&w->thread, ASTHRA__THREAD_STACK, asthra__worker_main, w, name);
     return w->has_thread;
 }
 
@@ -6611,10 +6655,10 @@ ASTHRA__FN bool asthra__scheduler_is_running(void) {
     return asthra__load(&asthra__scheduler_record.phase, acquire) == ASTHRA__PHASE_RUNNING;
 }
 
-/* Waits, on the thread that shuts down, until every task has ended or, before anything was cancelled,
- * until nothing can run. */
+/* Waits, on the thread that shuts down, until every task has ended or, before anything was
+ * cancelled, until nothing can run. */
 static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
-    Asthra__Wait w = { .what = "shutdown", .held = &g->drain_lock, .is_firm = true };
+    Asthra__Wait w = {.what = "shutdown", .held = &g->drain_lock, .is_firm = true};
     asthra__lock(&g->drain_lock);
     g->drain_quiescent = !is_first;
     Asthra__Parker *p = asthra__wait_open(&w);
@@ -6655,7 +6699,8 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
-    asthra__os_fence_heavy(); /* pairs with the light one in task_end: it wakes us, or we see its count */
+    /* pairs with the light one in task_end: it wakes us, or we see its count */
+    asthra__os_fence_heavy();
     if (asthra__task_unfinished() > 0) asthra__drain(g, true, ASTHRA_FOREVER);
     if (asthra__task_unfinished() > 0) {
         asthra__task_cancel_parked();
@@ -6813,11 +6858,11 @@ ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r) {
 
 /* ---- the slot ----
  *
- * Its owner takes and fills it with plain accesses; a thief comes only when the worker has been in one
- * turn for a whole tick of the watcher. The two exclude each other as Dekker's algorithm does, with
- * the expensive half of the fence on the thief's side: the owner raises owner_in, light fence, looks
- * at thief_in; the thief raises thief_in, heavy fence, looks at owner_in. At least one sees the
- * other; the thief then gives up, and the owner waits for it. */
+ * Its owner takes and fills it with plain accesses; a thief comes only when the worker has been in
+ * one turn for a whole tick of the watcher. The two exclude each other as Dekker's algorithm does,
+ * with the expensive half of the fence on the thief's side: the owner raises owner_in, light fence,
+ * looks at thief_in; the thief raises thief_in, heavy fence, looks at owner_in. At least one sees
+ * the other; the thief then gives up, and the owner waits for it. */
 
 static void asthra__next_enter(Asthra__Worker *w) {
     asthra__store(&w->owner_in, 1u, relaxed);
@@ -6927,7 +6972,7 @@ static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 
-/* The turn that looks the other way round. */
+/* The turn that looks the other way round. Only a loop takes it: see asthra__leave. */
 ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
     Asthra__Runnable *item;
     w->now_ns = asthra__os_now_ns();
@@ -6945,7 +6990,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     w->turns++;
     asthra__store(&w->turns_seen, w->turns, relaxed);
     if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
-    if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_TURNS == 0)) {
+    if (ASTHRA__UNLIKELY(asthra__is_fair_turn(w->turns))) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
     bool any_ranked = asthra__load(&g->ranked, relaxed) != 0;
@@ -6979,27 +7024,28 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
 /* ---- [scheduler] body -------------------------------------- concurrency/scheduler_idle.c ---- */
 /* scheduler - workers without work.                                        [scheduler] body: idle
  *
- * A worker that finds nothing of its own searches: it steals from the others and looks at the global
- * queues for a short while, then sleeps on its word `asleep`. At most half of the workers search.
+ * A worker that finds nothing of its own searches: it steals from the others and looks at the
+ * global queues for a short while, then sleeps on its word `asleep`. At most half of the workers
+ * search.
  *
- * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or were
- * woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody with work,
- * takes it out of `sleeping`; a waker adds it to `searching` on its behalf.
+ * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or
+ * were woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody
+ * with work, takes it out of `sleeping`; a waker adds it to `searching` on its behalf.
  *
  * No wake-up is lost.
- *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps and
- *     nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping + 1,
- *     heavy fence, look at every queue once more. Either the producer sees the sleeper or the
+ *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps
+ *     and nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping +
+ *     1, heavy fence, look at every queue once more. Either the producer sees the sleeper or the
  *     sleeper sees the work.
- *   - A producer that saw a searcher relies on it. A searcher that stops searching without work does
- *     so before that last look at all queues, so it sees what was published before it stopped. One
- *     that found work and was the last searcher wakes another, because there may be more.
+ *   - A producer that saw a searcher relies on it. A searcher that stops searching without work
+ *     does so before that last look at all queues, so it sees what was published before it stopped.
+ *     One that found work and was the last searcher wakes another, because there may be more.
  *
  * Watching. A slot `next` is not stolen at once, or two tasks that talk to each other would be torn
- * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of the
- * sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in the
- * same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest starts
- * a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
+ * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
+ * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
+ * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
+ * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
@@ -7044,7 +7090,8 @@ ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
 ASTHRA__FN void asthra__notify_all(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__os_fence_heavy();
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) asthra__rouse(g, &g->workers[i]);
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+        asthra__rouse(g, &g->workers[i]);
 }
 
 /* ---- searching ---- */
@@ -7065,7 +7112,8 @@ static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thi
 }
 
 static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w) {
-    int rounds = g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
+    int rounds =
+        g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
         if (item == NULL && !g->is_deterministic) item = asthra__steal(g, w);
@@ -7078,7 +7126,8 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
 /* Is there anything that a worker which lies down should rather do? A look without taking. */
 static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
     if (asthra__load(&w->next, relaxed) != NULL || asthra__load(&w->bound.count, relaxed) != 0 ||
-        asthra__load(&g->global.count, relaxed) != 0 || asthra__load(&g->urgent.count, relaxed) != 0 ||
+        asthra__load(&g->global.count, relaxed) != 0 ||
+        asthra__load(&g->urgent.count, relaxed) != 0 ||
         asthra__load(&g->background.count, relaxed) != 0) {
         return true;
     }
@@ -7091,7 +7140,7 @@ static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Helps workers that have been in one turn since the last look. Returns what it took, if anything. */
+/* Helps workers that have been in one turn since the last look. Returns what it took, or NULL. */
 static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
     Asthra__Runnable *item = NULL;
     w->now_ns = asthra__os_now_ns();
@@ -7175,7 +7224,8 @@ static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
-    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0) return;
+    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
+        return;
     if (asthra__load(&g->watching, relaxed) == 0 && asthra__load(&g->searching, relaxed) == 0) {
         asthra__rouse_any(g);
     }
@@ -7185,7 +7235,8 @@ static void asthra__leave_rest(Asthra__Scheduler *g) {
 static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Worker *w,
                                                 bool is_counted) {
     if (!is_counted) {
-        if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1) return NULL;
+        if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1)
+            return NULL;
         asthra__add(&g->searching, 1u, seq_cst);
     }
     Asthra__Runnable *item = asthra__search(g, w);
@@ -7221,13 +7272,13 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
 /* ---- [scheduler] body -------------------------------------- concurrency/scheduler_wait.c ---- */
 /* scheduler - waiting and waking.                                          [scheduler] body: waits
  *
- * The states of a parker's word and who may change them stand in scheduler_internal.h. Here is why no
- * wake is lost and none comes twice.
+ * The states of a parker's word and who may change them stand in scheduler_internal.h. Here is why
+ * no wake is lost and none comes twice.
  *
- *   - Exactly one party turns OPEN into DONE: a peer under its list's lock, a timer, a canceller, or
- *     the waiter itself (retract turns it into IDLE). All do it by compare-and-swap on one word.
- *   - That party alone calls asthra__wait_wake, once. If SWITCHED is set the stack has been left: it
- *     makes the fiber runnable. Else it sets WAKE; the worker that has just left the stack sets
+ *   - Exactly one party turns OPEN into DONE: a peer under its list's lock, a timer, a canceller,
+ *     or the waiter itself (retract turns it into IDLE). All do it by compare-and-swap on one word.
+ *   - That party alone calls asthra__wait_wake, once. If SWITCHED is set the stack has been left:
+ *     it makes the fiber runnable. Else it sets WAKE; the worker that has just left the stack sets
  *     SWITCHED. Both are read-modify-writes of the same word, so one of them is second, and the
  *     second makes the fiber runnable.
  *   - With `held` the word starts SWITCHED, although the stack is still in use. Whoever finds the
@@ -7392,7 +7443,8 @@ static void asthra__wait_finish(Asthra__Wait *w) {
     uint32_t word = asthra__load(&p->word, acquire);
     if (w->deadline_ns != INT64_MAX) asthra__timer_remove(w);
     asthra__store(&p->word, word & ~(uint32_t)(ASTHRA__WAIT_TURN - 1), relaxed);
-    if (ASTHRA__UNLIKELY(w->outcome == ASTHRA_CANCELLED)) asthra__cancel_observe(asthra__seat()->task);
+    if (ASTHRA__UNLIKELY(w->outcome == ASTHRA_CANCELLED))
+        asthra__cancel_observe(asthra__seat()->task);
 }
 
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
@@ -7404,7 +7456,8 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     }
     if (ASTHRA__UNLIKELY(s->worker->spare == NULL) && !asthra__scheduler_man(s) &&
         asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-        return ASTHRA_OUT_OF_MEMORY; /* main waits before any task was spawned, and no stack is left */
+        /* main waits before any task was spawned, and no stack is left */
+        return ASTHRA_OUT_OF_MEMORY;
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
@@ -7431,13 +7484,13 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
  *
  * Each worker has a heap of deadlines, four children to a node, under a lock of its own; `earliest`
  * is published, so that an idle worker can see and run another's due timers. A wait knows its place
- * in the heap (timer_slot is the index + 1), so that a wait that ends early takes its timer along: a
- * million timeouts that never fire leave nothing behind.
+ * in the heap (timer_slot is the index + 1), so that a wait that ends early takes its timer along:
+ * a million timeouts that never fire leave nothing behind.
  *
- * Firing claims the wait under the heap's lock and takes it out; a wait that ends early takes itself
- * out under the same lock. So a timer never touches a wait that is over, and a wait that is being
- * fired is claimed, therefore cannot be over before its wake. Claiming waits out BUSY, whose holder
- * needs no timer lock while it is BUSY.
+ * Firing claims the wait under the heap's lock and takes it out; a wait that ends early takes
+ * itself out under the same lock. So a timer never touches a wait that is over, and a wait that is
+ * being fired is claimed, therefore cannot be over before its wake. Claiming waits out BUSY, whose
+ * holder needs no timer lock while it is BUSY.
  */
 
 #if ASTHRA_HAS_TASK
@@ -7481,7 +7534,7 @@ static void asthra__heap_take(Asthra__Timers *t, size_t at) {
 
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
     Asthra__Timers *t = &w->timers;
-    Asthra__TimerEntry e = { wait->deadline_ns, wait };
+    Asthra__TimerEntry e = {wait->deadline_ns, wait};
     asthra__lock(&t->lock);
     if (t->count == t->room) {
         size_t room = t->room == 0 ? 64 : t->room * 2;
@@ -7546,12 +7599,13 @@ ASTHRA__FN int64_t asthra__timers_earliest(void) {
 /* ---- [scheduler] body ------------------------------------ concurrency/scheduler_report.c ---- */
 /* scheduler - who waits on what, and what a panic needs to know.           [scheduler] body: report
  *
- * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread waits
- * with a limit, and the process has no thread but the workers and threads that wait in our calls,
- * then nothing will ever run again: that is a bug of the program, told as a panic with everybody who
- * waits. `host_blocked` counts waits of plain threads that nobody has resumed yet; whoever resumes one
- * takes it out first, so a thread that is about to run is not counted as blocked. A thread that the
- * program made itself, and a sanitizer's own, keep the check silent: they might still do something.
+ * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread
+ * waits with a limit, and the process has no thread but the workers and threads that wait in our
+ * calls, then nothing will ever run again: that is a bug of the program, told as a panic with
+ * everybody who waits. `host_blocked` counts waits of plain threads that nobody has resumed yet;
+ * whoever resumes one takes it out first, so a thread that is about to run is not counted as
+ * blocked. A thread that the program made itself, and a sanitizer's own, keep the check silent:
+ * they might still do something.
  *
  * Overflow. A touch of a guard page ends the task, not the process's memory: the handler, on an
  * alternate stack, makes the thread go on in a function of ours on the free part of an idle loop's
@@ -7571,11 +7625,11 @@ void __asan_handle_no_return(void);
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room) {
     Asthra__Text t = asthra__text_on(out, room);
     if (p->index != 0) {
-        const Asthra__Task *task = ASTHRA__CONTAINER(const Asthra__Task, parker, p);
+        const Asthra__Task *task = ASTHRA__CONTAINER_CONST(Asthra__Task, parker, p);
         asthra__text_format(&t, "task %llu '%s'", (unsigned long long)asthra__task_bits(task),
                             task->name);
     } else {
-        const Asthra__Seat *s = ASTHRA__CONTAINER(const Asthra__Seat, parker, p);
+        const Asthra__Seat *s = ASTHRA__CONTAINER_CONST(Asthra__Seat, parker, p);
         asthra__text_format(&t, "thread '%s'", s->thread->name);
     }
     return out;
@@ -7595,7 +7649,7 @@ static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
 
 /* What t does, as one line. A task that awaits a child in place has no wait of its own. */
 static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
-    AsthraTaskHandle child = { asthra__load(&t->awaiting, relaxed) };
+    AsthraTaskHandle child = {asthra__load(&t->awaiting, relaxed)};
     asthra__text_format(line, "task '%s': ", t->name);
     if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
         asthra__text_add(line, "not started");
@@ -7737,7 +7791,7 @@ static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
 
 /* ---- overflow ---- */
 
-/* Which tasks stand below `top` on its stack: each awaits the one above it and has no wait of its own. */
+/* Which tasks stand below `top` on its stack: each awaits the one above it, without a wait. */
 static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top) {
     Asthra__Scheduler *g = asthra__scheduler();
     uint32_t count = asthra__load(&g->descriptors, acquire);
@@ -7749,8 +7803,8 @@ static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top)
             bool is_idle = (asthra__load(&t->parker.word, relaxed) & ASTHRA__WAIT_CLAIM) == 0;
             if (!asthra__is_unfinished(t) || !is_idle) continue;
             if (asthra__load(&t->awaiting, relaxed) != above) continue;
-            asthra__text_format(out, "%s'%s'", named == 0 ? " on a stack that it shares with " : ", ",
-                                t->name);
+            asthra__text_format(out, "%s'%s'",
+                                named == 0 ? " on a stack that it shares with " : ", ", t->name);
             next = asthra__task_bits(t);
         }
         above = next;
@@ -7769,8 +7823,9 @@ static void asthra__overflow_panic(void *fiber) {
     } else {
         asthra__text_format(&t, "stack overflow: task '%s' used all %zu KiB", task->name, kib);
         asthra__name_those_below(&t, task);
-        asthra__text_add(&t, "; give it more with stack_bytes in AsthraSpawnOptions, or all of them "
-                             "with stack_size in AsthraRuntimeConfig");
+        asthra__text_add(&t,
+                         "; give it more with stack_bytes in AsthraSpawnOptions, or all of them "
+                         "with stack_size in AsthraRuntimeConfig");
     }
     asthra__panic_with(NULL, 0, message);
 }
@@ -7788,7 +7843,7 @@ static bool asthra__on_fault(void *address, void *context) {
 
 ASTHRA__FN void asthra__report_setup(void) {
     static const Asthra__PanicOwner owner = {
-        asthra__panic_task_id,     asthra__panic_task_name,       asthra__panic_task_policy,
+        asthra__panic_task_id,         asthra__panic_task_name, asthra__panic_task_policy,
         asthra__panic_task_set_policy, asthra__panic_fail_task,
     };
     asthra__panic_set_owner(&owner);
@@ -7829,19 +7884,19 @@ ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it 
 /* ---- [task] body ----------------------------------------------------- concurrency/task.c ---- */
 /* task - functions that run on all cores, and their results.               [task] body
  *
- * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and are
- * never unmapped while the runtime runs, so an index, checked against their number, always leads to a
- * readable word; that word holds the generation, so a stale handle is seen and a handle can be acted
- * upon by one compare-and-swap.
+ * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and
+ * are never unmapped while the runtime runs, so an index, checked against their number, always
+ * leads to a readable word; that word holds the generation, so a stale handle is seen and a handle
+ * can be acted upon by one compare-and-swap.
  *
- * Free descriptors are kept by the thread that frees them, in magazines (Bonwick and Adams, Magazines
- * and Vmem, 2001): two of up to 128, exchanged with the shared store when one is full or both are
- * empty, so that one thread may spawn and another await without a lock for each task.
+ * Free descriptors are kept by the thread that frees them, in magazines (Bonwick and Adams,
+ * Magazines and Vmem, 2001): two of up to 128, exchanged with the shared store when one is full or
+ * both are empty, so that one thread may spawn and another await without a lock for each task.
  *
  * Life of a descriptor
- *     free -> spawned: ALIVE, one handle, nobody else knows it: plain writes, published by the queue
+ *     free -> spawned: ALIVE, one handle, nobody else knows it: plain writes until it is queued
  *     queued: whoever takes it out of its queue, and nobody else, starts it
- *     running -> ended: `how` is added to the word, or plainly stored if no other party can know of it
+ *     running -> ended: `how` is added to the word, or plainly stored if nobody else can know it
  *     ended and no handle left: whoever makes it so frees it, and nobody else can
  */
 
@@ -7851,7 +7906,7 @@ ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it 
 
 enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
 
-volatile uint32_t asthra_safepoint_word;
+ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
 
 /* ---- descriptors ---- */
 
@@ -7918,7 +7973,8 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
 
 /* A free descriptor, or NULL. */
 static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
-    if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) && !asthra__task_refill(s)) {
+    if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) &&
+        !asthra__task_refill(s)) {
         return NULL;
     }
     Asthra__Task *t = s->loaded;
@@ -7982,7 +8038,8 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__lock(&g->seats_lock);
     uint64_t ended = g->ended_before, spawned = g->spawned_before;
-    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) ended += asthra__load(&s->ended, acquire);
+    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next)
+        ended += asthra__load(&s->ended, acquire);
     for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
         spawned += asthra__load(&s->spawned, acquire);
     }
@@ -8008,10 +8065,11 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__task_refuse(AsthraTaskHandle h,
         asthra_panic_at(NULL, "%s: handle 0, whose spawn failed: %s", verb,
                         asthra_result_message(why));
     }
-    asthra_panic_at(NULL,
-                    "%s: handle %llu names no task: it was awaited or detached before, or never came "
-                    "from a spawn of this runtime",
-                    verb, (unsigned long long)h.bits);
+    asthra_panic_at(
+        NULL,
+        "%s: handle %llu names no task: it was awaited or detached before, or never came "
+        "from a spawn of this runtime",
+        verb, (unsigned long long)h.bits);
 }
 
 ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes) {
@@ -8045,7 +8103,7 @@ ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
 /* ---- spawn ---- */
 
 ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
-    AsthraTaskHandle none = { 0 };
+    AsthraTaskHandle none = {0};
     if (asthra__scheduler()->config.max_tasks != 0 && t != NULL) {
         asthra__sub(&asthra__scheduler()->unfinished, (size_t)1, relaxed);
     }
@@ -8103,7 +8161,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
 }
 
 static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
-    AsthraTaskHandle h = { asthra__task_bits(t) };
+    AsthraTaskHandle h = {asthra__task_bits(t)};
     struct AsthraError *error = s->task != NULL ? s->task->error : s->thread->own_error;
     if (ASTHRA__UNLIKELY(error != NULL)) asthra__error_clear();
     asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
@@ -8113,7 +8171,8 @@ static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     return h;
 }
 
-ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args,
+                                                               const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     Asthra__Task *t = asthra__task_create(s, fn, args, name);
@@ -8150,7 +8209,8 @@ static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int1
     unsigned count = asthra__load(&g->worker_count, relaxed);
     *out = 0;
     if (affinity == ASTHRA_AFFINITY_ANY) return true;
-    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps) affinity = ASTHRA_AFFINITY_WORKER(0);
+    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps)
+        affinity = ASTHRA_AFFINITY_WORKER(0);
     if (affinity == ASTHRA_AFFINITY_MAIN) {
         asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
     } else if (affinity < 0 || (unsigned)affinity > count) {
@@ -8165,7 +8225,7 @@ static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int1
 
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
                                                  void *args) {
-    static const AsthraSpawnOptions defaults = { NULL, 0, 0, 0 };
+    static const AsthraSpawnOptions defaults = {NULL, 0, 0, 0};
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     int16_t affinity;
@@ -8199,7 +8259,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const
     t->block_size = (uint8_t)size;
     if (size > ASTHRA__TASK_INLINE) {
         if (!asthra__task_extend(t, size)) {
-            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes", size);
+            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes",
+                              size);
             return asthra__spawn_failed(s, t);
         }
         t->extra->block_bytes = size;
@@ -8256,7 +8317,8 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
     uint64_t word = asthra__load(&t->word, relaxed);
     uint64_t low = (uint32_t)word & ~(uint32_t)ASTHRA__TASK_CANCEL;
     if (is_alone && low == (ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE)) {
-        asthra__store(&t->word, word | (uint64_t)how, release); /* only its awaiter, below us, knows it */
+        /* only its awaiter, below us, knows it */
+        asthra__store(&t->word, word | (uint64_t)how, release);
     } else {
         word = asthra__add(&t->word, (uint64_t)how, acq_rel);
         if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
@@ -8288,7 +8350,8 @@ ASTHRA__FN void asthra__task_teardown(void) {
 static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
     uint64_t word = asthra__load(&t->word, acquire);
     do {
-        bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0 && (word & ASTHRA__TASK_ALIVE);
+        bool is_same =
+            ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0 && (word & ASTHRA__TASK_ALIVE);
         if (!is_same || (word & ASTHRA__TASK_END)) return false;
     } while (!asthra__cas(&t->word, &word, word | ASTHRA__TASK_CANCEL, acq_rel));
     return true;
@@ -8315,7 +8378,7 @@ static void asthra__task_end_wait(Asthra__Task *t) {
 
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
     while (bits != 0) {
-        AsthraTaskHandle h = { bits };
+        AsthraTaskHandle h = {bits};
         Asthra__Task *t = asthra__task_find(h);
         if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
         asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
@@ -8384,7 +8447,7 @@ ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle h) {
 }
 
 ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void) {
-    AsthraTaskHandle h = { 0 };
+    AsthraTaskHandle h = {0};
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->task == NULL) return h;
     uint8_t marks = asthra__load(&s->task->marks, relaxed);
@@ -8416,7 +8479,7 @@ ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle h) {
 }
 
 ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle h) {
-    AsthraTaskHandle parent = { asthra__task_resolve(h, "asthra_task_parent", false)->parent };
+    AsthraTaskHandle parent = {asthra__task_resolve(h, "asthra_task_parent", false)->parent};
     if (asthra__task_find(parent) == NULL) parent.bits = 0;
     return parent;
 }
@@ -8461,20 +8524,21 @@ ASTHRA_RT_API void asthra_safepoint_slow(void) {
  * Three ways to the end of a child, tried in this order.
  *
  *   1. It has ended: take the value.
- *   2. It is the newest in this worker's deque: take it out, so that nobody else can start it, and call
- *      it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack every task
- *      but the top one then awaits the one above it. Not in place: a timed await (it could not return
- *      early), a child with a stack of its own, a stack whose free part is less than half (so that
- *      every task can use the other half), and every 64th time in a row if others are due.
+ *   2. It is the newest in this worker's deque: take it out, so that nobody else can start it, and
+ *      call it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack
+ *      every task but the top one then awaits the one above it. Not in place: a timed await (it
+ *      could not return early), a child with a stack of its own, a stack whose free part is less
+ *      than half (so that every task can use the other half), and every 64th time in a row if
+ *      others are due.
  *   3. Else a node in the child's list, and park. The stripe's lock is held from the look at the
  *      child's word until the stack has been left, so the child's end cannot slip in between.
  *
  * An older sibling is not dug out of the deque: parking hands the whole deque to the worker's loop,
  * newest first, which costs less than finding one task in its middle.
  *
- * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await returns
- * when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light fence, look
- * at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
+ * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await
+ * returns when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light
+ * fence, look at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
  */
 
 #if ASTHRA_HAS_TASK
@@ -8493,7 +8557,8 @@ static bool asthra__await_fits(Asthra__Seat *s, const Asthra__Task *t) {
 /* Takes t out of its queue for us, or says no. */
 static bool asthra__await_claims(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Scheduler *g = asthra__scheduler();
-    if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) return false;
+    if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED))
+        return false;
     if (t->affinity != 0 || t->runnable.priority != 0 || !asthra__await_fits(s, t)) return false;
     if (ASTHRA__UNLIKELY(g->is_deterministic)) {
         return asthra__random(2) == 0 && asthra__list_remove(&g->global, &t->runnable);
@@ -8514,8 +8579,8 @@ static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
 /* Parks until t has ended. */
 ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
-    Asthra__Wait w = { .what = "await of task", .name = t->name, .held = stripe,
-                       .is_firm = timeout_ns < 0 };
+    Asthra__Wait w = {
+        .what = "await of task", .name = t->name, .held = stripe, .is_firm = timeout_ns < 0};
     asthra__lock(stripe);
     uint64_t word = asthra__or(&t->word, ASTHRA__TASK_AWAITED, acq_rel);
     if (word & ASTHRA__TASK_END) {
@@ -8526,7 +8591,7 @@ ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64
         asthra__unlock(stripe);
         return ASTHRA_TIMED_OUT;
     }
-    Asthra__AwaitNode node = { t->waiters, &t->waiters, asthra__wait_open(&w) };
+    Asthra__AwaitNode node = {t->waiters, &t->waiters, asthra__wait_open(&w)};
     if (node.next != NULL) node.next->link = &node.next;
     t->waiters = &node;
     AsthraStatus status = asthra__wait_park(&w, timeout_ns);
@@ -8540,7 +8605,8 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return ASTHRA_OK;
     Asthra__Seat *s = *seat;
     Asthra__Task *me = s->task;
-    if (me == t) asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
+    if (me == t)
+        asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
     if (me != NULL && timeout_ns < 0) {
         asthra__store(&me->awaiting, bits, release);
         asthra__os_fence_light();
@@ -8612,7 +8678,8 @@ ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t time
     return r;
 }
 
-ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block,
+                                                             size_t size) {
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_copy", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
@@ -8643,7 +8710,7 @@ ASTHRA_RT_API int64_t asthra_now_ns(void) {
 }
 
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns) {
-    Asthra__Wait w = { .what = "sleep" };
+    Asthra__Wait w = {.what = "sleep"};
     asthra__turn();
     asthra__wait_open(&w);
     AsthraStatus status = asthra__wait_park(&w, ns);
@@ -9461,12 +9528,21 @@ static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
            k->channel->element_size <= before->channel->element_size;
 }
 
+/* Before the first node is listed: a touch writes the target's own byte back, and from then on a
+ * partner may have filled a target that several cases share. */
+static void asthra__select_touch_all(const AsthraSelectCase *cases, int count) {
+    for (int i = 0; i < count; i++) {
+        const AsthraSelectCase *k = &cases[i];
+        bool is_done = i > 0 && asthra__select_shares_buffer(k, k - 1);
+        if (k->channel && !is_done) asthra__select_touch(k);
+    }
+}
+
 /* Appends w for case i, or completes the select. */
 static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter *w) {
     const AsthraSelectCase *k = &s->cases[i];
     AsthraChannel *c = k->channel;
     bool is_send = k->kind == ASTHRA_SELECT_SEND;
-    if (!i || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
     asthra__lock(&c->lock);
     bool must_wait = is_send ? asthra__channel_is_full(c) : asthra__channel_is_empty(c);
     if (ASTHRA__UNLIKELY(!must_wait)) return asthra__select_settle(s, i, w);
@@ -9524,6 +9600,7 @@ ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int cou
     s.wait.outcome = ASTHRA_OK;
     for (int i = 0; i < count && !*s.wait.name; i++)
         if (cases[i].channel) s.wait.name = cases[i].channel->name;
+    asthra__select_touch_all(cases, count);
     s.self = asthra__wait_open(&s.wait);
     asthra__select_wait_from(&s, 0);
     return s.chosen;
@@ -9955,8 +10032,8 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
 /* ---- [runtime] body --------------------------------------------------- runtime/runtime.c ---- */
 /* runtime - configuration, start, stop.                                    [runtime] body
  *
- * The roof: it checks a configuration and hands each part its share. The parts keep their own state,
- * so that each works alone; what has been started when a later part fails is stopped in reverse.
+ * The roof: it checks a configuration and hands each part its share. Each keeps its own state, so
+ * that each works alone; what has been started when a later part fails is stopped in reverse.
  */
 
 #include <string.h>
@@ -10037,9 +10114,7 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void) {
 #else
 
 /* Nothing has threads or queues: running is a flag. */
-static struct {
-    ASTHRA__ATOMIC(uint32_t) is_running;
-} asthra__runtime;
+static struct { ASTHRA__ATOMIC(uint32_t) is_running; } asthra__runtime;
 
 static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
     (void)c;
@@ -10076,15 +10151,16 @@ ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *co
 
 /* Back page
  *
- * asthra_rt is licensed MIT-0: permission is hereby granted, free of charge, to any person obtaining
- * a copy of this software and associated documentation files, to deal in the software without
- * restriction, including without limitation the rights to use, copy, modify, merge, publish,
- * distribute, sublicense, and/or sell copies of the software, and to permit persons to whom the
- * software is furnished to do so. The software is provided "as is", without warranty of any kind,
- * express or implied, including but not limited to the warranties of merchantability, fitness for a
- * particular purpose and noninfringement. In no event shall the authors or copyright holders be liable for
- * any claim, damages or other liability, whether in an action of contract, tort or otherwise,
- * arising from, out of or in connection with the software or the use or other dealings in it.
+ * asthra_rt is licensed MIT-0: permission is hereby granted, free of charge, to any person
+ * obtaining a copy of this software and associated documentation files, to deal in the software
+ * without restriction, including without limitation the rights to use, copy, modify, merge,
+ * publish, distribute, sublicense, and/or sell copies of the software, and to permit persons to
+ * whom the software is furnished to do so. The software is provided "as is", without warranty of
+ * any kind, express or implied, including but not limited to the warranties of merchantability,
+ * fitness for a particular purpose and noninfringement. In no event shall the authors or
+ * copyright holders be liable for any claim, damages or other liability, whether in an action of
+ * contract, tort or otherwise, arising from, out of or in connection with the software or the use
+ * or other dealings in it.
  *
  * Third party: stb_ds.h (public domain or MIT), found on the system or folded in by make dist.
  */

@@ -40,7 +40,7 @@
  * Switches (define before the include, the same in every file that includes it)
  *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
- *     ASTHRA_RT_API                the linkage word of public functions, e.g. a visibility attribute
+ *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
  *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
@@ -160,15 +160,16 @@ extern "C" {
 
 /* Back page
  *
- * asthra_rt is licensed MIT-0: permission is hereby granted, free of charge, to any person obtaining
- * a copy of this software and associated documentation files, to deal in the software without
- * restriction, including without limitation the rights to use, copy, modify, merge, publish,
- * distribute, sublicense, and/or sell copies of the software, and to permit persons to whom the
- * software is furnished to do so. The software is provided "as is", without warranty of any kind,
- * express or implied, including but not limited to the warranties of merchantability, fitness for a
- * particular purpose and noninfringement. In no event shall the authors or copyright holders be liable for
- * any claim, damages or other liability, whether in an action of contract, tort or otherwise,
- * arising from, out of or in connection with the software or the use or other dealings in it.
+ * asthra_rt is licensed MIT-0: permission is hereby granted, free of charge, to any person
+ * obtaining a copy of this software and associated documentation files, to deal in the software
+ * without restriction, including without limitation the rights to use, copy, modify, merge,
+ * publish, distribute, sublicense, and/or sell copies of the software, and to permit persons to
+ * whom the software is furnished to do so. The software is provided "as is", without warranty of
+ * any kind, express or implied, including but not limited to the warranties of merchantability,
+ * fitness for a particular purpose and noninfringement. In no event shall the authors or
+ * copyright holders be liable for any claim, damages or other liability, whether in an action of
+ * contract, tort or otherwise, arising from, out of or in connection with the software or the use
+ * or other dealings in it.
  *
  * Third party: stb_ds.h (public domain or MIT), found on the system or folded in by make dist.
  */

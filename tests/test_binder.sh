@@ -44,6 +44,7 @@ edit() {
     shift
     sed "$@" "$file" >edited && mv edited "$file"
 }
+# shellcheck disable=SC2034 # the changes that are evaluated below name it
 page=src/asthra_rt.h
 
 # binds CHANGE [CLAIM]: a fresh house with this change binds, and then the claim holds.

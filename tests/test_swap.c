@@ -418,5 +418,9 @@ TEST(swap, a_backtrace_goes_through_a_call) {
     look_back(3);
     size_t outside = frame_count;
     asthra__swap_call(look_back_inside, NULL, &escape);
+#ifdef __GLIBC__
     CHECK_EQ(frame_count, outside + 2);
+#else
+    CHECK(frame_count > outside); /* one that follows frame pointers misses who called assembly */
+#endif
 }

@@ -53,7 +53,8 @@ static struct {
 
 #if ASTHRA__ASAN
 void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
-void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
+void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old,
+                                     size_t *size_old);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #endif
 #if ASTHRA__TSAN
@@ -203,7 +204,8 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_create(size_t stack_bytes) {
 }
 
 static Asthra__Fiber *asthra__fiber_next(const Asthra__Fiber *f) {
-    return f->runnable.next == NULL ? NULL : ASTHRA__CONTAINER(Asthra__Fiber, runnable, f->runnable.next);
+    return f->runnable.next == NULL ? NULL
+                                    : ASTHRA__CONTAINER(Asthra__Fiber, runnable, f->runnable.next);
 }
 
 static Asthra__Fiber *asthra__fiber_unlink(Asthra__Fiber **list) {
@@ -263,7 +265,8 @@ ASTHRA__FN size_t asthra__fiber_trim(void) {
             bytes += keep - (uintptr_t)f->low;
         }
         asthra__lock(&asthra__fiber.lock);
-        f->runnable.next = asthra__fiber.idle_trimmed == NULL ? NULL : &asthra__fiber.idle_trimmed->runnable;
+        f->runnable.next =
+            asthra__fiber.idle_trimmed == NULL ? NULL : &asthra__fiber.idle_trimmed->runnable;
         asthra__fiber.idle_trimmed = f;
         asthra__unlock(&asthra__fiber.lock);
     }
@@ -331,8 +334,8 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address) {
         size_t distance = (size_t)((const char *)address - base);
         if (base == NULL || (const char *)address < base) continue;
         if (distance >= s->stride * s->count || distance % s->stride >= page) continue;
-        uintptr_t record = (uintptr_t)base + distance / s->stride * s->stride + s->stride -
-                           sizeof(Asthra__Fiber);
+        uintptr_t record =
+            (uintptr_t)base + distance / s->stride * s->stride + s->stride - sizeof(Asthra__Fiber);
         return (Asthra__Fiber *)(record - record % 64);
     }
     return NULL;

@@ -19,7 +19,7 @@ typedef struct Asthra__Runnable {
     int32_t priority;
 } Asthra__Runnable;
 
-/* An entry of an ordered queue: higher priority first, older first among equals, and old ones rise. */
+/* An entry of an ordered queue: higher priority first, older first among equals; old ones rise. */
 typedef struct Asthra__Ranked {
     struct Asthra__Ranked *left, *right;
     int64_t order; /* smaller runs earlier */
@@ -73,8 +73,8 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker); /* this thread
 ASTHRA__FN void asthra__fiber_teardown(void); /* every slab goes; nobody may stand on one */
 ASTHRA__FN void asthra__fiber_forget(void);   /* in a forked child: as before setup */
 
-/* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless it
- * is dead. The C++ exception state stays with each fiber; sanitizers are told. */
+/* Leaves `from`, on which we stand, for `to`; comes back when somebody switches to `from`, unless
+ * it is dead. The C++ exception state stays with each fiber; sanitizers are told. */
 ASTHRA__FN void asthra__fiber_switch(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead);
 ASTHRA__FN void asthra__fiber_arrive(Asthra__Fiber *to); /* first act of an entry function */
 

@@ -1,33 +1,34 @@
 /* scheduler - workers, run queues, waiting and waking.                     [scheduler] body
  *
- * The picture. A worker is a seat for one OS thread: it owns queues, timers and idle stacks. Its loop
- * runs on a pool stack and calls each new task as a function on that stack. A task that waits keeps
- * the stack, loop frame below it included; the worker goes on with the fiber it must run next, or with
- * an idle loop on another stack. When the task ends, it returns into the loop frame at the base of its
- * stack, which goes on as the loop of whichever worker runs it by then.
+ * The picture. A worker is a seat for one OS thread: it owns queues, timers and idle stacks. Its
+ * loop runs on a pool stack and calls each new task as a function on that stack. A task that waits
+ * keeps the stack, loop frame below it included; the worker goes on with the fiber it must run
+ * next, or with an idle loop on another stack. When the task ends, it returns into the loop frame
+ * at the base of its stack, which goes on as the loop of whichever worker runs it by then.
  *
  *     loop --calls--> task --awaits--> child in place --waits-->  [stack is parked]
  *
  * Rules that keep this sound
- *   - A worker that runs a task always has at least one idle loop in store, so that waiting never needs
- *     memory: a new task is not started before that is so.
- *   - What is to be done for the stack that was left (give a lock back, mark a word, cache it) is done
- *     by whoever arrives, on the same thread, through the worker's `leaving`: until then nobody else
- *     can resume it.
+ *   - A worker that runs a task always has at least one idle loop in store, so that waiting never
+ *     needs memory: a new task is not started before that is so.
+ *   - What is to be done for the stack that was left (give a lock back, mark a word, cache it) is
+ *     done by whoever arrives, on the same thread, through the worker's `leaving`: until then
+ *     nobody else can resume it.
  *   - After a switch everything about the current thread is asked for again: the fiber may have
  *     moved. Pointers to the fiber and the task stay good.
  *   - An OS thread's own stack (main's, or the base of a worker thread) is bound to its worker.
- *   - A task with a stack size of its own, and under ThreadSanitizer every task, gets a single-use fiber
- *     whose loop runs that task and then gives way.
+ *   - A task with a stack size of its own, and under ThreadSanitizer every task, gets a single-use
+ *     fiber whose loop runs that task and then gives way.
  *
  * Start and stop. The first seat that is asked for starts the record; the first spawn starts the
- * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a forked
- * child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
+ * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a
+ * forked child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
  *
- * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it waits
- * in a call of ours, so between its calls its queues can be stolen from but nothing runs there. With
- * a single worker that would let a plain thread wait for ever; when a plain thread makes work or waits
- * there, a relief thread is started, and from then on worker 0 runs only what is bound to it.
+ * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it
+ * waits in a call of ours, so between its calls its queues can be stolen from but nothing runs
+ * there. With a single worker that would let a plain thread wait for ever; when a plain thread
+ * makes work or waits there, a relief thread is started, and from then on worker 0 runs only what
+ * is bound to it.
  */
 #include "scheduler_internal.h"
 #include "../core/table_internal.h"
@@ -38,7 +39,7 @@
 
 enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16, ASTHRA__THREAD_STACK = 64 * 1024 };
 
-static Asthra__Scheduler asthra__scheduler_record = { .epoch = 1 }; /* a fresh seat has 0 */
+static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh seat has 0 */
 
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
@@ -107,8 +108,9 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
             asthra__panic_with(NULL, 0, asthra_result_message(asthra_last_error()));
         }
 #else
-        asthra__panic_with(NULL, 0, "the runtime is used before asthra_runtime_init "
-                                    "(ASTHRA_RT_NO_AUTO_INIT is defined)");
+        asthra__panic_with(NULL, 0,
+                           "the runtime is used before asthra_runtime_init "
+                           "(ASTHRA_RT_NO_AUTO_INIT is defined)");
 #endif
     }
     if (asthra__seat_of(t)->epoch != g->epoch) asthra__seat_setup(t, NULL);
@@ -154,9 +156,8 @@ ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
 }
 
 ASTHRA__FN bool asthra__tier_is_on(int tier) {
-    static const char *const fields[] = { "", "enable_tier1_concurrency",
-                                          "enable_tier2_concurrency",
-                                          "enable_tier3_concurrency" };
+    static const char *const fields[] = {"", "enable_tier1_concurrency", "enable_tier2_concurrency",
+                                         "enable_tier3_concurrency"};
     asthra__seat();
     if (asthra__scheduler_record.config.tier_is_on[tier]) return true;
     asthra__error_set(ASTHRA_INVALID, "%s is false in the runtime's configuration", fields[tier]);
@@ -235,7 +236,7 @@ static void asthra__arrived(const Asthra__Seat *s) {
     }
 }
 
-/* Goes on in `to`; comes back when somebody resumes the fiber that called, with the seat by then. */
+/* Goes on in `to`; comes back when somebody resumes the caller's fiber, with the seat by then. */
 static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
     Asthra__Fiber *from = s->fiber;
     from->task = s->task;
@@ -246,8 +247,8 @@ static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__L
     s->task = to->task;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
     s = asthra__seat();
-    *s->thread->errno_place = from->saved_errno;
     asthra__arrived(s);
+    *s->thread->errno_place = from->saved_errno;
     return s;
 }
 
@@ -256,7 +257,9 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
     bool is_root = s->fiber == &s->root;
     w->left_wait = wait;
     if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
-    Asthra__Runnable *item = asthra__load(&w->only_bound, relaxed) ? NULL : asthra__pick(w);
+    /* The turn that runs timers is the loop's: we may still hold a lock that a timer wants. */
+    bool is_for_loop = asthra__is_fair_turn(w->turns + 1) || asthra__load(&w->only_bound, relaxed);
+    Asthra__Runnable *item = is_for_loop ? NULL : asthra__pick(w);
     if (item != NULL && item->is_fiber) {
         s = asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
     } else {
@@ -299,8 +302,8 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     return s;
 }
 
-/* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody else
- * can start any more. */
+/* The caller, a task or a thread outside tasks, stands on this stack and awaits t, which nobody
+ * else can start any more. */
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     Asthra__Task *below = s->task;
@@ -329,11 +332,13 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
 }
 
 /* No stack for t: it is tried again when others have ended, or it is the last straw. */
-ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w, Asthra__Task *t) {
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w,
+                                           Asthra__Task *t) {
     if (asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
-        asthra__panic_with(NULL, 0, "out of memory: no stack for the next task; lower stack_size, "
-                                    "spawn fewer tasks at once, or raise the memory limit");
+        asthra__panic_with(NULL, 0,
+                           "out of memory: no stack for the next task; lower stack_size, "
+                           "spawn fewer tasks at once, or raise the memory limit");
     }
     asthra__list_push(&g->global, &t->runnable);
 }
@@ -364,7 +369,10 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
 static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
     Asthra__Runnable *item = w->assigned;
     w->assigned = NULL;
-    if (item == NULL) item = asthra__load(&w->only_bound, relaxed) ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
+    if (item == NULL) {
+        bool is_bound = asthra__load(&w->only_bound, relaxed);
+        item = is_bound ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
+    }
     return item != NULL ? item : asthra__idle(w);
 }
 
@@ -412,8 +420,8 @@ static bool asthra__man_one(Asthra__Worker *w) {
     Asthra__Text t = asthra__text_on(name, sizeof name);
     if (!asthra__spare_ensure(w)) return false;
     asthra__text_format(&t, "asthra-%d", w->number);
-    w->has_thread = asthra__os_thread_start(&w->thread, ASTHRA__THREAD_STACK, asthra__worker_main, w,
-                                            name);
+    w->has_thread =
+        asthra__os_thread_start(&w->thread, ASTHRA__THREAD_STACK, asthra__worker_main, w, name);
     return w->has_thread;
 }
 
@@ -591,10 +599,10 @@ ASTHRA__FN bool asthra__scheduler_is_running(void) {
     return asthra__load(&asthra__scheduler_record.phase, acquire) == ASTHRA__PHASE_RUNNING;
 }
 
-/* Waits, on the thread that shuts down, until every task has ended or, before anything was cancelled,
- * until nothing can run. */
+/* Waits, on the thread that shuts down, until every task has ended or, before anything was
+ * cancelled, until nothing can run. */
 static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
-    Asthra__Wait w = { .what = "shutdown", .held = &g->drain_lock, .is_firm = true };
+    Asthra__Wait w = {.what = "shutdown", .held = &g->drain_lock, .is_firm = true};
     asthra__lock(&g->drain_lock);
     g->drain_quiescent = !is_first;
     Asthra__Parker *p = asthra__wait_open(&w);
@@ -635,7 +643,8 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
-    asthra__os_fence_heavy(); /* pairs with the light one in task_end: it wakes us, or we see its count */
+    /* pairs with the light one in task_end: it wakes us, or we see its count */
+    asthra__os_fence_heavy();
     if (asthra__task_unfinished() > 0) asthra__drain(g, true, ASTHRA_FOREVER);
     if (asthra__task_unfinished() > 0) {
         asthra__task_cancel_parked();

@@ -1,26 +1,27 @@
 /* scheduler - workers without work.                                        [scheduler] body: idle
  *
- * A worker that finds nothing of its own searches: it steals from the others and looks at the global
- * queues for a short while, then sleeps on its word `asleep`. At most half of the workers search.
+ * A worker that finds nothing of its own searches: it steals from the others and looks at the
+ * global queues for a short while, then sleeps on its word `asleep`. At most half of the workers
+ * search.
  *
- * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or were
- * woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody with work,
- * takes it out of `sleeping`; a waker adds it to `searching` on its behalf.
+ * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or
+ * were woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody
+ * with work, takes it out of `sleeping`; a waker adds it to `searching` on its behalf.
  *
  * No wake-up is lost.
- *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps and
- *     nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping + 1,
- *     heavy fence, look at every queue once more. Either the producer sees the sleeper or the
+ *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps
+ *     and nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping +
+ *     1, heavy fence, look at every queue once more. Either the producer sees the sleeper or the
  *     sleeper sees the work.
- *   - A producer that saw a searcher relies on it. A searcher that stops searching without work does
- *     so before that last look at all queues, so it sees what was published before it stopped. One
- *     that found work and was the last searcher wakes another, because there may be more.
+ *   - A producer that saw a searcher relies on it. A searcher that stops searching without work
+ *     does so before that last look at all queues, so it sees what was published before it stopped.
+ *     One that found work and was the last searcher wakes another, because there may be more.
  *
  * Watching. A slot `next` is not stolen at once, or two tasks that talk to each other would be torn
- * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of the
- * sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in the
- * same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest starts
- * a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
+ * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
+ * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
+ * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
+ * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
@@ -66,7 +67,8 @@ ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
 ASTHRA__FN void asthra__notify_all(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__os_fence_heavy();
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) asthra__rouse(g, &g->workers[i]);
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+        asthra__rouse(g, &g->workers[i]);
 }
 
 /* ---- searching ---- */
@@ -87,7 +89,8 @@ static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thi
 }
 
 static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w) {
-    int rounds = g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
+    int rounds =
+        g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
         if (item == NULL && !g->is_deterministic) item = asthra__steal(g, w);
@@ -100,7 +103,8 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
 /* Is there anything that a worker which lies down should rather do? A look without taking. */
 static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
     if (asthra__load(&w->next, relaxed) != NULL || asthra__load(&w->bound.count, relaxed) != 0 ||
-        asthra__load(&g->global.count, relaxed) != 0 || asthra__load(&g->urgent.count, relaxed) != 0 ||
+        asthra__load(&g->global.count, relaxed) != 0 ||
+        asthra__load(&g->urgent.count, relaxed) != 0 ||
         asthra__load(&g->background.count, relaxed) != 0) {
         return true;
     }
@@ -113,7 +117,7 @@ static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Helps workers that have been in one turn since the last look. Returns what it took, if anything. */
+/* Helps workers that have been in one turn since the last look. Returns what it took, or NULL. */
 static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
     Asthra__Runnable *item = NULL;
     w->now_ns = asthra__os_now_ns();
@@ -197,7 +201,8 @@ static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
-    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0) return;
+    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
+        return;
     if (asthra__load(&g->watching, relaxed) == 0 && asthra__load(&g->searching, relaxed) == 0) {
         asthra__rouse_any(g);
     }
@@ -207,7 +212,8 @@ static void asthra__leave_rest(Asthra__Scheduler *g) {
 static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Worker *w,
                                                 bool is_counted) {
     if (!is_counted) {
-        if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1) return NULL;
+        if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1)
+            return NULL;
         asthra__add(&g->searching, 1u, seq_cst);
     }
     Asthra__Runnable *item = asthra__search(g, w);

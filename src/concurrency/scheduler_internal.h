@@ -1,7 +1,8 @@
 /* scheduler - workers, run queues, waiting and waking.                     [scheduler] internal
  *
- * What the floors above use: who is running (seat, parker), how to wait and wake, random choices and
- * turns that the deterministic mode steers. What only the scheduler and task chapters use comes last.
+ * What the floors above use: who is running (seat, parker), how to wait and wake, random choices
+ * and turns that the deterministic mode steers. What only the scheduler and task chapters use comes
+ * last.
  */
 #ifndef ASTHRA__SCHEDULER_INTERNAL_H
 #define ASTHRA__SCHEDULER_INTERNAL_H
@@ -31,9 +32,10 @@
  * the waiter's stack and is safe from the claim to the wake, and before the claim under the lock of
  * the list that its node is in.
  *
- * A wait with `held` set is opened and published under that lock, which parking gives back only after
- * the stack has been left. Its word starts SWITCHED: whoever finds the node under the lock may wake
- * without asking, and one-sided claimers (timer, cancel) pass through the lock before they wake. */
+ * A wait with `held` set is opened and published under that lock, which parking gives back only
+ * after the stack has been left. Its word starts SWITCHED: whoever finds the node under the lock
+ * may wake without asking, and one-sided claimers (timer, cancel) pass through the lock before they
+ * wake. */
 enum {
     ASTHRA__WAIT_IDLE = 0,
     ASTHRA__WAIT_OPEN = 1,
@@ -67,16 +69,16 @@ typedef struct Asthra__Wait {
 } Asthra__Wait;
 
 /* Begins a wait of whoever calls; w's first five fields are set, the rest may be garbage. With
- * w->held the caller holds that lock. Until asthra__wait_park or asthra__wait_retract the caller may
- * be completed at any time. Returns the parker, for the nodes. */
+ * w->held the caller holds that lock. Until asthra__wait_park or asthra__wait_retract the caller
+ * may be completed at any time. Returns the parker, for the nodes. */
 ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w);
 
 /* Waits until completed, for at most timeout_ns (< 0: for ever). Releases w->held. Returns
- * w->outcome: what the completer wrote, or ASTHRA_TIMED_OUT, or ASTHRA_CANCELLED; after these two the
- * caller unlinks its nodes under their locks. errno is kept. */
+ * w->outcome: what the completer wrote, or ASTHRA_TIMED_OUT, or ASTHRA_CANCELLED; after these two
+ * the caller unlinks its nodes under their locks. errno is kept. */
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns);
 
-/* The parker of whoever calls, which also tells callers apart: the owner of a mutex, for instance. */
+/* The parker of whoever calls, which also tells callers apart, say as the owner of a mutex. */
 ASTHRA__FN Asthra__Parker *asthra__parker(void);
 /* "task 'name'" or "thread 'name'", into the caller's buffer, which it returns. */
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room);
@@ -85,8 +87,8 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
  * completed, and the caller must park to consume its wake. Does not touch w->held. */
 ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w);
 
-/* Completes another's wait: true if this call did, then the caller owes one asthra__wait_wake. Waits
- * out BUSY. The caller holds the lock of the list in which it found the wait. */
+/* Completes another's wait: true if this call did, then the caller owes one asthra__wait_wake.
+ * Waits out BUSY. The caller holds the lock of the list in which it found the wait. */
 ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p);
 
 /* The last act of a completer, after unlocking: makes it run, next on this worker if it can be. */
@@ -132,12 +134,12 @@ typedef struct Asthra__TaskExtra {
     Asthra__Ranked ranked;
     size_t stack_bytes, block_bytes;
     size_t room; /* bytes behind this struct, for the block */
-    char name[64];
+    char name[72];
 } Asthra__TaskExtra;
-_Static_assert(sizeof(Asthra__TaskExtra) % 8 == 0, "the block behind it is aligned");
+_Static_assert(sizeof(Asthra__TaskExtra) % (2 * sizeof(void *)) == 0, "as malloc aligns blocks");
 
-/* The word of a task: state and everything that others may change, in one place, with the generation, so that
- * one compare-and-swap both checks a handle and acts on it.
+/* The word of a task: state and everything that others may change, in one place, with the
+ * generation, so that one compare-and-swap both checks a handle and acts on it.
  *
  *     bits 0-2    end: 0 while it is unfinished, else an AsthraTaskState
  *     bit  3      CANCEL    somebody asked it to end
@@ -146,9 +148,9 @@ _Static_assert(sizeof(Asthra__TaskExtra) % 8 == 0, "the block behind it is align
  *     bits 8-31   handles   not yet consumed
  *     bits 32-63  generation
  *
- * A descriptor is free when it has ended and has no handle left; freeing it counts the generation up, so
- * every older handle is stale. Only compare-and-swaps change the word of a task that others can
- * reach, with one exception: see asthra__task_end. */
+ * A descriptor is free when it has ended and has no handle left; freeing it counts the generation
+ * up, so every older handle is stale. Only compare-and-swaps change the word of a task that others
+ * can reach, with one exception: see asthra__task_end. */
 #define ASTHRA__TASK_END ((uint64_t)7)
 #define ASTHRA__TASK_CANCEL ((uint64_t)8)
 #define ASTHRA__TASK_AWAITED ((uint64_t)16)
@@ -181,7 +183,7 @@ struct Asthra__Task {
     Asthra__TaskExtra *extra;
     int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
     ASTHRA__ATOMIC(uint8_t) marks;
-    uint8_t masks;  /* depth of asthra_cancel_mask_begin */
+    ASTHRA__ATOMIC(uint8_t) masks; /* depth of asthra_cancel_mask_begin */
     uint8_t policy; /* AsthraPanicPolicy */
     uint8_t block_size; /* of an inline block */
     ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
@@ -281,7 +283,8 @@ struct Asthra__Seat {
     uint32_t in_place_streak;
     Asthra__Seat *next, **link;
 };
-_Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT, "thread_internal.h: make the slot larger");
+_Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT,
+               "thread_internal.h: make the slot larger");
 
 /* Settings, already checked. */
 typedef struct Asthra__SchedulerConfig {
@@ -301,7 +304,12 @@ typedef enum Asthra__Phase {
     ASTHRA__PHASE_STOPPED   /* workers leave */
 } Asthra__Phase;
 
-enum { ASTHRA__STRIPES = 64, ASTHRA__SEGMENTS = 22, ASTHRA__MAGAZINE = 128, ASTHRA__FAIR_TURNS = 64 };
+enum {
+    ASTHRA__STRIPES = 64,
+    ASTHRA__SEGMENTS = 22,
+    ASTHRA__MAGAZINE = 128,
+    ASTHRA__FAIR_TURNS = 64
+};
 
 enum { /* Asthra__Scheduler.rare */
     ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
@@ -338,7 +346,7 @@ typedef struct Asthra__Scheduler {
     /* Tasks. */
     ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
     Asthra__Task *segments[ASTHRA__SEGMENTS];
-    ASTHRA__ATOMIC(uint32_t) descriptors; /* indices below are backed by memory; index 0 is unused */
+    ASTHRA__ATOMIC(uint32_t) descriptors; /* indices below have memory; index 0 is unused */
     Asthra__Task *magazines;              /* full ones, linked through waiters */
     ASTHRA__ATOMIC(size_t) unfinished;    /* counted only under max_tasks */
     Asthra__Lock stripes[ASTHRA__STRIPES];
@@ -354,10 +362,12 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
-ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c); /* false: the reason is set */
+/* false: the reason is set */
+ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
 ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
-ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s); /* starts the threads; false: the reason is set */
+/* starts the threads; false: the reason is set */
+ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
 ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
 /* Both return the seat by the time the caller goes on. */
 ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
@@ -376,13 +386,18 @@ ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* o
 ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
 ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
 ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
-ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next); /* w: ours */
+/* w: ours */
+ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next);
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w); /* own and global work; NULL: none */
 ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w);
+static inline bool asthra__is_fair_turn(uint32_t turn) {
+    return turn % ASTHRA__FAIR_TURNS == 0;
+}
 
 /* scheduler_wait.c */
-ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome); /* after a claim from afar */
+/* after a claim from afar */
+ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome);
 ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w);
 ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
 

@@ -135,11 +135,11 @@ ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r) {
 
 /* ---- the slot ----
  *
- * Its owner takes and fills it with plain accesses; a thief comes only when the worker has been in one
- * turn for a whole tick of the watcher. The two exclude each other as Dekker's algorithm does, with
- * the expensive half of the fence on the thief's side: the owner raises owner_in, light fence, looks
- * at thief_in; the thief raises thief_in, heavy fence, looks at owner_in. At least one sees the
- * other; the thief then gives up, and the owner waits for it. */
+ * Its owner takes and fills it with plain accesses; a thief comes only when the worker has been in
+ * one turn for a whole tick of the watcher. The two exclude each other as Dekker's algorithm does,
+ * with the expensive half of the fence on the thief's side: the owner raises owner_in, light fence,
+ * looks at thief_in; the thief raises thief_in, heavy fence, looks at owner_in. At least one sees
+ * the other; the thief then gives up, and the owner waits for it. */
 
 static void asthra__next_enter(Asthra__Worker *w) {
     asthra__store(&w->owner_in, 1u, relaxed);
@@ -249,7 +249,7 @@ static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 
-/* The turn that looks the other way round. */
+/* The turn that looks the other way round. Only a loop takes it: see asthra__leave. */
 ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
     Asthra__Runnable *item;
     w->now_ns = asthra__os_now_ns();
@@ -267,7 +267,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     w->turns++;
     asthra__store(&w->turns_seen, w->turns, relaxed);
     if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
-    if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_TURNS == 0)) {
+    if (ASTHRA__UNLIKELY(asthra__is_fair_turn(w->turns))) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
     bool any_ranked = asthra__load(&g->ranked, relaxed) != 0;

@@ -1,11 +1,12 @@
 /* scheduler - who waits on what, and what a panic needs to know.           [scheduler] body: report
  *
- * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread waits
- * with a limit, and the process has no thread but the workers and threads that wait in our calls,
- * then nothing will ever run again: that is a bug of the program, told as a panic with everybody who
- * waits. `host_blocked` counts waits of plain threads that nobody has resumed yet; whoever resumes one
- * takes it out first, so a thread that is about to run is not counted as blocked. A thread that the
- * program made itself, and a sanitizer's own, keep the check silent: they might still do something.
+ * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread
+ * waits with a limit, and the process has no thread but the workers and threads that wait in our
+ * calls, then nothing will ever run again: that is a bug of the program, told as a panic with
+ * everybody who waits. `host_blocked` counts waits of plain threads that nobody has resumed yet;
+ * whoever resumes one takes it out first, so a thread that is about to run is not counted as
+ * blocked. A thread that the program made itself, and a sanitizer's own, keep the check silent:
+ * they might still do something.
  *
  * Overflow. A touch of a guard page ends the task, not the process's memory: the handler, on an
  * alternate stack, makes the thread go on in a function of ours on the free part of an idle loop's
@@ -27,11 +28,11 @@ void __asan_handle_no_return(void);
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room) {
     Asthra__Text t = asthra__text_on(out, room);
     if (p->index != 0) {
-        const Asthra__Task *task = ASTHRA__CONTAINER(const Asthra__Task, parker, p);
+        const Asthra__Task *task = ASTHRA__CONTAINER_CONST(Asthra__Task, parker, p);
         asthra__text_format(&t, "task %llu '%s'", (unsigned long long)asthra__task_bits(task),
                             task->name);
     } else {
-        const Asthra__Seat *s = ASTHRA__CONTAINER(const Asthra__Seat, parker, p);
+        const Asthra__Seat *s = ASTHRA__CONTAINER_CONST(Asthra__Seat, parker, p);
         asthra__text_format(&t, "thread '%s'", s->thread->name);
     }
     return out;
@@ -51,7 +52,7 @@ static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
 
 /* What t does, as one line. A task that awaits a child in place has no wait of its own. */
 static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
-    AsthraTaskHandle child = { asthra__load(&t->awaiting, relaxed) };
+    AsthraTaskHandle child = {asthra__load(&t->awaiting, relaxed)};
     asthra__text_format(line, "task '%s': ", t->name);
     if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
         asthra__text_add(line, "not started");
@@ -193,7 +194,7 @@ static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
 
 /* ---- overflow ---- */
 
-/* Which tasks stand below `top` on its stack: each awaits the one above it and has no wait of its own. */
+/* Which tasks stand below `top` on its stack: each awaits the one above it, without a wait. */
 static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top) {
     Asthra__Scheduler *g = asthra__scheduler();
     uint32_t count = asthra__load(&g->descriptors, acquire);
@@ -205,8 +206,8 @@ static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top)
             bool is_idle = (asthra__load(&t->parker.word, relaxed) & ASTHRA__WAIT_CLAIM) == 0;
             if (!asthra__is_unfinished(t) || !is_idle) continue;
             if (asthra__load(&t->awaiting, relaxed) != above) continue;
-            asthra__text_format(out, "%s'%s'", named == 0 ? " on a stack that it shares with " : ", ",
-                                t->name);
+            asthra__text_format(out, "%s'%s'",
+                                named == 0 ? " on a stack that it shares with " : ", ", t->name);
             next = asthra__task_bits(t);
         }
         above = next;
@@ -225,8 +226,9 @@ static void asthra__overflow_panic(void *fiber) {
     } else {
         asthra__text_format(&t, "stack overflow: task '%s' used all %zu KiB", task->name, kib);
         asthra__name_those_below(&t, task);
-        asthra__text_add(&t, "; give it more with stack_bytes in AsthraSpawnOptions, or all of them "
-                             "with stack_size in AsthraRuntimeConfig");
+        asthra__text_add(&t,
+                         "; give it more with stack_bytes in AsthraSpawnOptions, or all of them "
+                         "with stack_size in AsthraRuntimeConfig");
     }
     asthra__panic_with(NULL, 0, message);
 }
@@ -244,7 +246,7 @@ static bool asthra__on_fault(void *address, void *context) {
 
 ASTHRA__FN void asthra__report_setup(void) {
     static const Asthra__PanicOwner owner = {
-        asthra__panic_task_id,     asthra__panic_task_name,       asthra__panic_task_policy,
+        asthra__panic_task_id,         asthra__panic_task_name, asthra__panic_task_policy,
         asthra__panic_task_set_policy, asthra__panic_fail_task,
     };
     asthra__panic_set_owner(&owner);

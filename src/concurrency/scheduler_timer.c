@@ -2,13 +2,13 @@
  *
  * Each worker has a heap of deadlines, four children to a node, under a lock of its own; `earliest`
  * is published, so that an idle worker can see and run another's due timers. A wait knows its place
- * in the heap (timer_slot is the index + 1), so that a wait that ends early takes its timer along: a
- * million timeouts that never fire leave nothing behind.
+ * in the heap (timer_slot is the index + 1), so that a wait that ends early takes its timer along:
+ * a million timeouts that never fire leave nothing behind.
  *
- * Firing claims the wait under the heap's lock and takes it out; a wait that ends early takes itself
- * out under the same lock. So a timer never touches a wait that is over, and a wait that is being
- * fired is claimed, therefore cannot be over before its wake. Claiming waits out BUSY, whose holder
- * needs no timer lock while it is BUSY.
+ * Firing claims the wait under the heap's lock and takes it out; a wait that ends early takes
+ * itself out under the same lock. So a timer never touches a wait that is over, and a wait that is
+ * being fired is claimed, therefore cannot be over before its wake. Claiming waits out BUSY, whose
+ * holder needs no timer lock while it is BUSY.
  */
 #include "scheduler_internal.h"
 
@@ -53,7 +53,7 @@ static void asthra__heap_take(Asthra__Timers *t, size_t at) {
 
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
     Asthra__Timers *t = &w->timers;
-    Asthra__TimerEntry e = { wait->deadline_ns, wait };
+    Asthra__TimerEntry e = {wait->deadline_ns, wait};
     asthra__lock(&t->lock);
     if (t->count == t->room) {
         size_t room = t->room == 0 ? 64 : t->room * 2;

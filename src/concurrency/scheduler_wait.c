@@ -1,12 +1,12 @@
 /* scheduler - waiting and waking.                                          [scheduler] body: waits
  *
- * The states of a parker's word and who may change them stand in scheduler_internal.h. Here is why no
- * wake is lost and none comes twice.
+ * The states of a parker's word and who may change them stand in scheduler_internal.h. Here is why
+ * no wake is lost and none comes twice.
  *
- *   - Exactly one party turns OPEN into DONE: a peer under its list's lock, a timer, a canceller, or
- *     the waiter itself (retract turns it into IDLE). All do it by compare-and-swap on one word.
- *   - That party alone calls asthra__wait_wake, once. If SWITCHED is set the stack has been left: it
- *     makes the fiber runnable. Else it sets WAKE; the worker that has just left the stack sets
+ *   - Exactly one party turns OPEN into DONE: a peer under its list's lock, a timer, a canceller,
+ *     or the waiter itself (retract turns it into IDLE). All do it by compare-and-swap on one word.
+ *   - That party alone calls asthra__wait_wake, once. If SWITCHED is set the stack has been left:
+ *     it makes the fiber runnable. Else it sets WAKE; the worker that has just left the stack sets
  *     SWITCHED. Both are read-modify-writes of the same word, so one of them is second, and the
  *     second makes the fiber runnable.
  *   - With `held` the word starts SWITCHED, although the stack is still in use. Whoever finds the
@@ -28,7 +28,8 @@ ASTHRA__FN Asthra__Parker *asthra__parker(void) {
 }
 
 static bool asthra__cancel_is_pending(const Asthra__Task *t) {
-    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 && t->masks == 0;
+    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 &&
+           asthra__load(&t->masks, relaxed) == 0;
 }
 
 /* The current task observes that it is cancelled. */
@@ -49,7 +50,8 @@ ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
     uint32_t word = asthra__load(&p->word, relaxed) & ~(uint32_t)(ASTHRA__WAIT_TURN - 1);
     word += ASTHRA__WAIT_TURN + ASTHRA__WAIT_OPEN;
     if (w->held != NULL || s->worker == NULL) word |= ASTHRA__WAIT_SWITCHED;
-    if (w->is_firm || (s->task != NULL && s->task->masks > 0)) word |= ASTHRA__WAIT_FIRM;
+    bool is_masked = s->task != NULL && asthra__load(&s->task->masks, relaxed) > 0;
+    if (w->is_firm || is_masked) word |= ASTHRA__WAIT_FIRM;
     w->parker = p;
     w->fiber = s->worker != NULL ? s->fiber : NULL;
     w->outcome = ASTHRA_OK;
@@ -172,7 +174,8 @@ static void asthra__wait_finish(Asthra__Wait *w) {
     uint32_t word = asthra__load(&p->word, acquire);
     if (w->deadline_ns != INT64_MAX) asthra__timer_remove(w);
     asthra__store(&p->word, word & ~(uint32_t)(ASTHRA__WAIT_TURN - 1), relaxed);
-    if (ASTHRA__UNLIKELY(w->outcome == ASTHRA_CANCELLED)) asthra__cancel_observe(asthra__seat()->task);
+    if (ASTHRA__UNLIKELY(w->outcome == ASTHRA_CANCELLED))
+        asthra__cancel_observe(asthra__seat()->task);
 }
 
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
@@ -184,7 +187,8 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     }
     if (ASTHRA__UNLIKELY(s->worker->spare == NULL) && !asthra__scheduler_man(s) &&
         asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-        return ASTHRA_OUT_OF_MEMORY; /* main waits before any task was spawned, and no stack is left */
+        /* main waits before any task was spawned, and no stack is left */
+        return ASTHRA_OUT_OF_MEMORY;
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */

@@ -275,12 +275,21 @@ static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
            k->channel->element_size <= before->channel->element_size;
 }
 
+/* Before the first node is listed: a touch writes the target's own byte back, and from then on a
+ * partner may have filled a target that several cases share. */
+static void asthra__select_touch_all(const AsthraSelectCase *cases, int count) {
+    for (int i = 0; i < count; i++) {
+        const AsthraSelectCase *k = &cases[i];
+        bool is_done = i > 0 && asthra__select_shares_buffer(k, k - 1);
+        if (k->channel && !is_done) asthra__select_touch(k);
+    }
+}
+
 /* Appends w for case i, or completes the select. */
 static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter *w) {
     const AsthraSelectCase *k = &s->cases[i];
     AsthraChannel *c = k->channel;
     bool is_send = k->kind == ASTHRA_SELECT_SEND;
-    if (!i || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
     asthra__lock(&c->lock);
     bool must_wait = is_send ? asthra__channel_is_full(c) : asthra__channel_is_empty(c);
     if (ASTHRA__UNLIKELY(!must_wait)) return asthra__select_settle(s, i, w);
@@ -338,6 +347,7 @@ ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int cou
     s.wait.outcome = ASTHRA_OK;
     for (int i = 0; i < count && !*s.wait.name; i++)
         if (cases[i].channel) s.wait.name = cases[i].channel->name;
+    asthra__select_touch_all(cases, count);
     s.self = asthra__wait_open(&s.wait);
     asthra__select_wait_from(&s, 0);
     return s.chosen;

@@ -1,18 +1,18 @@
 /* task - functions that run on all cores, and their results.               [task] body
  *
- * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and are
- * never unmapped while the runtime runs, so an index, checked against their number, always leads to a
- * readable word; that word holds the generation, so a stale handle is seen and a handle can be acted
- * upon by one compare-and-swap.
+ * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and
+ * are never unmapped while the runtime runs, so an index, checked against their number, always
+ * leads to a readable word; that word holds the generation, so a stale handle is seen and a handle
+ * can be acted upon by one compare-and-swap.
  *
- * Free descriptors are kept by the thread that frees them, in magazines (Bonwick and Adams, Magazines
- * and Vmem, 2001): two of up to 128, exchanged with the shared store when one is full or both are
- * empty, so that one thread may spawn and another await without a lock for each task.
+ * Free descriptors are kept by the thread that frees them, in magazines (Bonwick and Adams,
+ * Magazines and Vmem, 2001): two of up to 128, exchanged with the shared store when one is full or
+ * both are empty, so that one thread may spawn and another await without a lock for each task.
  *
  * Life of a descriptor
- *     free -> spawned: ALIVE, one handle, nobody else knows it: plain writes, published by the queue
+ *     free -> spawned: ALIVE, one handle, nobody else knows it: plain writes until it is queued
  *     queued: whoever takes it out of its queue, and nobody else, starts it
- *     running -> ended: `how` is added to the word, or plainly stored if no other party can know of it
+ *     running -> ended: `how` is added to the word, or plainly stored if nobody else can know it
  *     ended and no handle left: whoever makes it so frees it, and nobody else can
  */
 #include "task_internal.h"
@@ -23,7 +23,7 @@
 
 enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
 
-volatile uint32_t asthra_safepoint_word;
+ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
 
 /* ---- descriptors ---- */
 
@@ -90,7 +90,8 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
 
 /* A free descriptor, or NULL. */
 static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
-    if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) && !asthra__task_refill(s)) {
+    if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) &&
+        !asthra__task_refill(s)) {
         return NULL;
     }
     Asthra__Task *t = s->loaded;
@@ -154,7 +155,8 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__lock(&g->seats_lock);
     uint64_t ended = g->ended_before, spawned = g->spawned_before;
-    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) ended += asthra__load(&s->ended, acquire);
+    for (Asthra__Seat *s = g->seats; s != NULL; s = s->next)
+        ended += asthra__load(&s->ended, acquire);
     for (Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
         spawned += asthra__load(&s->spawned, acquire);
     }
@@ -174,16 +176,18 @@ ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h) {
     return is_same && (word & ASTHRA__TASK_ALIVE) ? t : NULL;
 }
 
-ASTHRA__COLD ASTHRA_NORETURN static void asthra__task_refuse(AsthraTaskHandle h, const char *verb) {
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__task_refuse(AsthraTaskHandle h,
+                                                                 const char *verb) {
     AsthraResult why = asthra_last_error();
     if (h.bits == 0 && why.status) {
         asthra_panic_at(NULL, "%s: handle 0, whose spawn failed: %s", verb,
                         asthra_result_message(why));
     }
-    asthra_panic_at(NULL,
-                    "%s: handle %llu names no task: it was awaited or detached before, or never came "
-                    "from a spawn of this runtime",
-                    verb, (unsigned long long)h.bits);
+    asthra_panic_at(
+        NULL,
+        "%s: handle %llu names no task: it was awaited or detached before, or never came "
+        "from a spawn of this runtime",
+        verb, (unsigned long long)h.bits);
 }
 
 ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes) {
@@ -196,15 +200,23 @@ ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *ve
     return t;
 }
 
-ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t) {
-    uint64_t word = asthra__load(&t->word, acquire);
-    uint64_t alone = ASTHRA__TASK_HANDLE;
-    if ((word & ASTHRA__TASK_HANDLES) == alone && (word & ASTHRA__TASK_END) != 0) {
+/* Two sides that consume one handle at once are a bug of the caller. Where somebody has parked for
+ * the end, the generation and the count of handles are checked and counted down in one step. */
+ASTHRA__FN bool asthra__task_release(Asthra__Seat *s, Asthra__Task *t, uint64_t bits) {
+    const uint64_t mask = ASTHRA__TASK_HANDLES | ASTHRA__TASK_AWAITED;
+    uint64_t word = asthra__load(&t->word, acquire), after;
+    if (((word ^ bits) & ASTHRA__TASK_GENERATION) != 0) return false;
+    if ((word & mask) == ASTHRA__TASK_HANDLE && (word & ASTHRA__TASK_END) != 0) {
         asthra__task_free(s, t); /* the only handle, and it is ours */
-        return;
+        return true;
     }
-    word = asthra__sub(&t->word, ASTHRA__TASK_HANDLE, acq_rel) - ASTHRA__TASK_HANDLE;
-    if (!(word & ASTHRA__TASK_HANDLES) && (word & ASTHRA__TASK_END)) asthra__task_free(s, t);
+    do {
+        bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0;
+        if (!is_same || !(word & ASTHRA__TASK_HANDLES)) return false;
+        after = word - ASTHRA__TASK_HANDLE;
+    } while (!asthra__cas(&t->word, &word, after, acq_rel));
+    if (!(after & ASTHRA__TASK_HANDLES) && (after & ASTHRA__TASK_END)) asthra__task_free(s, t);
+    return true;
 }
 
 ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
@@ -217,7 +229,7 @@ ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
 /* ---- spawn ---- */
 
 ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
-    AsthraTaskHandle none = { 0 };
+    AsthraTaskHandle none = {0};
     if (asthra__scheduler()->config.max_tasks != 0 && t != NULL) {
         asthra__sub(&asthra__scheduler()->unfinished, (size_t)1, relaxed);
     }
@@ -269,13 +281,13 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
     t->affinity = 0;
     asthra__store(&t->marks, (uint8_t)0, relaxed);
     asthra__store(&t->awaiting, (uint64_t)0, relaxed);
-    t->masks = 0;
+    asthra__store(&t->masks, (uint8_t)0, relaxed);
     t->policy = (uint8_t)g->config.policy;
     return t;
 }
 
 static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
-    AsthraTaskHandle h = { asthra__task_bits(t) };
+    AsthraTaskHandle h = {asthra__task_bits(t)};
     struct AsthraError *error = s->task != NULL ? s->task->error : s->thread->own_error;
     if (ASTHRA__UNLIKELY(error != NULL)) asthra__error_clear();
     asthra__store(&s->spawned, asthra__load(&s->spawned, relaxed) + 1, release);
@@ -285,7 +297,8 @@ static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     return h;
 }
 
-ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args, const char *name) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args,
+                                                               const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     Asthra__Task *t = asthra__task_create(s, fn, args, name);
@@ -322,7 +335,8 @@ static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int1
     unsigned count = asthra__load(&g->worker_count, relaxed);
     *out = 0;
     if (affinity == ASTHRA_AFFINITY_ANY) return true;
-    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps) affinity = ASTHRA_AFFINITY_WORKER(0);
+    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps)
+        affinity = ASTHRA_AFFINITY_WORKER(0);
     if (affinity == ASTHRA_AFFINITY_MAIN) {
         asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
     } else if (affinity < 0 || (unsigned)affinity > count) {
@@ -337,7 +351,7 @@ static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int1
 
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
                                                  void *args) {
-    static const AsthraSpawnOptions defaults = { NULL, 0, 0, 0 };
+    static const AsthraSpawnOptions defaults = {NULL, 0, 0, 0};
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     int16_t affinity;
@@ -371,7 +385,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const
     t->block_size = (uint8_t)size;
     if (size > ASTHRA__TASK_INLINE) {
         if (!asthra__task_extend(t, size)) {
-            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes", size);
+            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes",
+                              size);
             return asthra__spawn_failed(s, t);
         }
         t->extra->block_bytes = size;
@@ -394,11 +409,14 @@ ASTHRA_RT_API AsthraTaskHandle(asthra_spawn_copy)(AsthraTaskFunction fn, const v
 
 /* ---- the end ---- */
 
-/* Claims and unlinks every awaiter, then wakes them. */
-ASTHRA__COLD static void asthra__task_wake_awaiters(Asthra__Task *t) {
+/* Tells the end, claims and unlinks every awaiter, then wakes them. Told under the lock: once it is
+ * told, an awaiter that had timed out may free t, and nobody may find the awaiters of the next task
+ * there before our list is empty. Returns the word before. */
+ASTHRA__COLD static uint64_t asthra__task_end_awaited(Asthra__Task *t, AsthraTaskState how) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
     Asthra__AwaitNode *won = NULL;
     asthra__lock(stripe);
+    uint64_t word = asthra__add(&t->word, (uint64_t)how, acq_rel);
     for (Asthra__AwaitNode *n = t->waiters, *next; n != NULL; n = next) {
         next = n->next;
         n->link = NULL;
@@ -413,6 +431,19 @@ ASTHRA__COLD static void asthra__task_wake_awaiters(Asthra__Task *t) {
         won = won->next;
         asthra__wait_wake(p);
     }
+    return word;
+}
+
+/* The end of a task that others may know of. */
+static void asthra__task_end_shared(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how) {
+    uint64_t word = asthra__load(&t->word, relaxed);
+    do {
+        if (word & ASTHRA__TASK_AWAITED) {
+            word = asthra__task_end_awaited(t, how);
+            break;
+        }
+    } while (!asthra__cas(&t->word, &word, word | (uint64_t)how, acq_rel));
+    if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
 }
 
 ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how, void *value,
@@ -428,11 +459,10 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
     uint64_t word = asthra__load(&t->word, relaxed);
     uint64_t low = (uint32_t)word & ~(uint32_t)ASTHRA__TASK_CANCEL;
     if (is_alone && low == (ASTHRA__TASK_HANDLE | ASTHRA__TASK_ALIVE)) {
-        asthra__store(&t->word, word | (uint64_t)how, release); /* only its awaiter, below us, knows it */
+        /* only its awaiter, below us, knows it */
+        asthra__store(&t->word, word | (uint64_t)how, release);
     } else {
-        word = asthra__add(&t->word, (uint64_t)how, acq_rel);
-        if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
-        if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
+        asthra__task_end_shared(s, t, how);
     }
     asthra__os_fence_light(); /* pairs with the heavy one in scheduler_stop */
     if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
@@ -456,26 +486,31 @@ ASTHRA__FN void asthra__task_teardown(void) {
 
 /* ---- cancellation ---- */
 
+static bool asthra__task_is_on(uint64_t word, uint64_t bits) {
+    bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0;
+    return is_same && (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+}
+
 /* Sets CANCEL; false: h is over. */
 static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
     uint64_t word = asthra__load(&t->word, acquire);
     do {
-        bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0 && (word & ASTHRA__TASK_ALIVE);
-        if (!is_same || (word & ASTHRA__TASK_END)) return false;
+        if (!asthra__task_is_on(word, bits)) return false;
     } while (!asthra__cas(&t->word, &word, word | ASTHRA__TASK_CANCEL, acq_rel));
     return true;
 }
 
-/* Ends the wait that t is in, if it may be ended. */
-static void asthra__task_end_wait(Asthra__Task *t) {
+/* Ends the wait that t is in, if it may be ended. The canceller of a chain holds no handle of t: it
+ * may have ended meanwhile, and another task may wait in its place. So the parker's word is read
+ * first, then the generation: if that is still ours, so is the wait, and its turn is in the word. */
+static void asthra__task_end_wait(Asthra__Task *t, uint64_t bits) {
     Asthra__Parker *p = &t->parker;
-    uint32_t word = asthra__load(&p->word, acquire);
     for (;;) {
-        uint32_t claim = word & ASTHRA__WAIT_CLAIM;
+        uint32_t word = asthra__load(&p->word, acquire), claim = word & ASTHRA__WAIT_CLAIM;
+        if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return;
         if (word & ASTHRA__WAIT_FIRM) return;
         if (claim == ASTHRA__WAIT_BUSY) {
             asthra__cpu_relax();
-            word = asthra__load(&p->word, acquire);
             continue;
         }
         if (claim != ASTHRA__WAIT_OPEN) return;
@@ -487,13 +522,15 @@ static void asthra__task_end_wait(Asthra__Task *t) {
 
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
     while (bits != 0) {
-        AsthraTaskHandle h = { bits };
+        AsthraTaskHandle h = {bits};
         Asthra__Task *t = asthra__task_find(h);
         if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
         asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
         uint64_t child = asthra__load(&t->awaiting, acquire);
-        asthra__task_end_wait(t);
-        bits = t->masks > 0 ? 0 : child;
+        bool is_masked = asthra__load(&t->masks, relaxed) > 0;
+        if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return; /* child: not its */
+        asthra__task_end_wait(t, bits);
+        bits = is_masked ? 0 : child;
     }
 }
 
@@ -525,15 +562,17 @@ ASTHRA_RT_API bool asthra_cancel_requested(void) {
 ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
     Asthra__Task *t = asthra__seat()->task;
     if (t == NULL) return;
-    ASTHRA__CHECK(t->masks < UINT8_MAX);
-    t->masks++;
+    uint8_t masks = asthra__load(&t->masks, relaxed);
+    ASTHRA__CHECK(masks < UINT8_MAX);
+    asthra__store(&t->masks, (uint8_t)(masks + 1), relaxed);
 }
 
 ASTHRA_RT_API void asthra_cancel_mask_end(void) {
     Asthra__Task *t = asthra__seat()->task;
     if (t == NULL) return;
-    if (t->masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
-    t->masks--;
+    uint8_t masks = asthra__load(&t->masks, relaxed);
+    if (masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
+    asthra__store(&t->masks, (uint8_t)(masks - 1), relaxed);
 }
 
 /* ---- asking ---- */
@@ -541,7 +580,8 @@ ASTHRA_RT_API void asthra_cancel_mask_end(void) {
 ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle h) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
-    asthra__task_release(s, asthra__task_resolve(h, "asthra_task_detach", true));
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_detach", true);
+    if (!asthra__task_release(s, t, h.bits)) asthra__task_refuse(h, "asthra_task_detach");
 }
 
 ASTHRA_RT_API AsthraTaskHandle asthra_task_retain(AsthraTaskHandle h) {
@@ -556,7 +596,7 @@ ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle h) {
 }
 
 ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void) {
-    AsthraTaskHandle h = { 0 };
+    AsthraTaskHandle h = {0};
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->task == NULL) return h;
     uint8_t marks = asthra__load(&s->task->marks, relaxed);
@@ -588,7 +628,7 @@ ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle h) {
 }
 
 ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle h) {
-    AsthraTaskHandle parent = { asthra__task_resolve(h, "asthra_task_parent", false)->parent };
+    AsthraTaskHandle parent = {asthra__task_resolve(h, "asthra_task_parent", false)->parent};
     if (asthra__task_find(parent) == NULL) parent.bits = 0;
     return parent;
 }

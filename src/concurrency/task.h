@@ -33,7 +33,7 @@ typedef enum AsthraTaskState {
     ASTHRA_TASK_WAITING,
     ASTHRA_TASK_COMPLETED, /* its function returned */
     ASTHRA_TASK_FAILED,    /* it panicked */
-    ASTHRA_TASK_CANCELLED  /* cancelled before it started, or it ended after it saw its cancellation */
+    ASTHRA_TASK_CANCELLED  /* before it started, or it ended after it saw its cancellation */
 } AsthraTaskState;
 
 #define ASTHRA_AFFINITY_ANY 0
@@ -84,7 +84,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy(AsthraTaskFunction fn, const vo
 ASTHRA_RT_API void *asthra_await(AsthraTaskHandle t);
 
 /* The same, with how the task ended as a result: ASTHRA_OK, ASTHRA_PANICKED (the message is the
- * panic's) or ASTHRA_CANCELLED. `result` (may be NULL) receives the returned value, NULL without. */
+ * panic's) or ASTHRA_CANCELLED. `result` (may be NULL) receives the value, NULL if there is
+ * none. */
 ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result);
 
 /* The same for asthra_spawn_copy: the first `size` bytes of the task's block are copied to `block`.
@@ -130,7 +131,7 @@ ASTHRA_RT_API void asthra_cancel_mask_begin(void);
 ASTHRA_RT_API void asthra_cancel_mask_end(void);
 
 /* For loops that never call the runtime: one load and a predictable branch. */
-extern volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
+ASTHRA__WORD volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
 ASTHRA_RT_API void asthra_safepoint_slow(void);
 ASTHRA__INLINE void asthra_safepoint(void) {
     if (asthra_safepoint_word) asthra_safepoint_slow();

@@ -3,20 +3,21 @@
  * Three ways to the end of a child, tried in this order.
  *
  *   1. It has ended: take the value.
- *   2. It is the newest in this worker's deque: take it out, so that nobody else can start it, and call
- *      it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack every task
- *      but the top one then awaits the one above it. Not in place: a timed await (it could not return
- *      early), a child with a stack of its own, a stack whose free part is less than half (so that
- *      every task can use the other half), and every 64th time in a row if others are due.
+ *   2. It is the newest in this worker's deque: take it out, so that nobody else can start it, and
+ *      call it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack
+ *      every task but the top one then awaits the one above it. Not in place: a timed await (it
+ *      could not return early), a child with a stack of its own, a stack whose free part is less
+ *      than half (so that every task can use the other half), and every 64th time in a row if
+ *      others are due.
  *   3. Else a node in the child's list, and park. The stripe's lock is held from the look at the
  *      child's word until the stack has been left, so the child's end cannot slip in between.
  *
  * An older sibling is not dug out of the deque: parking hands the whole deque to the worker's loop,
  * newest first, which costs less than finding one task in its middle.
  *
- * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await returns
- * when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light fence, look
- * at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
+ * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await
+ * returns when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light
+ * fence, look at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
  */
 #include "task_internal.h"
 
@@ -36,7 +37,8 @@ static bool asthra__await_fits(Asthra__Seat *s, const Asthra__Task *t) {
 /* Takes t out of its queue for us, or says no. */
 static bool asthra__await_claims(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Scheduler *g = asthra__scheduler();
-    if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) return false;
+    if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED))
+        return false;
     if (t->affinity != 0 || t->runnable.priority != 0 || !asthra__await_fits(s, t)) return false;
     if (ASTHRA__UNLIKELY(g->is_deterministic)) {
         return asthra__random(2) == 0 && asthra__list_remove(&g->global, &t->runnable);
@@ -55,13 +57,15 @@ static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
 }
 
 /* Parks until t has ended. */
-ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
+ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, uint64_t bits,
+                                                          int64_t timeout_ns) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
-    Asthra__Wait w = { .what = "await of task", .name = t->name, .held = stripe,
-                       .is_firm = timeout_ns < 0 };
+    Asthra__Wait w = {
+        .what = "await of task", .name = t->name, .held = stripe, .is_firm = timeout_ns < 0};
     asthra__lock(stripe);
     uint64_t word = asthra__or(&t->word, ASTHRA__TASK_AWAITED, acq_rel);
-    if (word & ASTHRA__TASK_END) {
+    bool is_over = ((word ^ bits) & ASTHRA__TASK_GENERATION) != 0; /* its handle was consumed */
+    if (is_over || (word & ASTHRA__TASK_END)) {
         asthra__unlock(stripe);
         return ASTHRA_OK;
     }
@@ -69,7 +73,7 @@ ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64
         asthra__unlock(stripe);
         return ASTHRA_TIMED_OUT;
     }
-    Asthra__AwaitNode node = { t->waiters, &t->waiters, asthra__wait_open(&w) };
+    Asthra__AwaitNode node = {t->waiters, &t->waiters, asthra__wait_open(&w)};
     if (node.next != NULL) node.next->link = &node.next;
     t->waiters = &node;
     AsthraStatus status = asthra__wait_park(&w, timeout_ns);
@@ -83,7 +87,8 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     if (asthra__load(&t->word, acquire) & ASTHRA__TASK_END) return ASTHRA_OK;
     Asthra__Seat *s = *seat;
     Asthra__Task *me = s->task;
-    if (me == t) asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
+    if (me == t)
+        asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
     if (me != NULL && timeout_ns < 0) {
         asthra__store(&me->awaiting, bits, release);
         asthra__os_fence_light();
@@ -93,15 +98,21 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
         *seat = asthra__run_in_place(s, t);
     } else {
-        status = asthra__await_parked(t, timeout_ns);
+        status = asthra__await_parked(t, bits, timeout_ns);
         *seat = asthra__seat();
     }
     if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
+    if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY && timeout_ns < 0)) {
+        asthra_panic_at(NULL, "asthra_await: out of memory: no stack or thread to go on with while "
+                              "task %llu is awaited",
+                        (unsigned long long)bits);
+    }
     return status;
 }
 
 /* How t ended, as a result of the awaiter; t is freed or released. */
-static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, void **value) {
+static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, AsthraTaskHandle h,
+                                       void **value) {
     uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
     AsthraResult r = asthra__result_of(ASTHRA_OK);
     if (value != NULL) *value = t->value;
@@ -114,7 +125,9 @@ static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, void **
             r = asthra_result_errorf(ASTHRA_PANICKED, "%s", asthra_result_message(r));
         }
     }
-    asthra__task_release(s, t);
+    if (ASTHRA__UNLIKELY(!asthra__task_release(s, t, h.bits))) {
+        asthra__task_refuse(h, "asthra_await");
+    }
     return r;
 }
 
@@ -130,7 +143,7 @@ ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
-    AsthraResult r = asthra__await_take(s, t, &value);
+    AsthraResult r = asthra__await_take(s, t, h, &value);
     if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
         asthra__panic_with(NULL, 0, asthra_result_message(r));
     }
@@ -141,7 +154,7 @@ ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_result", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
-    return asthra__await_take(s, t, result);
+    return asthra__await_take(s, t, h, result);
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t timeout_ns,
@@ -149,13 +162,14 @@ ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t time
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_timeout", &t);
     AsthraStatus status = asthra__await_end(&s, t, h.bits, timeout_ns);
-    if (status == ASTHRA_OK) return asthra__await_take(s, t, result);
+    if (status == ASTHRA_OK) return asthra__await_take(s, t, h, result);
     AsthraResult r = asthra__result_of(status);
     r.detail = status == ASTHRA_CANCELLED;
     return r;
 }
 
-ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block, size_t size) {
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h, void *block,
+                                                             size_t size) {
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_copy", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
@@ -163,7 +177,7 @@ ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h,
     void *copy = asthra__task_block(t, &bytes);
     bool is_good = copy != NULL && size <= bytes;
     if (is_good && size > 0) memcpy(block, copy, size);
-    AsthraResult r = asthra__await_take(s, t, NULL);
+    AsthraResult r = asthra__await_take(s, t, h, NULL);
     if (is_good || r.status) return r;
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_await_copy: %zu bytes asked for, the task's block has %zu",

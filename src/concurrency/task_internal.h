@@ -16,7 +16,10 @@ typedef struct Asthra__AwaitNode {
  * there must be a handle left to consume. */
 ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes);
 ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h); /* NULL: not valid */
-ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t); /* one handle */
+/* Gives one handle up, which is `bits`; false: it was consumed meanwhile. */
+ASTHRA__FN bool asthra__task_release(Asthra__Seat *s, Asthra__Task *t, uint64_t bits);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__task_refuse(AsthraTaskHandle h,
+                                                                 const char *verb);
 ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t);
 ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it has none */
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */

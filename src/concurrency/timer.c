@@ -14,7 +14,7 @@ ASTHRA_RT_API int64_t asthra_now_ns(void) {
 }
 
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns) {
-    Asthra__Wait w = { .what = "sleep" };
+    Asthra__Wait w = {.what = "sleep"};
     asthra__turn();
     asthra__wait_open(&w);
     AsthraStatus status = asthra__wait_park(&w, ns);

@@ -42,7 +42,7 @@ static const struct AsthraError *asthra__result_sentence(uint32_t status) {
 }
 
 static struct {
-    ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where the running task keeps it */
+    ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where a task keeps it */
 } asthra__result;
 
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place) {

@@ -13,7 +13,7 @@ ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
 ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
 
-/* A hook: where the running task keeps its error record; NULL: no task runs, the thread's serves. */
+/* A hook: where the running task keeps its error record; NULL: no task, the thread's serves. */
 typedef struct AsthraError **(*Asthra__ResultPlace)(void);
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 

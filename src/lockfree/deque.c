@@ -10,8 +10,8 @@
  *   - When one item is left, owner and thief both go through that CAS, so it is taken once. The
  *     owner lowers bottom before it reads top, a thief reads top before it reads bottom, all
  *     sequentially consistent: one of the two sees the other.
- *   - A thief reads its slot before its CAS. The owner can only have reused that slot after top moved
- *     on, and then the CAS fails. Arrays that were outgrown stay readable until destroy.
+ *   - A thief reads its slot before its CAS. The owner can only have reused that slot after top
+ *     moved on, and then the CAS fails. Arrays that were outgrown stay readable until destroy.
  */
 #include "deque_internal.h"
 

@@ -22,7 +22,7 @@ ASTHRA__FN bool asthra__deque_init(Asthra__Deque *d); /* false: out of memory */
 ASTHRA__FN void asthra__deque_destroy(Asthra__Deque *d);
 ASTHRA__FN bool asthra__deque_push(Asthra__Deque *d, void *item); /* owner; false: out of memory */
 ASTHRA__FN void *asthra__deque_pop(Asthra__Deque *d);             /* owner; newest; NULL: empty */
-ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item); /* owner; only if it is newest */
+ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item); /* owner; only if newest */
 ASTHRA__FN void *asthra__deque_steal(Asthra__Deque *d); /* anybody; oldest; NULL: empty or lost */
 ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d); /* a guess while others steal */
 

@@ -39,6 +39,15 @@
 #endif
 #endif
 
+/* Linkage of the word that the inline safepoint reads, in its contract and in its body. */
+#ifdef ASTHRA_RT_STATIC
+#define ASTHRA__WORD ASTHRA_UNUSED static
+#define ASTHRA__WORD_BODY static
+#else
+#define ASTHRA__WORD extern
+#define ASTHRA__WORD_BODY
+#endif
+
 #define ASTHRA__INLINE ASTHRA_UNUSED static inline
 #define ASTHRA__CONST ASTHRA_UNUSED static const
 #define ASTHRA__STR2(x) #x

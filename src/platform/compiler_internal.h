@@ -13,7 +13,7 @@
 #error "the body of asthra_rt.h needs gcc or clang (GNU asm, attributes, __has_include)"
 #endif
 
-/* Linkage of a function that upper floors call: one file in the book, many objects in the workshop. */
+/* Linkage of a function that upper floors call: static in the book, hidden in the workshop. */
 #ifdef ASTHRA__WORKSHOP
 #define ASTHRA__FN __attribute__((visibility("hidden"))) extern
 #else
@@ -24,10 +24,17 @@
 #define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define ASTHRA__NOINLINE __attribute__((noinline))
 #define ASTHRA__COLD __attribute__((cold, noinline))
-/* Everything that a short hot function calls becomes part of it, but for what says noinline. */
+/* Everything that a short hot function calls becomes part of it, but for what says noinline. That
+ * doubles the code, so not where size is what counts. */
+#ifdef __OPTIMIZE_SIZE__
+#define ASTHRA__FLATTEN
+#else
 #define ASTHRA__FLATTEN __attribute__((flatten))
+#endif
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
+#define ASTHRA__CONTAINER_CONST(T, member, pointer) \
+    ((const T *)(const void *)((const char *)(pointer)-offsetof(T, member)))
 
 /* Two lines: the prefetcher of x86 fetches them in pairs. */
 enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };

@@ -1,9 +1,9 @@
 /* config - which parts are in the build.                                   [config] contract
  *
- * A user speaks in presence: ASTHRA_RT_NO_CHANNEL takes one part out of a full build; ASTHRA_RT_ONLY
- * with ASTHRA_RT_WITH_TASK puts one part into an empty build. Everything below this file speaks in
- * values: ASTHRA_HAS_CHANNEL is 0 or 1, so that -Wundef finds every misspelling. What a part needs
- * is one row at the end; nothing is ever switched off silently.
+ * A user speaks in presence: ASTHRA_RT_NO_CHANNEL takes one part out of a full build;
+ * ASTHRA_RT_ONLY with ASTHRA_RT_WITH_TASK puts one part into an empty build. Everything below this
+ * file speaks in values: ASTHRA_HAS_CHANNEL is 0 or 1, so that -Wundef finds every misspelling.
+ * What a part needs is one row at the end; nothing is ever switched off silently.
  */
 #ifndef ASTHRA__CONFIG_H
 #define ASTHRA__CONFIG_H
@@ -65,7 +65,7 @@
 #define ASTHRA_HAS_AUTO_INIT 1
 #endif
 
-/* Parts that follow from others: nobody names them. The reports of the scheduler count in tables. */
+/* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
 
 /* Needs, a row each. */
@@ -79,7 +79,7 @@
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
 #endif
 #if defined(ASTHRA_RT_STATIC) && !defined(ASTHRA_RT_IMPLEMENTATION)
-#error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h in a file"
+#error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h"
 #endif
 #if defined(ASTHRA_RT_IMPLEMENTATION) && defined(__cplusplus)
 #error "the body of asthra_rt.h is C11: define ASTHRA_RT_IMPLEMENTATION in a .c file"

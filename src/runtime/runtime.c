@@ -1,7 +1,7 @@
 /* runtime - configuration, start, stop.                                    [runtime] body
  *
- * The roof: it checks a configuration and hands each part its share. The parts keep their own state,
- * so that each works alone; what has been started when a later part fails is stopped in reverse.
+ * The roof: it checks a configuration and hands each part its share. Each keeps its own state, so
+ * that each works alone; what has been started when a later part fails is stopped in reverse.
  */
 #include "runtime.h"
 
@@ -86,9 +86,7 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void) {
 #else
 
 /* Nothing has threads or queues: running is a flag. */
-static struct {
-    ASTHRA__ATOMIC(uint32_t) is_running;
-} asthra__runtime;
+static struct { ASTHRA__ATOMIC(uint32_t) is_running; } asthra__runtime;
 
 static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
     (void)c;

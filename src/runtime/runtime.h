@@ -1,7 +1,8 @@
 /* runtime - configuration, start, stop.                                    [runtime] contract
  *
- * The first call that needs workers starts the runtime with the defaults. A program that wants other
- * settings calls asthra_runtime_init before. ASTHRA_RT_NO_AUTO_INIT makes that call mandatory.
+ * The first call that needs workers starts the runtime with the defaults. A program that wants
+ * other settings calls asthra_runtime_init before. ASTHRA_RT_NO_AUTO_INIT makes that call
+ * mandatory.
  */
 #ifndef ASTHRA__RUNTIME_H
 #define ASTHRA__RUNTIME_H
@@ -15,7 +16,7 @@ typedef enum AsthraMainThread {
 
 typedef enum AsthraOptimizationLevel {
     ASTHRA_OPT_DEFAULT = 0, /* as the header was compiled */
-    ASTHRA_OPT_DEBUG,       /* workers sleep at once instead of spinning: steadier under a debugger */
+    ASTHRA_OPT_DEBUG,       /* workers sleep at once, never spin: steadier under a debugger */
     ASTHRA_OPT_RELEASE
 } AsthraOptimizationLevel;
 
@@ -26,7 +27,7 @@ typedef struct AsthraRuntimeConfig {
     size_t max_tasks;            /* spawned and unfinished; 0: no limit */
     size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
     AsthraMainThread main_thread;
-    uint64_t deterministic_seed; /* not 0: one worker; every choice comes from it; time is virtual */
+    uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
     bool enable_tier1_concurrency; /* tasks */
     bool enable_tier2_concurrency; /* channels and select */
     bool enable_tier3_concurrency; /* external threads */
@@ -47,9 +48,9 @@ ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
 ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
 
-/* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for them,
- * reports by name what still stands on stderr, and frees everything. Called by the thread that
- * started the runtime, outside tasks; without a running runtime it does nothing. */
+/* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
+ * them, reports by name what still stands on stderr, and frees everything. Called by the thread
+ * that started the runtime, outside tasks; without a running runtime it does nothing. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
