@@ -60,7 +60,7 @@ $B/examples/%: examples/%.c $(wildcard examples/*.h) $(BOOK) $(STB)
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
 # A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, takes nothing from the archive.
 
-VARIANTS := plain clang asan tsan noasm aarch64 musl
+VARIANTS := plain clang asan tsan noasm nothreads aarch64 musl
 plain.cc := $(CC)
 plain.flags := -O2
 clang.cc := clang
@@ -71,6 +71,8 @@ tsan.cc := $(CC)
 tsan.flags := -O1 -fsanitize=thread -DASTHRA_RT_DEBUG=1
 noasm.cc := $(CC)
 noasm.flags := -O1 -DASTHRA_RT_NO_ASM
+nothreads.cc := $(CC)
+nothreads.flags := -O1 -DASTHRA_RT_NO_THREADS
 aarch64.cc := aarch64-linux-gnu-gcc
 aarch64.flags := -O2 -static
 aarch64.run := qemu-aarch64
@@ -84,6 +86,7 @@ clang.limit := 30
 asan.limit := 90
 tsan.limit := 120
 noasm.limit := 30
+nothreads.limit := 30
 aarch64.limit := 120
 musl.limit := 30
 
@@ -154,8 +157,8 @@ cross: $(BOOK)
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 
-sizes: $(BOOK) $(STB) $B/asthra_rt.c
-	@sh tests/house/sizes.sh
+sizes: $(BOOK) $(STB)
+	@tests/bench/sizes
 bench: $(BOOK) $(STB) $B/examples/logscan $B/logscan/generate
 	@CPPFLAGS="$(INCLUDES)" tests/bench/run
 	@tests/logscan/bench.sh $B/examples/logscan $B/logscan/generate

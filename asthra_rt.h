@@ -3656,7 +3656,7 @@ typedef struct Asthra__PanicOwner {
     const char *(*task_name)(void); /* NULL: no task */
     AsthraPanicPolicy (*policy)(void);
     void (*set_policy)(AsthraPanicPolicy policy);
-    /* Returns only if there is no task to fail. `info` lives until sixteen more panics: copy it. */
+    /* Returns only if there is no task to fail. `info` and its message live for the call. */
     void (*fail_task)(const AsthraPanicInfo *info);
 } Asthra__PanicOwner;
 ASTHRA__FN void asthra__panic_set_owner(const Asthra__PanicOwner *owner); /* static; NULL: none */
@@ -3793,10 +3793,11 @@ static void asthra__panic_fill_place(Asthra__PanicSlot *slot, const Asthra__Pani
 }
 
 /* Steps 1 and 2. */
-static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, const char *format,
-                                               va_list list) ASTHRA_PRINTF(2, 0);
-static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, const char *format,
-                                               va_list list) {
+static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, char *message,
+                                               const char *format, va_list list)
+    ASTHRA_PRINTF(3, 0);
+static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, char *message,
+                                               const char *format, va_list list) {
     asthra__lock(&asthra__panic.lock);
     uint64_t number = asthra__panic.count++;
     Asthra__PanicSlot *slot = &asthra__panic.slots[number % ASTHRA__PANIC_RING];
@@ -3809,6 +3810,7 @@ static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, 
     asthra__panic_fill_task(slot);
     asthra__panic_fill_stack(slot, place->caller);
     slot->is_kept = !asthra__panic.is_silent;
+    memcpy(message, slot->message, sizeof slot->message);
     asthra__unlock(&asthra__panic.lock);
     return slot;
 }
@@ -3885,10 +3887,13 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__panic_run(const Asthra__PanicPl
     Asthra__Thread *t = asthra__thread();
     if (t->panic) asthra__panic_again(t->panic, format, list);
     t->panic = "(its message was not written yet)";
-    const Asthra__PanicSlot *slot = asthra__panic_record(place, format, list);
+    char message[sizeof asthra__panic.slots[0].message];
+    const Asthra__PanicSlot *slot = asthra__panic_record(place, message, format, list);
     asthra__panic_call_hook(&slot->info);
     asthra__panic_report(&slot->info);
-    asthra__panic_end(&slot->info);
+    AsthraPanicInfo info = slot->info;
+    info.message = message; /* sixteen others may have panicked meanwhile */
+    asthra__panic_end(&info);
 }
 
 /* The same with arguments instead of their list. */
@@ -5756,9 +5761,9 @@ typedef struct Asthra__TaskExtra {
     Asthra__Ranked ranked;
     size_t stack_bytes, block_bytes;
     size_t room; /* bytes behind this struct, for the block */
-    char name[64];
+    char name[72];
 } Asthra__TaskExtra;
-_Static_assert(sizeof(Asthra__TaskExtra) % 8 == 0, "the block behind it is aligned");
+_Static_assert(sizeof(Asthra__TaskExtra) % (2 * sizeof(void *)) == 0, "as malloc aligns blocks");
 
 /* The word of a task: state and everything that others may change, in one place, with the
  * generation, so that one compare-and-swap both checks a handle and acts on it.
@@ -5805,7 +5810,7 @@ struct Asthra__Task {
     Asthra__TaskExtra *extra;
     int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
     ASTHRA__ATOMIC(uint8_t) marks;
-    uint8_t masks;  /* depth of asthra_cancel_mask_begin */
+    ASTHRA__ATOMIC(uint8_t) masks; /* depth of asthra_cancel_mask_begin */
     uint8_t policy; /* AsthraPanicPolicy */
     uint8_t block_size; /* of an inline block */
     ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
@@ -5930,7 +5935,8 @@ enum {
     ASTHRA__STRIPES = 64,
     ASTHRA__SEGMENTS = 22,
     ASTHRA__MAGAZINE = 128,
-    ASTHRA__FAIR_TURNS = 64
+    ASTHRA__FAIR_TURNS = 64,
+    ASTHRA__FAIR_STEP = 8 /* turns from one that begins with another queue to the next */
 };
 
 enum { /* Asthra__Scheduler.rare */
@@ -5943,7 +5949,8 @@ enum { /* Asthra__Scheduler.rare */
 /* The one record of the scheduler. */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
-    uint32_t epoch;                 /* counts starts, skips 0 */
+    ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips 0 */
+    Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
     void *workers_block;
@@ -5953,7 +5960,6 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
     Asthra__Lock start_lock;
     Asthra__Seat *seats;
-    Asthra__Lock seats_lock;
     uint64_t ended_before, spawned_before; /* by seats that are gone */
     Asthra__Seat *main_seat;
     /* Work that belongs to no worker. */
@@ -5965,6 +5971,7 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) searching, watching;
     ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
     ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
+    ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
     /* Tasks. */
     ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
     Asthra__Task *segments[ASTHRA__SEGMENTS];
@@ -6103,6 +6110,15 @@ ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
 
 /* ---- seats ---- */
 
+static inline uint32_t asthra__epoch(void) {
+    return asthra__load(&asthra__scheduler_record.epoch, relaxed);
+}
+
+static void asthra__epoch_next(Asthra__Scheduler *g) {
+    uint32_t next = asthra__load(&g->epoch, relaxed) + 1;
+    asthra__store(&g->epoch, next + (next == 0), relaxed);
+}
+
 static Asthra__Seat *asthra__seat_of(Asthra__Thread *t) {
     return (Asthra__Seat *)(void *)t->scheduler;
 }
@@ -6111,16 +6127,21 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     if (t == NULL) return NULL;
     Asthra__Seat *s = asthra__seat_of(t);
-    return s->epoch == asthra__scheduler_record.epoch ? s : NULL;
+    return s->epoch == asthra__epoch() ? s : NULL;
 }
 
-/* A thread ends: its descriptors and its counts are kept. */
+/* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts the
+ * epoch up under it, from taking the descriptors away meanwhile. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (s->epoch != g->epoch) return;
-    asthra__task_flush(s);
+    if (s->epoch == 0) return;
     asthra__lock(&g->seats_lock);
+    if (s->epoch != asthra__epoch()) {
+        asthra__unlock(&g->seats_lock);
+        return;
+    }
+    asthra__task_flush(s);
     g->spawned_before += asthra__load(&s->spawned, relaxed);
     g->ended_before += asthra__load(&s->ended, relaxed);
     *s->link = s->next;
@@ -6150,7 +6171,7 @@ static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
     if (s->next != NULL) s->next->link = &s->next;
     g->seats = s;
     asthra__unlock(&g->seats_lock);
-    s->epoch = g->epoch;
+    s->epoch = asthra__epoch();
 }
 
 /* A thread that does not belong to the running runtime calls it. */
@@ -6159,24 +6180,25 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_NONE) {
 #if ASTHRA_HAS_AUTO_INIT
         Asthra__SchedulerConfig c = asthra__scheduler_defaults();
-        asthra__scheduler_start(&c); /* another thread may have been first, and that will do too */
+        bool is_first = asthra__scheduler_start(&c);
         if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_NONE) {
             asthra__panic_with(NULL, 0, asthra_result_message(asthra_last_error()));
         }
+        if (!is_first) asthra__error_clear(); /* another thread was, and that will do too */
 #else
         asthra__panic_with(NULL, 0,
                            "the runtime is used before asthra_runtime_init "
                            "(ASTHRA_RT_NO_AUTO_INIT is defined)");
 #endif
     }
-    if (asthra__seat_of(t)->epoch != g->epoch) asthra__seat_setup(t, NULL);
+    if (asthra__seat_of(t)->epoch != asthra__epoch()) asthra__seat_setup(t, NULL);
     return asthra__seat_of(t);
 }
 
 ASTHRA__FN Asthra__Seat *asthra__seat(void) {
     Asthra__Thread *t = asthra__thread();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (ASTHRA__UNLIKELY(s->epoch != asthra__scheduler_record.epoch)) {
+    if (ASTHRA__UNLIKELY(s->epoch != asthra__epoch())) {
         return asthra__seat_join(t);
     }
     return s;
@@ -6425,6 +6447,10 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
 static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
     Asthra__Runnable *item = w->assigned;
     w->assigned = NULL;
+    if (item == NULL && asthra__is_fair_turn(w->turns + 1) && /* a yielder comes by here */
+        asthra__load(&asthra__scheduler()->phase, acquire) == ASTHRA__PHASE_STOPPED) {
+        return NULL;
+    }
     if (item == NULL) {
         bool is_bound = asthra__load(&w->only_bound, relaxed);
         item = is_bound ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
@@ -6522,6 +6548,10 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
         is_good = true;
     }
     asthra__unlock(&g->start_lock);
+    if (!is_good) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "the system refused a thread to work beside main, "
+                                                "which is the single worker");
+    }
     return is_good;
 #else
     (void)g;
@@ -6584,15 +6614,25 @@ static void asthra__workers_destroy(Asthra__Scheduler *g) {
 /* The child of a fork: as before init, and nothing of the parent's is touched. */
 static void asthra__scheduler_forget(void) {
     Asthra__Scheduler *g = asthra__scheduler();
-    uint32_t epoch = g->epoch;
-    memset(g, 0, sizeof *g);
-    g->epoch = epoch + 1 + (epoch + 1 == 0);
+    size_t kept = offsetof(Asthra__Scheduler, config);
+    memset((char *)g + kept, 0, sizeof *g - kept);
     asthra__fiber_forget();
+    asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_NONE, release);
+}
+
+/* From here on no thread belongs to this runtime; those that end keep off it. */
+static void asthra__seats_dismiss(Asthra__Scheduler *g) {
+    asthra__lock(&g->seats_lock);
+    asthra__epoch_next(g);
+    g->seats = NULL;
+    asthra__unlock(&g->seats_lock);
 }
 
 static void asthra__scheduler_after_fork(void) {
     asthra__sync_fork_child();
     asthra__table_after_fork();
+    asthra__store(&asthra__scheduler()->seats_lock.word, 0, relaxed);
+    asthra__seats_dismiss(asthra__scheduler());
     asthra__scheduler_forget();
 }
 
@@ -6622,7 +6662,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);
     if (!asthra__workers_create(g, g->workers_made)) return false;
-    g->epoch = g->epoch + 1 + (g->epoch + 1 == 0);
+    asthra__epoch_next(g);
     Asthra__Thread *t = asthra__thread();
     asthra__seat_setup(t, g->config.main_helps ? &g->workers[0] : NULL);
     g->main_seat = asthra__seat_of(t);
@@ -6698,6 +6738,14 @@ static void asthra__join_workers(Asthra__Scheduler *g) {
 ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
+    if (s->task != NULL) {
+        asthra_panic_at(NULL, "asthra_runtime_shutdown: called in a task; call it outside tasks, on "
+                              "the thread that started the runtime");
+    }
+    if (!s->is_main && g->main_seat != NULL) {
+        asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
+                              "alone may stop it");
+    }
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
@@ -6710,6 +6758,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
     asthra__notify_all();
     asthra__join_workers(g);
+    asthra__seats_dismiss(g);
     asthra__report_teardown();
     asthra__os_fault_stack_leave(s->thread->fault_stack);
     s->thread->fault_stack = NULL;
@@ -6735,8 +6784,8 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
  *     background  ranked, locked, global: priority below 0
  *
  * Fairness. The slot is used at most ASTHRA__FAIR_TURNS times in a row while the ring holds work.
- * Every ASTHRA__FAIR_TURNS-th turn looks the other way round: global, oldest of the deque,
- * background. So whatever is queued moves up by one at least every 64 turns. A rank is the order of
+ * Every eighth turn begins with another queue, each of them once in ASTHRA__FAIR_TURNS turns. So
+ * whatever is queued moves up by one at least every 64 turns. A rank is the order of
  * arrival less 2^20 for each step of priority, so that ranked work rises as it ages.
  */
 
@@ -6972,16 +7021,22 @@ static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 
-/* The turn that looks the other way round. Only a loop takes it: see asthra__leave. */
+/* A turn that begins elsewhere. Timers are run on a turn that only a loop takes: see asthra__leave. */
 ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
-    Asthra__Runnable *item;
-    w->now_ns = asthra__os_now_ns();
-    if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
-        asthra__timers_run(w, w->now_ns);
+    switch (w->turns / ASTHRA__FAIR_STEP % (ASTHRA__FAIR_TURNS / ASTHRA__FAIR_STEP)) {
+    case 0:
+        w->now_ns = asthra__os_now_ns();
+        if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
+            asthra__timers_run(w, w->now_ns);
+        }
+        return asthra__list_pop(&g->global);
+    case 1: return asthra__deque_steal(&w->deque);
+    case 2: return asthra__ring_pop(&w->ring);
+    case 3: return asthra__ranked_pop(&g->background);
+    case 4: return asthra__ranked_pop(&g->urgent);
+    case 5: return asthra__next_take(w);
+    default: return NULL;
     }
-    if ((item = asthra__list_pop(&g->global)) != NULL) return item;
-    if ((item = asthra__deque_steal(&w->deque)) != NULL) return item;
-    return asthra__ranked_pop(&g->background);
 }
 
 ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
@@ -6990,7 +7045,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     w->turns++;
     asthra__store(&w->turns_seen, w->turns, relaxed);
     if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
-    if (ASTHRA__UNLIKELY(asthra__is_fair_turn(w->turns))) {
+    if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_STEP == 0)) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
     bool any_ranked = asthra__load(&g->ranked, relaxed) != 0;
@@ -7016,7 +7071,7 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
     if (asthra__load(&g->global.count, relaxed) != 0) return true;
     if (asthra__load(&w->bound.count, relaxed) != 0) return true;
     if (asthra__load(&g->urgent.count, relaxed) != 0) return true;
-    return asthra__load(&w->timers.earliest_ns, relaxed) <= asthra__os_now_ns();
+    return asthra__load(&w->timers.earliest_ns, relaxed) <= asthra__now_ns();
 }
 
 #endif
@@ -7045,13 +7100,17 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
  * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
  * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
- * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
+ * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer;
+ * it sees nothing meanwhile, so whoever lies down after it, or leaves the rest, finds another.
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
  */
 
 #if ASTHRA_HAS_TASK
+
+/* Scheduler.watching: nobody; one in ticks; one until the next timer, while everybody rests */
+enum { ASTHRA__WATCH_NONE, ASTHRA__WATCH_TICKS, ASTHRA__WATCH_SLEEPS };
 
 enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
 
@@ -7061,11 +7120,15 @@ enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST
 static bool asthra__rouse(Asthra__Scheduler *g, Asthra__Worker *w) {
     uint32_t asleep = 1;
     if (asthra__load(&w->asleep, relaxed) == 0) return false;
-    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return false;
-    asthra__sub(&g->sleeping, 1u, seq_cst);
+    asthra__sub(&g->sleeping, 1u, seq_cst); /* first: nobody may count it as asleep when it runs */
     asthra__add(&g->searching, 1u, seq_cst);
-    asthra__os_wake(&w->asleep, 1);
-    return true;
+    if (asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) {
+        asthra__os_wake(&w->asleep, 1);
+        return true;
+    }
+    asthra__sub(&g->searching, 1u, seq_cst);
+    asthra__add(&g->sleeping, 1u, seq_cst);
+    return false;
 }
 
 ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
@@ -7143,7 +7206,7 @@ static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 /* Helps workers that have been in one turn since the last look. Returns what it took, or NULL. */
 static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
     Asthra__Runnable *item = NULL;
-    w->now_ns = asthra__os_now_ns();
+    w->now_ns = asthra__now_ns();
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
         Asthra__Worker *other = &g->workers[i];
         uint32_t seen = asthra__load(&other->turns_seen, relaxed);
@@ -7163,6 +7226,9 @@ static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, 
 static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
     int64_t earliest = asthra__timers_earliest();
     if (!g->is_deterministic || earliest == INT64_MAX) return false;
+    if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING && !g->drain_quiescent) {
+        return false; /* those who sleep are parked: they will be cancelled */
+    }
     if (earliest > g->virtual_ns) g->virtual_ns = earliest;
     return asthra__timers_run(w, g->virtual_ns);
 }
@@ -7183,23 +7249,40 @@ ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
     }
 }
 
+/* Becomes the watcher unless somebody ticks already. One that sleeps long is relieved: it does not
+ * see what changes meanwhile. */
+static bool asthra__take_watch(Asthra__Scheduler *g) {
+    if (asthra__load(&g->watching, relaxed) == ASTHRA__WATCH_TICKS) return false;
+    return asthra__exchange(&g->watching, (uint32_t)ASTHRA__WATCH_TICKS, acq_rel) !=
+           ASTHRA__WATCH_TICKS;
+}
+
 /* How long to sleep; *watches: in ticks, as the watcher. */
 static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
                                 bool *watches) {
     bool all_rest = asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
-    int64_t earliest = asthra__timers_earliest(), left = ASTHRA_FOREVER;
+    bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
+    int64_t earliest = asthra__timers_earliest();
+    if (all_rest && (drains || earliest == INT64_MAX)) asthra__all_rest(g);
     if (all_rest && earliest == INT64_MAX) {
-        asthra__all_rest(g);
-    } else if (all_rest || asthra__load(&g->watching, relaxed) == 0 || *watches) {
-        if (!*watches) *watches = asthra__exchange(&g->watching, 1u, acq_rel) == 0;
-        if (!*watches) return ASTHRA_FOREVER;
-        w->now_ns = asthra__os_now_ns();
-        left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
-        if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
-        if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
-        if (left < 0) left = 0;
+        if (*watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
+        *watches = false;
+        return ASTHRA_FOREVER;
     }
-    return left;
+    if (!*watches && !(*watches = asthra__take_watch(g))) return ASTHRA_FOREVER;
+    w->now_ns = asthra__os_now_ns();
+    int64_t left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
+    if (all_rest) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_SLEEPS, seq_cst);
+    if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
+    if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
+    return left < 0 ? 0 : left;
+}
+
+/* After a long sleep: have we been relieved? */
+static bool asthra__still_watches(Asthra__Scheduler *g, bool watches) {
+    uint32_t sleeps = ASTHRA__WATCH_SLEEPS;
+    if (!watches || asthra__load(&g->watching, relaxed) == ASTHRA__WATCH_TICKS) return watches;
+    return asthra__cas(&g->watching, &sleeps, (uint32_t)ASTHRA__WATCH_TICKS, acq_rel);
 }
 
 /* Lies down once. True: roused by a producer, which counted us as a searcher. */
@@ -7212,6 +7295,7 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
         int64_t left = asthra__rest_for(g, w, tick_us, watches);
         if (left != 0) asthra__os_wait(&w->asleep, 1, left);
+        *watches = asthra__still_watches(g, *watches);
     }
     if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
     asthra__sub(&g->sleeping, 1u, seq_cst);
@@ -7219,14 +7303,15 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
 }
 
 static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
-    if (watches) asthra__store(&g->watching, 0u, seq_cst);
+    if (watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
 }
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
         return;
-    if (asthra__load(&g->watching, relaxed) == 0 && asthra__load(&g->searching, relaxed) == 0) {
+    if (asthra__load(&g->watching, relaxed) != ASTHRA__WATCH_TICKS &&
+        asthra__load(&g->searching, relaxed) == 0) {
         asthra__rouse_any(g);
     }
 }
@@ -7299,7 +7384,8 @@ ASTHRA__FN Asthra__Parker *asthra__parker(void) {
 }
 
 static bool asthra__cancel_is_pending(const Asthra__Task *t) {
-    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 && t->masks == 0;
+    return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 &&
+           asthra__load(&t->masks, relaxed) == 0;
 }
 
 /* The current task observes that it is cancelled. */
@@ -7320,7 +7406,8 @@ ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
     uint32_t word = asthra__load(&p->word, relaxed) & ~(uint32_t)(ASTHRA__WAIT_TURN - 1);
     word += ASTHRA__WAIT_TURN + ASTHRA__WAIT_OPEN;
     if (w->held != NULL || s->worker == NULL) word |= ASTHRA__WAIT_SWITCHED;
-    if (w->is_firm || (s->task != NULL && s->task->masks > 0)) word |= ASTHRA__WAIT_FIRM;
+    bool is_masked = s->task != NULL && asthra__load(&s->task->masks, relaxed) > 0;
+    if (w->is_firm || is_masked) word |= ASTHRA__WAIT_FIRM;
     w->parker = p;
     w->fiber = s->worker != NULL ? s->fiber : NULL;
     w->outcome = ASTHRA_OK;
@@ -7329,7 +7416,6 @@ ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
     w->deadline_ns = INT64_MAX;
     asthra__store(&w->signal, 0u, relaxed);
     p->wait = w;
-    if (s->worker == NULL) asthra__add(&asthra__scheduler()->host_blocked, 1u, seq_cst);
     asthra__store(&p->word, word, release);
     return p;
 }
@@ -7345,9 +7431,7 @@ static bool asthra__wait_close(Asthra__Parker *p, uint32_t claim) {
 }
 
 ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w) {
-    if (!asthra__wait_close(w->parker, ASTHRA__WAIT_IDLE)) return false;
-    if (w->fiber == NULL) asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst);
-    return true;
+    return asthra__wait_close(w->parker, ASTHRA__WAIT_IDLE);
 }
 
 ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p) {
@@ -7382,7 +7466,8 @@ static void asthra__wait_resume(Asthra__Worker *ours, Asthra__Wait *w) {
     if (w->fiber != NULL) {
         asthra__runnable_fiber(ours, w->fiber, true);
     } else {
-        asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst); /* it counts as running now */
+        /* It counts as running now; it may not have counted itself as blocked yet. */
+        asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst);
         asthra__store(&w->signal, 1u, release); /* pairs with the load in wait_on_thread */
         asthra__os_wake(&w->signal, 1);
     }
@@ -7403,29 +7488,45 @@ ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w) {
     if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(ours, w);
 }
 
-/* A plain thread blocks, and nobody else. */
-static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
+/* The last one awake may be a plain thread: the workers looked before it blocked. Both sides count
+ * themselves first and look then, so one of them sees the other. */
+static void asthra__host_check(void) {
     Asthra__Scheduler *g = asthra__scheduler();
-    bool is_timed = timeout_ns >= 0;
-    int64_t deadline = is_timed ? asthra__deadline(timeout_ns) : INT64_MAX;
-    if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
-    if (w->held != NULL) asthra__unlock(w->held);
+    uint32_t manned = asthra__load(&g->manned, relaxed);
+    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, seq_cst) != manned)) return;
+    if (asthra__all_are_asleep()) asthra__report_asleep();
+}
+
+/* Sleeps until completed or until the deadline: true, and then nobody owes a wake. */
+static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
     while (asthra__load(&w->signal, acquire) == 0) {
         int64_t left = ASTHRA_FOREVER;
-        if (is_timed) {
-            left = deadline - asthra__os_now_ns();
-            if (left <= 0) {
-                if (asthra__wait_close(w->parker, ASTHRA__WAIT_DONE)) {
-                    w->outcome = ASTHRA_TIMED_OUT;
-                    asthra__sub(&g->host_blocked, 1u, seq_cst);
-                    break;
-                }
-                is_timed = false; /* completed: the signal is on its way */
-                asthra__sub(&g->timed_hosts, 1u, relaxed);
-                continue;
-            }
+        if (deadline_ns != INT64_MAX) {
+            left = deadline_ns - asthra__os_now_ns();
+            if (left <= 0) return asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
         }
         asthra__os_wait(&w->signal, 0, left);
+    }
+    return false;
+}
+
+/* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic mode.
+ * The limit is counted before the thread is, so that it never looks as if it waited for ever. */
+static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    int64_t now = asthra__os_now_ns(), deadline = INT64_MAX;
+    bool is_timed = timeout_ns >= 0;
+    if (is_timed) deadline = timeout_ns < INT64_MAX - now ? now + timeout_ns : INT64_MAX - 1;
+    w->since_ns = now;
+    if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
+    asthra__add(&g->host_blocked, 1u, seq_cst);
+    if (w->held != NULL) asthra__unlock(w->held);
+    if (!is_timed) asthra__host_check();
+    if (asthra__host_sleep(w, deadline)) {
+        w->outcome = ASTHRA_TIMED_OUT;
+        asthra__sub(&g->host_blocked, 1u, seq_cst);
+    } else {
+        while (asthra__load(&w->signal, acquire) == 0) asthra__os_wait(&w->signal, 0, -1);
     }
     if (is_timed) asthra__sub(&g->timed_hosts, 1u, relaxed);
 }
@@ -7450,6 +7551,11 @@ static void asthra__wait_finish(Asthra__Wait *w) {
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Seat *s = asthra__seat();
     if (s->worker == NULL) {
+        bool needs_relief = asthra__load(&asthra__scheduler()->rare, acquire) & ASTHRA__RARE_RELIEF;
+        if (ASTHRA__UNLIKELY(needs_relief) && !asthra__scheduler_man(s) &&
+            asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+            return ASTHRA_OUT_OF_MEMORY; /* nobody would run what we wait for */
+        }
         asthra__wait_on_thread(w, timeout_ns);
         asthra__wait_finish(w);
         return w->outcome;
@@ -7462,14 +7568,16 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
         if (asthra__cancel_observe(s->task) && asthra__wait_give_up(w, ASTHRA_CANCELLED)) {
+            asthra_yield(); /* a loop that does not heed its cancel must not keep its worker */
             return ASTHRA_CANCELLED;
         }
     }
     w->since_ns = asthra__scheduler()->is_deterministic ? asthra__now_ns() : s->worker->now_ns;
     if (timeout_ns >= 0) {
         w->deadline_ns = asthra__deadline(timeout_ns);
-        if (!asthra__timer_add(s->worker, w) && asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-            return ASTHRA_OUT_OF_MEMORY;
+        if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w))) {
+            w->deadline_ns = INT64_MAX; /* it has no timer */
+            if (asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) return ASTHRA_OUT_OF_MEMORY;
         }
     }
     asthra__leave(s, w->held != NULL ? ASTHRA__LEFT_HOLDING : ASTHRA__LEFT_WAITING, w);
@@ -7639,8 +7747,8 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
 
 static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
     uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
-    if (claim == ASTHRA__WAIT_IDLE) {
-        asthra__text_add(t, "running");
+    if (claim != ASTHRA__WAIT_OPEN && claim != ASTHRA__WAIT_BUSY) {
+        asthra__text_add(t, claim == ASTHRA__WAIT_IDLE ? "running" : "may run");
         return;
     }
     asthra__text_format(t, "%s", p->wait->what);
@@ -7726,7 +7834,9 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
     uint32_t workers = asthra__load(&g->worker_count, acquire);
-    if (asthra__load(&g->manned, acquire) != workers) return false;
+    uint32_t manned = asthra__load(&g->manned, acquire);
+    if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
+    if (manned != workers || asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__load(&g->sleeping, seq_cst) != workers) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t blocked = asthra__load(&g->host_blocked, seq_cst);
@@ -7735,9 +7845,11 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
 }
 
 ASTHRA__FN void asthra__report_asleep(void) {
+    static const char text[] = "all tasks are asleep";
+    if (asthra__exchange(&asthra__scheduler()->is_asleep_told, 1u, acq_rel)) return;
     asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
     asthra__report_everybody();
-    asthra__panic_with(NULL, 0, "all tasks are asleep");
+    asthra__panic_with(NULL, 0, text);
 }
 
 ASTHRA__FN void asthra__report_standing(void) {
@@ -7830,11 +7942,20 @@ static void asthra__overflow_panic(void *fiber) {
     asthra__panic_with(NULL, 0, message);
 }
 
+/* A task that was called in place on main's own stack ran out of that one. */
+static bool asthra__is_below_root(const Asthra__Seat *s, const void *address) {
+    uintptr_t low = (uintptr_t)s->root.low, at = (uintptr_t)address;
+    size_t page = asthra__os_page_size();
+    return s->fiber == &s->root && s->task != NULL && at < low + page && at >= low - 256 * page;
+}
+
 /* In a signal handler. */
 static bool asthra__on_fault(void *address, void *context) {
     Asthra__Fiber *f = asthra__fiber_of_guard(address);
     Asthra__Seat *s = asthra__seat_if_any();
-    if (f == NULL || s == NULL || s->worker == NULL || s->fiber != f) return false;
+    if (s == NULL || s->worker == NULL) return false;
+    if (f == NULL && asthra__is_below_root(s, address)) f = s->fiber;
+    if (f == NULL || s->fiber != f) return false;
     Asthra__Fiber *spare = s->worker->spare;
     if (spare == NULL) return false;
     uintptr_t top = ((uintptr_t)spare->context - 1024) / 64 * 64;
@@ -7874,7 +7995,10 @@ typedef struct Asthra__AwaitNode {
  * there must be a handle left to consume. */
 ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes);
 ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h); /* NULL: not valid */
-ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t); /* one handle */
+/* Gives one handle up, which is `bits`; false: it was consumed meanwhile. */
+ASTHRA__FN bool asthra__task_release(Asthra__Seat *s, Asthra__Task *t, uint64_t bits);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__task_refuse(AsthraTaskHandle h,
+                                                                 const char *verb);
 ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t);
 ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it has none */
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
@@ -7971,6 +8095,16 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
     return (Asthra__Task *)(void *)t->runnable.next;
 }
 
+/* The next one that was never used. Its generation differs from runtime to runtime, so that a handle
+ * that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
+static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
+    Asthra__Task *t = asthra__task_at(s->fresh);
+    uint64_t runs = asthra__scheduler()->is_deterministic ? 0 : (s->epoch - 2) / 2;
+    asthra__store(&t->word, (runs * 0x9e3779b1u) << 32, relaxed);
+    t->parker.index = s->fresh++;
+    return t;
+}
+
 /* A free descriptor, or NULL. */
 static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
     if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) &&
@@ -7983,9 +8117,7 @@ static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
         s->loaded_count--;
         return t;
     }
-    t = asthra__task_at(s->fresh);
-    t->parker.index = s->fresh++;
-    return t;
+    return asthra__task_fresh(s);
 }
 
 /* A magazine becomes everybody's. Its first descriptor keeps the link and the count. */
@@ -8010,8 +8142,7 @@ ASTHRA__COLD static void asthra__task_flush_loaded(Asthra__Seat *s) {
 
 ASTHRA__FN void asthra__task_flush(Asthra__Seat *s) {
     for (; s->fresh < s->fresh_end; s->loaded_count++) { /* make them look used */
-        Asthra__Task *t = asthra__task_at(s->fresh);
-        t->parker.index = s->fresh++;
+        Asthra__Task *t = asthra__task_fresh(s);
         t->runnable.next = s->loaded == NULL ? NULL : &s->loaded->runnable;
         s->loaded = t;
     }
@@ -8059,7 +8190,8 @@ ASTHRA__FN Asthra__Task *asthra__task_find(AsthraTaskHandle h) {
     return is_same && (word & ASTHRA__TASK_ALIVE) ? t : NULL;
 }
 
-ASTHRA__COLD ASTHRA_NORETURN static void asthra__task_refuse(AsthraTaskHandle h, const char *verb) {
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__task_refuse(AsthraTaskHandle h,
+                                                                 const char *verb) {
     AsthraResult why = asthra_last_error();
     if (h.bits == 0 && why.status) {
         asthra_panic_at(NULL, "%s: handle 0, whose spawn failed: %s", verb,
@@ -8082,15 +8214,23 @@ ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *ve
     return t;
 }
 
-ASTHRA__FN void asthra__task_release(Asthra__Seat *s, Asthra__Task *t) {
-    uint64_t word = asthra__load(&t->word, acquire);
-    uint64_t alone = ASTHRA__TASK_HANDLE;
-    if ((word & ASTHRA__TASK_HANDLES) == alone && (word & ASTHRA__TASK_END) != 0) {
+/* Two sides that consume one handle at once are a bug of the caller. Where somebody has parked for
+ * the end, the generation and the count of handles are checked and counted down in one step. */
+ASTHRA__FN bool asthra__task_release(Asthra__Seat *s, Asthra__Task *t, uint64_t bits) {
+    const uint64_t mask = ASTHRA__TASK_HANDLES | ASTHRA__TASK_AWAITED;
+    uint64_t word = asthra__load(&t->word, acquire), after;
+    if (((word ^ bits) & ASTHRA__TASK_GENERATION) != 0) return false;
+    if ((word & mask) == ASTHRA__TASK_HANDLE && (word & ASTHRA__TASK_END) != 0) {
         asthra__task_free(s, t); /* the only handle, and it is ours */
-        return;
+        return true;
     }
-    word = asthra__sub(&t->word, ASTHRA__TASK_HANDLE, acq_rel) - ASTHRA__TASK_HANDLE;
-    if (!(word & ASTHRA__TASK_HANDLES) && (word & ASTHRA__TASK_END)) asthra__task_free(s, t);
+    do {
+        bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0;
+        if (!is_same || !(word & ASTHRA__TASK_HANDLES)) return false;
+        after = word - ASTHRA__TASK_HANDLE;
+    } while (!asthra__cas(&t->word, &word, after, acq_rel));
+    if (!(after & ASTHRA__TASK_HANDLES) && (after & ASTHRA__TASK_END)) asthra__task_free(s, t);
+    return true;
 }
 
 ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
@@ -8155,7 +8295,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
     t->affinity = 0;
     asthra__store(&t->marks, (uint8_t)0, relaxed);
     asthra__store(&t->awaiting, (uint64_t)0, relaxed);
-    t->masks = 0;
+    asthra__store(&t->masks, (uint8_t)0, relaxed);
     t->policy = (uint8_t)g->config.policy;
     return t;
 }
@@ -8283,11 +8423,14 @@ ASTHRA_RT_API AsthraTaskHandle(asthra_spawn_copy)(AsthraTaskFunction fn, const v
 
 /* ---- the end ---- */
 
-/* Claims and unlinks every awaiter, then wakes them. */
-ASTHRA__COLD static void asthra__task_wake_awaiters(Asthra__Task *t) {
+/* Tells the end, claims and unlinks every awaiter, then wakes them. Told under the lock: once it is
+ * told, an awaiter that had timed out may free t, and nobody may find the awaiters of the next task
+ * there before our list is empty. Returns the word before. */
+ASTHRA__COLD static uint64_t asthra__task_end_awaited(Asthra__Task *t, AsthraTaskState how) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
     Asthra__AwaitNode *won = NULL;
     asthra__lock(stripe);
+    uint64_t word = asthra__add(&t->word, (uint64_t)how, acq_rel);
     for (Asthra__AwaitNode *n = t->waiters, *next; n != NULL; n = next) {
         next = n->next;
         n->link = NULL;
@@ -8302,6 +8445,19 @@ ASTHRA__COLD static void asthra__task_wake_awaiters(Asthra__Task *t) {
         won = won->next;
         asthra__wait_wake(p);
     }
+    return word;
+}
+
+/* The end of a task that others may know of. */
+static void asthra__task_end_shared(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how) {
+    uint64_t word = asthra__load(&t->word, relaxed);
+    do {
+        if (word & ASTHRA__TASK_AWAITED) {
+            word = asthra__task_end_awaited(t, how);
+            break;
+        }
+    } while (!asthra__cas(&t->word, &word, word | (uint64_t)how, acq_rel));
+    if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
 }
 
 ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how, void *value,
@@ -8320,9 +8476,7 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
         /* only its awaiter, below us, knows it */
         asthra__store(&t->word, word | (uint64_t)how, release);
     } else {
-        word = asthra__add(&t->word, (uint64_t)how, acq_rel);
-        if (word & ASTHRA__TASK_AWAITED) asthra__task_wake_awaiters(t);
-        if (!(word & ASTHRA__TASK_HANDLES)) asthra__task_free(s, t);
+        asthra__task_end_shared(s, t, how);
     }
     asthra__os_fence_light(); /* pairs with the heavy one in scheduler_stop */
     if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
@@ -8346,27 +8500,31 @@ ASTHRA__FN void asthra__task_teardown(void) {
 
 /* ---- cancellation ---- */
 
+static bool asthra__task_is_on(uint64_t word, uint64_t bits) {
+    bool is_same = ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0;
+    return is_same && (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+}
+
 /* Sets CANCEL; false: h is over. */
 static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
     uint64_t word = asthra__load(&t->word, acquire);
     do {
-        bool is_same =
-            ((word ^ bits) & ASTHRA__TASK_GENERATION) == 0 && (word & ASTHRA__TASK_ALIVE);
-        if (!is_same || (word & ASTHRA__TASK_END)) return false;
+        if (!asthra__task_is_on(word, bits)) return false;
     } while (!asthra__cas(&t->word, &word, word | ASTHRA__TASK_CANCEL, acq_rel));
     return true;
 }
 
-/* Ends the wait that t is in, if it may be ended. */
-static void asthra__task_end_wait(Asthra__Task *t) {
+/* Ends the wait that t is in, if it may be ended. The canceller of a chain holds no handle of t: it
+ * may have ended meanwhile, and another task may wait in its place. So the parker's word is read
+ * first, then the generation: if that is still ours, so is the wait, and its turn is in the word. */
+static void asthra__task_end_wait(Asthra__Task *t, uint64_t bits) {
     Asthra__Parker *p = &t->parker;
-    uint32_t word = asthra__load(&p->word, acquire);
     for (;;) {
-        uint32_t claim = word & ASTHRA__WAIT_CLAIM;
+        uint32_t word = asthra__load(&p->word, acquire), claim = word & ASTHRA__WAIT_CLAIM;
+        if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return;
         if (word & ASTHRA__WAIT_FIRM) return;
         if (claim == ASTHRA__WAIT_BUSY) {
             asthra__cpu_relax();
-            word = asthra__load(&p->word, acquire);
             continue;
         }
         if (claim != ASTHRA__WAIT_OPEN) return;
@@ -8383,8 +8541,10 @@ ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
         if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
         asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
         uint64_t child = asthra__load(&t->awaiting, acquire);
-        asthra__task_end_wait(t);
-        bits = t->masks > 0 ? 0 : child;
+        bool is_masked = asthra__load(&t->masks, relaxed) > 0;
+        if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return; /* child: not its */
+        asthra__task_end_wait(t, bits);
+        bits = is_masked ? 0 : child;
     }
 }
 
@@ -8416,15 +8576,17 @@ ASTHRA_RT_API bool asthra_cancel_requested(void) {
 ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
     Asthra__Task *t = asthra__seat()->task;
     if (t == NULL) return;
-    ASTHRA__CHECK(t->masks < UINT8_MAX);
-    t->masks++;
+    uint8_t masks = asthra__load(&t->masks, relaxed);
+    ASTHRA__CHECK(masks < UINT8_MAX);
+    asthra__store(&t->masks, (uint8_t)(masks + 1), relaxed);
 }
 
 ASTHRA_RT_API void asthra_cancel_mask_end(void) {
     Asthra__Task *t = asthra__seat()->task;
     if (t == NULL) return;
-    if (t->masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
-    t->masks--;
+    uint8_t masks = asthra__load(&t->masks, relaxed);
+    if (masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
+    asthra__store(&t->masks, (uint8_t)(masks - 1), relaxed);
 }
 
 /* ---- asking ---- */
@@ -8432,7 +8594,8 @@ ASTHRA_RT_API void asthra_cancel_mask_end(void) {
 ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle h) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
-    asthra__task_release(s, asthra__task_resolve(h, "asthra_task_detach", true));
+    Asthra__Task *t = asthra__task_resolve(h, "asthra_task_detach", true);
+    if (!asthra__task_release(s, t, h.bits)) asthra__task_refuse(h, "asthra_task_detach");
 }
 
 ASTHRA_RT_API AsthraTaskHandle asthra_task_retain(AsthraTaskHandle h) {
@@ -8577,13 +8740,15 @@ static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
 }
 
 /* Parks until t has ended. */
-ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, int64_t timeout_ns) {
+ASTHRA__NOINLINE static AsthraStatus asthra__await_parked(Asthra__Task *t, uint64_t bits,
+                                                          int64_t timeout_ns) {
     Asthra__Lock *stripe = asthra__task_stripe(t);
     Asthra__Wait w = {
         .what = "await of task", .name = t->name, .held = stripe, .is_firm = timeout_ns < 0};
     asthra__lock(stripe);
     uint64_t word = asthra__or(&t->word, ASTHRA__TASK_AWAITED, acq_rel);
-    if (word & ASTHRA__TASK_END) {
+    bool is_over = ((word ^ bits) & ASTHRA__TASK_GENERATION) != 0; /* its handle was consumed */
+    if (is_over || (word & ASTHRA__TASK_END)) {
         asthra__unlock(stripe);
         return ASTHRA_OK;
     }
@@ -8616,17 +8781,26 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
         *seat = asthra__run_in_place(s, t);
     } else {
-        status = asthra__await_parked(t, timeout_ns);
+        status = asthra__await_parked(t, bits, timeout_ns);
         *seat = asthra__seat();
     }
     if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
+    if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY && timeout_ns < 0)) {
+        asthra_panic_at(NULL, "asthra_await: out of memory: no stack or thread to go on with while "
+                              "task %llu is awaited",
+                        (unsigned long long)bits);
+    }
     return status;
 }
 
 /* How t ended, as a result of the awaiter; t is freed or released. */
-static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, void **value) {
-    uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
+static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, AsthraTaskHandle h,
+                                       void **value) {
+    uint64_t word = asthra__load(&t->word, acquire), end = word & ASTHRA__TASK_END;
     AsthraResult r = asthra__result_of(ASTHRA_OK);
+    if (ASTHRA__UNLIKELY((word ^ h.bits) & ASTHRA__TASK_GENERATION)) {
+        asthra__task_refuse(h, "asthra_await");
+    }
     if (value != NULL) *value = t->value;
     r.value.pointer = t->value;
     if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) r = asthra__result_of(ASTHRA_CANCELLED);
@@ -8637,7 +8811,9 @@ static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, void **
             r = asthra_result_errorf(ASTHRA_PANICKED, "%s", asthra_result_message(r));
         }
     }
-    asthra__task_release(s, t);
+    if (ASTHRA__UNLIKELY(!asthra__task_release(s, t, h.bits))) {
+        asthra__task_refuse(h, "asthra_await");
+    }
     return r;
 }
 
@@ -8653,7 +8829,7 @@ ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
-    AsthraResult r = asthra__await_take(s, t, &value);
+    AsthraResult r = asthra__await_take(s, t, h, &value);
     if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
         asthra__panic_with(NULL, 0, asthra_result_message(r));
     }
@@ -8664,7 +8840,7 @@ ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_result", &t);
     asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
-    return asthra__await_take(s, t, result);
+    return asthra__await_take(s, t, h, result);
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t timeout_ns,
@@ -8672,7 +8848,7 @@ ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle h, int64_t time
     Asthra__Task *t;
     Asthra__Seat *s = asthra__await_begin(h, "asthra_await_timeout", &t);
     AsthraStatus status = asthra__await_end(&s, t, h.bits, timeout_ns);
-    if (status == ASTHRA_OK) return asthra__await_take(s, t, result);
+    if (status == ASTHRA_OK) return asthra__await_take(s, t, h, result);
     AsthraResult r = asthra__result_of(status);
     r.detail = status == ASTHRA_CANCELLED;
     return r;
@@ -8687,7 +8863,7 @@ ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h,
     void *copy = asthra__task_block(t, &bytes);
     bool is_good = copy != NULL && size <= bytes;
     if (is_good && size > 0) memcpy(block, copy, size);
-    AsthraResult r = asthra__await_take(s, t, NULL);
+    AsthraResult r = asthra__await_take(s, t, h, NULL);
     if (is_good || r.status) return r;
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_await_copy: %zu bytes asked for, the task's block has %zu",
@@ -9533,8 +9709,8 @@ static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
 static void asthra__select_touch_all(const AsthraSelectCase *cases, int count) {
     for (int i = 0; i < count; i++) {
         const AsthraSelectCase *k = &cases[i];
-        bool is_done = i > 0 && asthra__select_shares_buffer(k, k - 1);
-        if (k->channel && !is_done) asthra__select_touch(k);
+        if (!k->channel) continue;
+        if (i == 0 || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
     }
 }
 

@@ -10,7 +10,9 @@
 /* An owner whose task is a setjmp: a panic that fails the task arrives there. */
 static jmp_buf task;
 static AsthraPanicPolicy task_policy = ASTHRA_PANIC_FAIL_TASK;
-static const AsthraPanicInfo *failure;
+static AsthraPanicInfo failed;
+static char failed_message[1200];
+static const AsthraPanicInfo *failure = &failed;
 
 static uint64_t id_of_task(void) {
     return 42;
@@ -25,7 +27,9 @@ static void set_policy_of_task(AsthraPanicPolicy policy) {
     task_policy = policy;
 }
 static void fail_task(const AsthraPanicInfo *info) {
-    failure = info;
+    failed = *info;
+    snprintf(failed_message, sizeof failed_message, "%s", info->message);
+    failed.message = failed_message;
     longjmp(task, 1);
 }
 static const Asthra__PanicOwner owner = {id_of_task, name_of_task, policy_of_task,

@@ -47,6 +47,15 @@ ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
 
 /* ---- seats ---- */
 
+static inline uint32_t asthra__epoch(void) {
+    return asthra__load(&asthra__scheduler_record.epoch, relaxed);
+}
+
+static void asthra__epoch_next(Asthra__Scheduler *g) {
+    uint32_t next = asthra__load(&g->epoch, relaxed) + 1;
+    asthra__store(&g->epoch, next + (next == 0), relaxed);
+}
+
 static Asthra__Seat *asthra__seat_of(Asthra__Thread *t) {
     return (Asthra__Seat *)(void *)t->scheduler;
 }
@@ -55,16 +64,21 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     if (t == NULL) return NULL;
     Asthra__Seat *s = asthra__seat_of(t);
-    return s->epoch == asthra__scheduler_record.epoch ? s : NULL;
+    return s->epoch == asthra__epoch() ? s : NULL;
 }
 
-/* A thread ends: its descriptors and its counts are kept. */
+/* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts the
+ * epoch up under it, from taking the descriptors away meanwhile. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (s->epoch != g->epoch) return;
-    asthra__task_flush(s);
+    if (s->epoch == 0) return;
     asthra__lock(&g->seats_lock);
+    if (s->epoch != asthra__epoch()) {
+        asthra__unlock(&g->seats_lock);
+        return;
+    }
+    asthra__task_flush(s);
     g->spawned_before += asthra__load(&s->spawned, relaxed);
     g->ended_before += asthra__load(&s->ended, relaxed);
     *s->link = s->next;
@@ -94,7 +108,7 @@ static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
     if (s->next != NULL) s->next->link = &s->next;
     g->seats = s;
     asthra__unlock(&g->seats_lock);
-    s->epoch = g->epoch;
+    s->epoch = asthra__epoch();
 }
 
 /* A thread that does not belong to the running runtime calls it. */
@@ -103,24 +117,25 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_NONE) {
 #if ASTHRA_HAS_AUTO_INIT
         Asthra__SchedulerConfig c = asthra__scheduler_defaults();
-        asthra__scheduler_start(&c); /* another thread may have been first, and that will do too */
+        bool is_first = asthra__scheduler_start(&c);
         if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_NONE) {
             asthra__panic_with(NULL, 0, asthra_result_message(asthra_last_error()));
         }
+        if (!is_first) asthra__error_clear(); /* another thread was, and that will do too */
 #else
         asthra__panic_with(NULL, 0,
                            "the runtime is used before asthra_runtime_init "
                            "(ASTHRA_RT_NO_AUTO_INIT is defined)");
 #endif
     }
-    if (asthra__seat_of(t)->epoch != g->epoch) asthra__seat_setup(t, NULL);
+    if (asthra__seat_of(t)->epoch != asthra__epoch()) asthra__seat_setup(t, NULL);
     return asthra__seat_of(t);
 }
 
 ASTHRA__FN Asthra__Seat *asthra__seat(void) {
     Asthra__Thread *t = asthra__thread();
     Asthra__Seat *s = asthra__seat_of(t);
-    if (ASTHRA__UNLIKELY(s->epoch != asthra__scheduler_record.epoch)) {
+    if (ASTHRA__UNLIKELY(s->epoch != asthra__epoch())) {
         return asthra__seat_join(t);
     }
     return s;
@@ -369,6 +384,10 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
 static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
     Asthra__Runnable *item = w->assigned;
     w->assigned = NULL;
+    if (item == NULL && asthra__is_fair_turn(w->turns + 1) && /* a yielder comes by here */
+        asthra__load(&asthra__scheduler()->phase, acquire) == ASTHRA__PHASE_STOPPED) {
+        return NULL;
+    }
     if (item == NULL) {
         bool is_bound = asthra__load(&w->only_bound, relaxed);
         item = is_bound ? asthra__ranked_pop(&w->bound) : asthra__pick(w);
@@ -466,6 +485,10 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
         is_good = true;
     }
     asthra__unlock(&g->start_lock);
+    if (!is_good) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "the system refused a thread to work beside main, "
+                                                "which is the single worker");
+    }
     return is_good;
 #else
     (void)g;
@@ -528,15 +551,25 @@ static void asthra__workers_destroy(Asthra__Scheduler *g) {
 /* The child of a fork: as before init, and nothing of the parent's is touched. */
 static void asthra__scheduler_forget(void) {
     Asthra__Scheduler *g = asthra__scheduler();
-    uint32_t epoch = g->epoch;
-    memset(g, 0, sizeof *g);
-    g->epoch = epoch + 1 + (epoch + 1 == 0);
+    size_t kept = offsetof(Asthra__Scheduler, config);
+    memset((char *)g + kept, 0, sizeof *g - kept);
     asthra__fiber_forget();
+    asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_NONE, release);
+}
+
+/* From here on no thread belongs to this runtime; those that end keep off it. */
+static void asthra__seats_dismiss(Asthra__Scheduler *g) {
+    asthra__lock(&g->seats_lock);
+    asthra__epoch_next(g);
+    g->seats = NULL;
+    asthra__unlock(&g->seats_lock);
 }
 
 static void asthra__scheduler_after_fork(void) {
     asthra__sync_fork_child();
     asthra__table_after_fork();
+    asthra__store(&asthra__scheduler()->seats_lock.word, 0, relaxed);
+    asthra__seats_dismiss(asthra__scheduler());
     asthra__scheduler_forget();
 }
 
@@ -566,7 +599,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);
     if (!asthra__workers_create(g, g->workers_made)) return false;
-    g->epoch = g->epoch + 1 + (g->epoch + 1 == 0);
+    asthra__epoch_next(g);
     Asthra__Thread *t = asthra__thread();
     asthra__seat_setup(t, g->config.main_helps ? &g->workers[0] : NULL);
     g->main_seat = asthra__seat_of(t);
@@ -642,6 +675,14 @@ static void asthra__join_workers(Asthra__Scheduler *g) {
 ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
+    if (s->task != NULL) {
+        asthra_panic_at(NULL, "asthra_runtime_shutdown: called in a task; call it outside tasks, on "
+                              "the thread that started the runtime");
+    }
+    if (!s->is_main && g->main_seat != NULL) {
+        asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
+                              "alone may stop it");
+    }
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
@@ -654,6 +695,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
     asthra__notify_all();
     asthra__join_workers(g);
+    asthra__seats_dismiss(g);
     asthra__report_teardown();
     asthra__os_fault_stack_leave(s->thread->fault_stack);
     s->thread->fault_stack = NULL;

@@ -21,7 +21,8 @@
  * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
  * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
  * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
- * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer.
+ * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer;
+ * it sees nothing meanwhile, so whoever lies down after it, or leaves the rest, finds another.
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
@@ -29,6 +30,9 @@
 #include "scheduler_internal.h"
 
 #if ASTHRA_HAS_TASK
+
+/* Scheduler.watching: nobody; one in ticks; one until the next timer, while everybody rests */
+enum { ASTHRA__WATCH_NONE, ASTHRA__WATCH_TICKS, ASTHRA__WATCH_SLEEPS };
 
 enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
 
@@ -38,11 +42,15 @@ enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST
 static bool asthra__rouse(Asthra__Scheduler *g, Asthra__Worker *w) {
     uint32_t asleep = 1;
     if (asthra__load(&w->asleep, relaxed) == 0) return false;
-    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return false;
-    asthra__sub(&g->sleeping, 1u, seq_cst);
+    asthra__sub(&g->sleeping, 1u, seq_cst); /* first: nobody may count it as asleep when it runs */
     asthra__add(&g->searching, 1u, seq_cst);
-    asthra__os_wake(&w->asleep, 1);
-    return true;
+    if (asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) {
+        asthra__os_wake(&w->asleep, 1);
+        return true;
+    }
+    asthra__sub(&g->searching, 1u, seq_cst);
+    asthra__add(&g->sleeping, 1u, seq_cst);
+    return false;
 }
 
 ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
@@ -120,7 +128,7 @@ static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 /* Helps workers that have been in one turn since the last look. Returns what it took, or NULL. */
 static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
     Asthra__Runnable *item = NULL;
-    w->now_ns = asthra__os_now_ns();
+    w->now_ns = asthra__now_ns();
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
         Asthra__Worker *other = &g->workers[i];
         uint32_t seen = asthra__load(&other->turns_seen, relaxed);
@@ -140,14 +148,18 @@ static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, 
 static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
     int64_t earliest = asthra__timers_earliest();
     if (!g->is_deterministic || earliest == INT64_MAX) return false;
+    if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING && !g->drain_quiescent) {
+        return false; /* those who sleep are parked: they will be cancelled */
+    }
     if (earliest > g->virtual_ns) g->virtual_ns = earliest;
     return asthra__timers_run(w, g->virtual_ns);
 }
 
 /* ---- resting ---- */
 
-/* Everybody else rests too, and no timer will change that. */
-ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
+/* Everybody else rests too, and no timer will change that. True: it made shutdown go on, perhaps
+ * on this worker. */
+ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
         asthra__lock(&g->drain_lock);
         Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
@@ -155,28 +167,46 @@ ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
         g->drain_quiescent = g->drain_quiescent || is_ours;
         asthra__unlock(&g->drain_lock);
         if (is_ours) asthra__wait_wake(drainer);
-    } else if (asthra__all_are_asleep()) {
-        asthra__report_asleep();
+        return is_ours;
     }
+    if (asthra__all_are_asleep()) asthra__report_asleep();
+    return false;
+}
+
+/* Becomes the watcher unless somebody ticks already. One that sleeps long is relieved: it does not
+ * see what changes meanwhile. */
+static bool asthra__take_watch(Asthra__Scheduler *g) {
+    if (asthra__load(&g->watching, relaxed) == ASTHRA__WATCH_TICKS) return false;
+    return asthra__exchange(&g->watching, (uint32_t)ASTHRA__WATCH_TICKS, acq_rel) !=
+           ASTHRA__WATCH_TICKS;
 }
 
 /* How long to sleep; *watches: in ticks, as the watcher. */
 static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
                                 bool *watches) {
     bool all_rest = asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
-    int64_t earliest = asthra__timers_earliest(), left = ASTHRA_FOREVER;
+    bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
+    int64_t earliest = asthra__timers_earliest();
+    if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
     if (all_rest && earliest == INT64_MAX) {
-        asthra__all_rest(g);
-    } else if (all_rest || asthra__load(&g->watching, relaxed) == 0 || *watches) {
-        if (!*watches) *watches = asthra__exchange(&g->watching, 1u, acq_rel) == 0;
-        if (!*watches) return ASTHRA_FOREVER;
-        w->now_ns = asthra__os_now_ns();
-        left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
-        if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
-        if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
-        if (left < 0) left = 0;
+        if (*watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
+        *watches = false;
+        return ASTHRA_FOREVER;
     }
-    return left;
+    if (!*watches && !(*watches = asthra__take_watch(g))) return ASTHRA_FOREVER;
+    w->now_ns = asthra__os_now_ns();
+    int64_t left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
+    if (all_rest) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_SLEEPS, seq_cst);
+    if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
+    if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
+    return left < 0 ? 0 : left;
+}
+
+/* After a long sleep: have we been relieved? */
+static bool asthra__still_watches(Asthra__Scheduler *g, bool watches) {
+    uint32_t sleeps = ASTHRA__WATCH_SLEEPS;
+    if (!watches || asthra__load(&g->watching, relaxed) == ASTHRA__WATCH_TICKS) return watches;
+    return asthra__cas(&g->watching, &sleeps, (uint32_t)ASTHRA__WATCH_TICKS, acq_rel);
 }
 
 /* Lies down once. True: roused by a producer, which counted us as a searcher. */
@@ -189,6 +219,7 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
         int64_t left = asthra__rest_for(g, w, tick_us, watches);
         if (left != 0) asthra__os_wait(&w->asleep, 1, left);
+        *watches = asthra__still_watches(g, *watches);
     }
     if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
     asthra__sub(&g->sleeping, 1u, seq_cst);
@@ -196,14 +227,15 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
 }
 
 static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
-    if (watches) asthra__store(&g->watching, 0u, seq_cst);
+    if (watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
 }
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
         return;
-    if (asthra__load(&g->watching, relaxed) == 0 && asthra__load(&g->searching, relaxed) == 0) {
+    if (asthra__load(&g->watching, relaxed) != ASTHRA__WATCH_TICKS &&
+        asthra__load(&g->searching, relaxed) == 0) {
         asthra__rouse_any(g);
     }
 }

@@ -308,7 +308,8 @@ enum {
     ASTHRA__STRIPES = 64,
     ASTHRA__SEGMENTS = 22,
     ASTHRA__MAGAZINE = 128,
-    ASTHRA__FAIR_TURNS = 64
+    ASTHRA__FAIR_TURNS = 64,
+    ASTHRA__FAIR_STEP = 8 /* turns from one that begins with another queue to the next */
 };
 
 enum { /* Asthra__Scheduler.rare */
@@ -321,7 +322,8 @@ enum { /* Asthra__Scheduler.rare */
 /* The one record of the scheduler. */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
-    uint32_t epoch;                 /* counts starts, skips 0 */
+    ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips 0 */
+    Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
     void *workers_block;
@@ -331,7 +333,6 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
     Asthra__Lock start_lock;
     Asthra__Seat *seats;
-    Asthra__Lock seats_lock;
     uint64_t ended_before, spawned_before; /* by seats that are gone */
     Asthra__Seat *main_seat;
     /* Work that belongs to no worker. */
@@ -343,6 +344,7 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) searching, watching;
     ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
     ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
+    ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
     /* Tasks. */
     ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
     Asthra__Task *segments[ASTHRA__SEGMENTS];

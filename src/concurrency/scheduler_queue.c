@@ -11,8 +11,8 @@
  *     background  ranked, locked, global: priority below 0
  *
  * Fairness. The slot is used at most ASTHRA__FAIR_TURNS times in a row while the ring holds work.
- * Every ASTHRA__FAIR_TURNS-th turn looks the other way round: global, oldest of the deque,
- * background. So whatever is queued moves up by one at least every 64 turns. A rank is the order of
+ * Every eighth turn begins with another queue, each of them once in ASTHRA__FAIR_TURNS turns. So
+ * whatever is queued moves up by one at least every 64 turns. A rank is the order of
  * arrival less 2^20 for each step of priority, so that ranked work rises as it ages.
  */
 #include "scheduler_internal.h"
@@ -249,16 +249,22 @@ static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 
-/* The turn that looks the other way round. Only a loop takes it: see asthra__leave. */
+/* A turn that begins elsewhere. Timers are run on a turn that only a loop takes: see asthra__leave. */
 ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
-    Asthra__Runnable *item;
-    w->now_ns = asthra__os_now_ns();
-    if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
-        asthra__timers_run(w, w->now_ns);
+    switch (w->turns / ASTHRA__FAIR_STEP % (ASTHRA__FAIR_TURNS / ASTHRA__FAIR_STEP)) {
+    case 0:
+        w->now_ns = asthra__os_now_ns();
+        if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
+            asthra__timers_run(w, w->now_ns);
+        }
+        return asthra__list_pop(&g->global);
+    case 1: return asthra__deque_steal(&w->deque);
+    case 2: return asthra__ring_pop(&w->ring);
+    case 3: return asthra__ranked_pop(&g->background);
+    case 4: return asthra__ranked_pop(&g->urgent);
+    case 5: return asthra__next_take(w);
+    default: return NULL;
     }
-    if ((item = asthra__list_pop(&g->global)) != NULL) return item;
-    if ((item = asthra__deque_steal(&w->deque)) != NULL) return item;
-    return asthra__ranked_pop(&g->background);
 }
 
 ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
@@ -267,7 +273,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     w->turns++;
     asthra__store(&w->turns_seen, w->turns, relaxed);
     if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
-    if (ASTHRA__UNLIKELY(asthra__is_fair_turn(w->turns))) {
+    if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_STEP == 0)) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
     bool any_ranked = asthra__load(&g->ranked, relaxed) != 0;
@@ -293,7 +299,7 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
     if (asthra__load(&g->global.count, relaxed) != 0) return true;
     if (asthra__load(&w->bound.count, relaxed) != 0) return true;
     if (asthra__load(&g->urgent.count, relaxed) != 0) return true;
-    return asthra__load(&w->timers.earliest_ns, relaxed) <= asthra__os_now_ns();
+    return asthra__load(&w->timers.earliest_ns, relaxed) <= asthra__now_ns();
 }
 
 #endif

@@ -42,8 +42,8 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
 
 static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
     uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
-    if (claim == ASTHRA__WAIT_IDLE) {
-        asthra__text_add(t, "running");
+    if (claim != ASTHRA__WAIT_OPEN && claim != ASTHRA__WAIT_BUSY) {
+        asthra__text_add(t, claim == ASTHRA__WAIT_IDLE ? "running" : "may run");
         return;
     }
     asthra__text_format(t, "%s", p->wait->what);
@@ -129,7 +129,9 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
     uint32_t workers = asthra__load(&g->worker_count, acquire);
-    if (asthra__load(&g->manned, acquire) != workers) return false;
+    uint32_t manned = asthra__load(&g->manned, acquire);
+    if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
+    if (manned != workers || asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__load(&g->sleeping, seq_cst) != workers) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t blocked = asthra__load(&g->host_blocked, seq_cst);
@@ -138,9 +140,11 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
 }
 
 ASTHRA__FN void asthra__report_asleep(void) {
+    static const char text[] = "all tasks are asleep";
+    if (asthra__exchange(&asthra__scheduler()->is_asleep_told, 1u, acq_rel)) return;
     asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
     asthra__report_everybody();
-    asthra__panic_with(NULL, 0, "all tasks are asleep");
+    asthra__panic_with(NULL, 0, text);
 }
 
 ASTHRA__FN void asthra__report_standing(void) {
@@ -233,11 +237,20 @@ static void asthra__overflow_panic(void *fiber) {
     asthra__panic_with(NULL, 0, message);
 }
 
+/* A task that was called in place on main's own stack ran out of that one. */
+static bool asthra__is_below_root(const Asthra__Seat *s, const void *address) {
+    uintptr_t low = (uintptr_t)s->root.low, at = (uintptr_t)address;
+    size_t page = asthra__os_page_size();
+    return s->fiber == &s->root && s->task != NULL && at < low + page && at >= low - 256 * page;
+}
+
 /* In a signal handler. */
 static bool asthra__on_fault(void *address, void *context) {
     Asthra__Fiber *f = asthra__fiber_of_guard(address);
     Asthra__Seat *s = asthra__seat_if_any();
-    if (f == NULL || s == NULL || s->worker == NULL || s->fiber != f) return false;
+    if (s == NULL || s->worker == NULL) return false;
+    if (f == NULL && asthra__is_below_root(s, address)) f = s->fiber;
+    if (f == NULL || s->fiber != f) return false;
     Asthra__Fiber *spare = s->worker->spare;
     if (spare == NULL) return false;
     uintptr_t top = ((uintptr_t)spare->context - 1024) / 64 * 64;

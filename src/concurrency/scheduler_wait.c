@@ -60,7 +60,6 @@ ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
     w->deadline_ns = INT64_MAX;
     asthra__store(&w->signal, 0u, relaxed);
     p->wait = w;
-    if (s->worker == NULL) asthra__add(&asthra__scheduler()->host_blocked, 1u, seq_cst);
     asthra__store(&p->word, word, release);
     return p;
 }
@@ -76,9 +75,7 @@ static bool asthra__wait_close(Asthra__Parker *p, uint32_t claim) {
 }
 
 ASTHRA__FN bool asthra__wait_retract(Asthra__Wait *w) {
-    if (!asthra__wait_close(w->parker, ASTHRA__WAIT_IDLE)) return false;
-    if (w->fiber == NULL) asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst);
-    return true;
+    return asthra__wait_close(w->parker, ASTHRA__WAIT_IDLE);
 }
 
 ASTHRA__FN bool asthra__wait_claim(Asthra__Parker *p) {
@@ -113,7 +110,8 @@ static void asthra__wait_resume(Asthra__Worker *ours, Asthra__Wait *w) {
     if (w->fiber != NULL) {
         asthra__runnable_fiber(ours, w->fiber, true);
     } else {
-        asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst); /* it counts as running now */
+        /* It counts as running now; it may not have counted itself as blocked yet. */
+        asthra__sub(&asthra__scheduler()->host_blocked, 1u, seq_cst);
         asthra__store(&w->signal, 1u, release); /* pairs with the load in wait_on_thread */
         asthra__os_wake(&w->signal, 1);
     }
@@ -134,29 +132,45 @@ ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w) {
     if (before & ASTHRA__WAIT_WAKE) asthra__wait_resume(ours, w);
 }
 
-/* A plain thread blocks, and nobody else. */
-static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
+/* The last one awake may be a plain thread: the workers looked before it blocked. Both sides count
+ * themselves first and look then, so one of them sees the other. */
+static void asthra__host_check(void) {
     Asthra__Scheduler *g = asthra__scheduler();
-    bool is_timed = timeout_ns >= 0;
-    int64_t deadline = is_timed ? asthra__deadline(timeout_ns) : INT64_MAX;
-    if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
-    if (w->held != NULL) asthra__unlock(w->held);
+    uint32_t manned = asthra__load(&g->manned, relaxed);
+    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, seq_cst) != manned)) return;
+    if (asthra__all_are_asleep()) asthra__report_asleep();
+}
+
+/* Sleeps until completed or until the deadline: true, and then nobody owes a wake. */
+static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
     while (asthra__load(&w->signal, acquire) == 0) {
         int64_t left = ASTHRA_FOREVER;
-        if (is_timed) {
-            left = deadline - asthra__os_now_ns();
-            if (left <= 0) {
-                if (asthra__wait_close(w->parker, ASTHRA__WAIT_DONE)) {
-                    w->outcome = ASTHRA_TIMED_OUT;
-                    asthra__sub(&g->host_blocked, 1u, seq_cst);
-                    break;
-                }
-                is_timed = false; /* completed: the signal is on its way */
-                asthra__sub(&g->timed_hosts, 1u, relaxed);
-                continue;
-            }
+        if (deadline_ns != INT64_MAX) {
+            left = deadline_ns - asthra__os_now_ns();
+            if (left <= 0) return asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
         }
         asthra__os_wait(&w->signal, 0, left);
+    }
+    return false;
+}
+
+/* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic mode.
+ * The limit is counted before the thread is, so that it never looks as if it waited for ever. */
+static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    int64_t now = asthra__os_now_ns(), deadline = INT64_MAX;
+    bool is_timed = timeout_ns >= 0;
+    if (is_timed) deadline = timeout_ns < INT64_MAX - now ? now + timeout_ns : INT64_MAX - 1;
+    w->since_ns = now;
+    if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
+    asthra__add(&g->host_blocked, 1u, seq_cst);
+    if (w->held != NULL) asthra__unlock(w->held);
+    if (!is_timed) asthra__host_check();
+    if (asthra__host_sleep(w, deadline)) {
+        w->outcome = ASTHRA_TIMED_OUT;
+        asthra__sub(&g->host_blocked, 1u, seq_cst);
+    } else {
+        while (asthra__load(&w->signal, acquire) == 0) asthra__os_wait(&w->signal, 0, -1);
     }
     if (is_timed) asthra__sub(&g->timed_hosts, 1u, relaxed);
 }
@@ -181,6 +195,11 @@ static void asthra__wait_finish(Asthra__Wait *w) {
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Seat *s = asthra__seat();
     if (s->worker == NULL) {
+        bool needs_relief = asthra__load(&asthra__scheduler()->rare, acquire) & ASTHRA__RARE_RELIEF;
+        if (ASTHRA__UNLIKELY(needs_relief) && !asthra__scheduler_man(s) &&
+            asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+            return ASTHRA_OUT_OF_MEMORY; /* nobody would run what we wait for */
+        }
         asthra__wait_on_thread(w, timeout_ns);
         asthra__wait_finish(w);
         return w->outcome;
@@ -193,14 +212,16 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
         if (asthra__cancel_observe(s->task) && asthra__wait_give_up(w, ASTHRA_CANCELLED)) {
+            asthra_yield(); /* a loop that does not heed its cancel must not keep its worker */
             return ASTHRA_CANCELLED;
         }
     }
     w->since_ns = asthra__scheduler()->is_deterministic ? asthra__now_ns() : s->worker->now_ns;
     if (timeout_ns >= 0) {
         w->deadline_ns = asthra__deadline(timeout_ns);
-        if (!asthra__timer_add(s->worker, w) && asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-            return ASTHRA_OUT_OF_MEMORY;
+        if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w))) {
+            w->deadline_ns = INT64_MAX; /* it has no timer */
+            if (asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) return ASTHRA_OUT_OF_MEMORY;
         }
     }
     asthra__leave(s, w->held != NULL ? ASTHRA__LEFT_HOLDING : ASTHRA__LEFT_WAITING, w);

@@ -280,8 +280,8 @@ static inline bool asthra__select_shares_buffer(const AsthraSelectCase *k,
 static void asthra__select_touch_all(const AsthraSelectCase *cases, int count) {
     for (int i = 0; i < count; i++) {
         const AsthraSelectCase *k = &cases[i];
-        bool is_done = i > 0 && asthra__select_shares_buffer(k, k - 1);
-        if (k->channel && !is_done) asthra__select_touch(k);
+        if (!k->channel) continue;
+        if (i == 0 || !asthra__select_shares_buffer(k, k - 1)) asthra__select_touch(k);
     }
 }
 

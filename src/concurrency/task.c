@@ -88,6 +88,16 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
     return (Asthra__Task *)(void *)t->runnable.next;
 }
 
+/* The next one that was never used. Its generation differs from runtime to runtime, so that a handle
+ * that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
+static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
+    Asthra__Task *t = asthra__task_at(s->fresh);
+    uint64_t runs = asthra__scheduler()->is_deterministic ? 0 : (s->epoch - 2) / 2;
+    asthra__store(&t->word, (runs * 0x9e3779b1u) << 32, relaxed);
+    t->parker.index = s->fresh++;
+    return t;
+}
+
 /* A free descriptor, or NULL. */
 static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
     if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) &&
@@ -100,9 +110,7 @@ static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
         s->loaded_count--;
         return t;
     }
-    t = asthra__task_at(s->fresh);
-    t->parker.index = s->fresh++;
-    return t;
+    return asthra__task_fresh(s);
 }
 
 /* A magazine becomes everybody's. Its first descriptor keeps the link and the count. */
@@ -127,8 +135,7 @@ ASTHRA__COLD static void asthra__task_flush_loaded(Asthra__Seat *s) {
 
 ASTHRA__FN void asthra__task_flush(Asthra__Seat *s) {
     for (; s->fresh < s->fresh_end; s->loaded_count++) { /* make them look used */
-        Asthra__Task *t = asthra__task_at(s->fresh);
-        t->parker.index = s->fresh++;
+        Asthra__Task *t = asthra__task_fresh(s);
         t->runnable.next = s->loaded == NULL ? NULL : &s->loaded->runnable;
         s->loaded = t;
     }

@@ -113,8 +113,11 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
 /* How t ended, as a result of the awaiter; t is freed or released. */
 static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, AsthraTaskHandle h,
                                        void **value) {
-    uint64_t end = asthra__load(&t->word, acquire) & ASTHRA__TASK_END;
+    uint64_t word = asthra__load(&t->word, acquire), end = word & ASTHRA__TASK_END;
     AsthraResult r = asthra__result_of(ASTHRA_OK);
+    if (ASTHRA__UNLIKELY((word ^ h.bits) & ASTHRA__TASK_GENERATION)) {
+        asthra__task_refuse(h, "asthra_await");
+    }
     if (value != NULL) *value = t->value;
     r.value.pointer = t->value;
     if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) r = asthra__result_of(ASTHRA_CANCELLED);

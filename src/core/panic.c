@@ -123,10 +123,11 @@ static void asthra__panic_fill_place(Asthra__PanicSlot *slot, const Asthra__Pani
 }
 
 /* Steps 1 and 2. */
-static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, const char *format,
-                                               va_list list) ASTHRA_PRINTF(2, 0);
-static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, const char *format,
-                                               va_list list) {
+static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, char *message,
+                                               const char *format, va_list list)
+    ASTHRA_PRINTF(3, 0);
+static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, char *message,
+                                               const char *format, va_list list) {
     asthra__lock(&asthra__panic.lock);
     uint64_t number = asthra__panic.count++;
     Asthra__PanicSlot *slot = &asthra__panic.slots[number % ASTHRA__PANIC_RING];
@@ -139,6 +140,7 @@ static Asthra__PanicSlot *asthra__panic_record(const Asthra__PanicPlace *place, 
     asthra__panic_fill_task(slot);
     asthra__panic_fill_stack(slot, place->caller);
     slot->is_kept = !asthra__panic.is_silent;
+    memcpy(message, slot->message, sizeof slot->message);
     asthra__unlock(&asthra__panic.lock);
     return slot;
 }
@@ -215,10 +217,13 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__panic_run(const Asthra__PanicPl
     Asthra__Thread *t = asthra__thread();
     if (t->panic) asthra__panic_again(t->panic, format, list);
     t->panic = "(its message was not written yet)";
-    const Asthra__PanicSlot *slot = asthra__panic_record(place, format, list);
+    char message[sizeof asthra__panic.slots[0].message];
+    const Asthra__PanicSlot *slot = asthra__panic_record(place, message, format, list);
     asthra__panic_call_hook(&slot->info);
     asthra__panic_report(&slot->info);
-    asthra__panic_end(&slot->info);
+    AsthraPanicInfo info = slot->info;
+    info.message = message; /* sixteen others may have panicked meanwhile */
+    asthra__panic_end(&info);
 }
 
 /* The same with arguments instead of their list. */

@@ -34,7 +34,7 @@ typedef struct Asthra__PanicOwner {
     const char *(*task_name)(void); /* NULL: no task */
     AsthraPanicPolicy (*policy)(void);
     void (*set_policy)(AsthraPanicPolicy policy);
-    /* Returns only if there is no task to fail. `info` lives until sixteen more panics: copy it. */
+    /* Returns only if there is no task to fail. `info` and its message live for the call. */
     void (*fail_task)(const AsthraPanicInfo *info);
 } Asthra__PanicOwner;
 ASTHRA__FN void asthra__panic_set_owner(const Asthra__PanicOwner *owner); /* static; NULL: none */

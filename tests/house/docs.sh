@@ -1,6 +1,8 @@
 #!/bin/sh
 # docs - README's blocks. A C block that holds main is a program, and is run; any other C block is
-# compiled as the inside of main. A `text` block right after a program is what that program prints.
+# run as the inside of main. A `text` block right after a program is what that program prints. A line
+# of a `sh` block that begins with make names targets that there are; the others are run in a folder
+# that holds the header, stb_ds.h and the first program.
 . tests/house/lib.sh
 rm -f "$OUT"/block*
 
@@ -10,6 +12,7 @@ split() {
             inside = 1; file = ""; lang = substr($0, 4)
             if (lang == "c") file = sprintf("%s/block%02d.c", out, ++n)
             if (lang == "text" && last == "c") file = sprintf("%s/block%02d.expected", out, n)
+            if (lang == "sh") file = sprintf("%s/block%02d.sh", out, ++n)
             last = lang
             next
         }
@@ -25,15 +28,23 @@ wrapped() {
 }
 # block NAME: the bodies come from the block itself or from a unit beside it.
 block() {
-    if ! grep -q 'main *(' "$1.c"; then
-        wrapped "$1.c" >"$1.wrapped.c"
-        "$CC" -std=gnu11 -O1 $INCLUDES -c -o "$1.o" "$1.wrapped.c"
-        return
+    source=$1.c bodies=build/asthra_rt.c
+    if ! grep -q 'main *(' "$source"; then
+        wrapped "$source" >"$1.wrapped.c"
+        source=$1.wrapped.c
     fi
-    bodies=build/asthra_rt.c
-    grep -q 'define ASTHRA_RT_IMPLEMENTATION' "$1.c" && bodies=''
-    "$CC" -std=gnu11 -O1 -Wall -Wextra -Werror $INCLUDES -o "$1" "$1.c" $bodies -pthread &&
+    grep -q 'define ASTHRA_RT_IMPLEMENTATION' "$source" && bodies=''
+    "$CC" -std=gnu11 -O1 -Wall -Wextra -Werror $INCLUDES -o "$1" "$source" $bodies -pthread &&
         "$1" >"$1.out" </dev/null && { [ ! -r "$1.expected" ] || diff -u "$1.expected" "$1.out"; }
+}
+# shell NAME: its commands, with CC for cc.
+shell() {
+    grep '^make' "$1.sh" >"$1.make"
+    while read -r line; do $line -n GATE=1 >/dev/null || return 1; done <"$1.make"
+    rm -rf "$OUT/user" && mkdir "$OUT/user" && cp asthra_rt.h build/deps/stb_ds.h "$OUT/user" || return
+    for first in "$OUT"/block??.c; do break; done
+    cp "$first" "$OUT/user/program.c"
+    (cd "$OUT/user" && grep -v '^make' "$1.sh" | sed "s,^cc ,$CC ," >run && sh -e run)
 }
 # The program on the cover of the book.
 cover() {
@@ -45,8 +56,11 @@ cover() {
 }
 check cover-program-runs cover
 check readme-has-blocks split
-for source in "$OUT"/block??.c; do
+for source in "$OUT"/block??.c "$OUT"/block??.sh; do
     name=${source##*/}
-    check "readme-${name%.c}" block "${source%.c}"
+    case $name in
+    *.c) check "readme-${name%.c}" block "${source%.c}" ;;
+    *.sh) check "readme-${name%.sh}" shell "$PWD/${source%.sh}" ;;
+    esac
 done
 end
