@@ -5969,6 +5969,7 @@ typedef struct Asthra__Scheduler {
     /* Idle workers. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
+    ASTHRA__ATOMIC(uint32_t) rests; /* how often a worker lay down */
     ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
     ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
     ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
@@ -6035,6 +6036,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the worke
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
+ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w);
 
 /* scheduler_timer.c */
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */
@@ -7187,7 +7189,7 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
 }
 
 /* Is there anything that a worker which lies down should rather do? A look without taking. */
-static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
+ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
     if (asthra__load(&w->next, relaxed) != NULL || asthra__load(&w->bound.count, relaxed) != 0 ||
         asthra__load(&g->global.count, relaxed) != 0 ||
         asthra__load(&g->urgent.count, relaxed) != 0 ||
@@ -7235,8 +7237,9 @@ static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w
 
 /* ---- resting ---- */
 
-/* Everybody else rests too, and no timer will change that. */
-ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
+/* Everybody else rests too, and no timer will change that. True: it made shutdown go on, perhaps
+ * on this worker. */
+ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
         asthra__lock(&g->drain_lock);
         Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
@@ -7244,9 +7247,10 @@ ASTHRA__COLD static void asthra__all_rest(Asthra__Scheduler *g) {
         g->drain_quiescent = g->drain_quiescent || is_ours;
         asthra__unlock(&g->drain_lock);
         if (is_ours) asthra__wait_wake(drainer);
-    } else if (asthra__all_are_asleep()) {
-        asthra__report_asleep();
+        return is_ours;
     }
+    if (asthra__all_are_asleep()) asthra__report_asleep();
+    return false;
 }
 
 /* Becomes the watcher unless somebody ticks already. One that sleeps long is relieved: it does not
@@ -7263,7 +7267,7 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
     bool all_rest = asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
     int64_t earliest = asthra__timers_earliest();
-    if (all_rest && (drains || earliest == INT64_MAX)) asthra__all_rest(g);
+    if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
     if (all_rest && earliest == INT64_MAX) {
         if (*watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
         *watches = false;
@@ -7290,6 +7294,7 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
                                bool *watches) {
     uint32_t asleep = 1;
     asthra__store(&w->asleep, 1u, seq_cst);
+    asthra__add(&g->rests, 1u, seq_cst);
     asthra__add(&g->sleeping, 1u, seq_cst);
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
@@ -7321,7 +7326,7 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
                                                 bool is_counted) {
     if (!is_counted) {
         if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1)
-            return NULL;
+            return asthra__pick(w); /* enough of us search: only what a timer made ours */
         asthra__add(&g->searching, 1u, seq_cst);
     }
     Asthra__Runnable *item = asthra__search(g, w);
@@ -7836,12 +7841,19 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     uint32_t workers = asthra__load(&g->worker_count, acquire);
     uint32_t manned = asthra__load(&g->manned, acquire);
     if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
-    if (manned != workers || asthra__timers_earliest() != INT64_MAX) return false;
-    if (asthra__load(&g->sleeping, seq_cst) != workers) return false;
+    uint32_t rests = asthra__load(&g->rests, seq_cst);
+    if (manned != workers || asthra__load(&g->sleeping, seq_cst) != workers) return false;
+    if (asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t blocked = asthra__load(&g->host_blocked, seq_cst);
     size_t known = workers + blocked + (ASTHRA__TSAN ? 1 : 0);
-    return asthra__os_thread_count() == known && asthra__load(&g->sleeping, seq_cst) == workers;
+    if (asthra__os_thread_count() != known) return false;
+    for (uint32_t i = 0; i < workers; i++) {
+        if (asthra__work_exists(g, &g->workers[i])) return false; /* it lies down for a moment only */
+    }
+    /* Nobody got up between the two looks, or it would be up still, or have lain down again. */
+    return asthra__load(&g->sleeping, seq_cst) == workers &&
+           asthra__load(&g->rests, seq_cst) == rests;
 }
 
 ASTHRA__FN void asthra__report_asleep(void) {
@@ -8028,6 +8040,15 @@ ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it 
 
 #include <string.h>
 
+/* LeakSanitizer looks for pointers in mapped memory only where it is told to. */
+#if ASTHRA__ASAN
+void __lsan_register_root_region(const void *start, size_t bytes);
+void __lsan_unregister_root_region(const void *start, size_t bytes);
+#define ASTHRA__ROOTS(verb, start, bytes) __lsan_##verb##_root_region((start), (bytes))
+#else
+#define ASTHRA__ROOTS(verb, start, bytes) ((void)0)
+#endif
+
 enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
 
 ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
@@ -8059,9 +8080,10 @@ static bool asthra__task_reserve(Asthra__Scheduler *g, Asthra__Seat *s) {
     unsigned k = asthra__segment_of(last);
     if (k >= ASTHRA__SEGMENTS) return false;
     if (g->segments[k] == NULL) {
-        size_t count = (size_t)ASTHRA__SEGMENT_FIRST << k;
-        g->segments[k] = asthra__os_map(count * sizeof(Asthra__Task));
+        size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
+        g->segments[k] = asthra__os_map(bytes);
         if (g->segments[k] == NULL) return false;
+        ASTHRA__ROOTS(register, g->segments[k], bytes);
     }
     s->fresh = first == 0 ? 1 : first;
     s->fresh_end = last + 1;
@@ -8494,7 +8516,9 @@ ASTHRA__FN void asthra__task_teardown(void) {
     }
     for (unsigned k = 0; k < ASTHRA__SEGMENTS; k++) {
         size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
-        if (g->segments[k] != NULL) asthra__os_unmap(g->segments[k], bytes);
+        if (g->segments[k] == NULL) continue;
+        ASTHRA__ROOTS(unregister, g->segments[k], bytes);
+        asthra__os_unmap(g->segments[k], bytes);
     }
 }
 

@@ -25,6 +25,7 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -89,6 +90,24 @@ __attribute__((noreturn)) TEST_MAYBE_UNUSED static void test_skip(const char *re
     fflush(stderr);
     _exit(TEST_EXIT_SKIPPED);
 }
+
+/* Where a build without threads has nothing to say: said by a test whose children, or whose workers,
+ * are threads; a test that comes to start one itself need not. */
+TEST_MAYBE_UNUSED static void test_need_threads(void) {
+#ifdef ASTHRA_RT_NO_THREADS
+    test_skip("this build has no threads");
+#endif
+}
+#define NEED_THREADS() test_need_threads()
+
+#ifdef ASTHRA_RT_NO_THREADS
+TEST_MAYBE_UNUSED static int test_no_thread(pthread_t *thread, const pthread_attr_t *attributes,
+                                            void *(*function)(void *), void *argument) {
+    (void)thread, (void)attributes, (void)function, (void)argument;
+    test_skip("this build has no threads");
+}
+#define pthread_create test_no_thread
+#endif
 
 TEST_MAYBE_UNUSED static void test_check_eq(const char *file, int line, const char *a_text,
                                             const char *b_text, long long a, long long b) {

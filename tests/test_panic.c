@@ -330,6 +330,7 @@ static size_t panic_together(char *out, size_t room) {
 }
 
 TEST(panic, reports_of_threads_that_panic_together_are_whole) {
+    NEED_THREADS();
     static char text[40000];
     for (int i = 0; i < 10; i++) {
         panic_together(text, sizeof text);
@@ -350,6 +351,7 @@ static void *read_history(void *stop) {
 }
 
 TEST(panic, forked_child_may_panic) { /* a lock that stays held in the child hangs this test */
+    NEED_THREADS();
     ASTHRA__ATOMIC(bool) stop = false;
     pthread_t reader;
     fail_quietly();

@@ -445,6 +445,7 @@ static void *waits_on_flags(void *flags) {
 }
 
 TEST(task, state_tells_created_running_waiting_and_the_ends) {
+    NEED_THREADS();
     atomic_int flags[2] = { 0, 0 };
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     c.worker_threads = 1;
@@ -584,6 +585,7 @@ TEST(task, cancelling_a_timed_awaiter_leaves_the_handle_and_says_so) {
 
 /* Time-outs and ends race; whoever wins, nothing is lost or consumed twice. */
 TEST(task, a_timed_await_races_with_the_end) {
+    NEED_THREADS();
     start(4);
     for (int i = 0; i < (UNDER_TSAN ? 300 : 3000); i++) {
         uint32_t status = 0;
@@ -1398,6 +1400,7 @@ static void *stays(void *out) {
 }
 
 TEST(task, affinity_to_a_worker_holds_for_the_whole_task) {
+    NEED_THREADS();
     AsthraTaskHandle h[4][3];
     pthread_t seen[4][3];
     start(4);
@@ -1413,6 +1416,7 @@ TEST(task, affinity_to_a_worker_holds_for_the_whole_task) {
 }
 
 TEST(task, a_worker_that_does_not_exist_is_refused) {
+    NEED_THREADS();
     AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_WORKER(2) };
     start(2);
     CHECK_EQ(asthra_spawn_with(&o, add_one, NULL).bits, 0);
@@ -1424,6 +1428,7 @@ TEST(task, a_worker_that_does_not_exist_is_refused) {
 }
 
 TEST(task, a_hosting_main_runs_no_tasks) {
+    NEED_THREADS();
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     c.main_thread = ASTHRA_MAIN_HOSTS;
     c.worker_threads = 1;

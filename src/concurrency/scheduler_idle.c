@@ -109,7 +109,7 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
 }
 
 /* Is there anything that a worker which lies down should rather do? A look without taking. */
-static bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
+ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
     if (asthra__load(&w->next, relaxed) != NULL || asthra__load(&w->bound.count, relaxed) != 0 ||
         asthra__load(&g->global.count, relaxed) != 0 ||
         asthra__load(&g->urgent.count, relaxed) != 0 ||
@@ -214,6 +214,7 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
                                bool *watches) {
     uint32_t asleep = 1;
     asthra__store(&w->asleep, 1u, seq_cst);
+    asthra__add(&g->rests, 1u, seq_cst);
     asthra__add(&g->sleeping, 1u, seq_cst);
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
@@ -245,7 +246,7 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
                                                 bool is_counted) {
     if (!is_counted) {
         if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1)
-            return NULL;
+            return asthra__pick(w); /* enough of us search: only what a timer made ours */
         asthra__add(&g->searching, 1u, seq_cst);
     }
     Asthra__Runnable *item = asthra__search(g, w);

@@ -342,6 +342,7 @@ typedef struct Asthra__Scheduler {
     /* Idle workers. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
+    ASTHRA__ATOMIC(uint32_t) rests; /* how often a worker lay down */
     ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
     ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
     ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
@@ -408,6 +409,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the worke
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
+ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w);
 
 /* scheduler_timer.c */
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */

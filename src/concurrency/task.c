@@ -21,6 +21,15 @@
 
 #include <string.h>
 
+/* LeakSanitizer looks for pointers in mapped memory only where it is told to. */
+#if ASTHRA__ASAN
+void __lsan_register_root_region(const void *start, size_t bytes);
+void __lsan_unregister_root_region(const void *start, size_t bytes);
+#define ASTHRA__ROOTS(verb, start, bytes) __lsan_##verb##_root_region((start), (bytes))
+#else
+#define ASTHRA__ROOTS(verb, start, bytes) ((void)0)
+#endif
+
 enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
 
 ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
@@ -52,9 +61,10 @@ static bool asthra__task_reserve(Asthra__Scheduler *g, Asthra__Seat *s) {
     unsigned k = asthra__segment_of(last);
     if (k >= ASTHRA__SEGMENTS) return false;
     if (g->segments[k] == NULL) {
-        size_t count = (size_t)ASTHRA__SEGMENT_FIRST << k;
-        g->segments[k] = asthra__os_map(count * sizeof(Asthra__Task));
+        size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
+        g->segments[k] = asthra__os_map(bytes);
         if (g->segments[k] == NULL) return false;
+        ASTHRA__ROOTS(register, g->segments[k], bytes);
     }
     s->fresh = first == 0 ? 1 : first;
     s->fresh_end = last + 1;
@@ -487,7 +497,9 @@ ASTHRA__FN void asthra__task_teardown(void) {
     }
     for (unsigned k = 0; k < ASTHRA__SEGMENTS; k++) {
         size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
-        if (g->segments[k] != NULL) asthra__os_unmap(g->segments[k], bytes);
+        if (g->segments[k] == NULL) continue;
+        ASTHRA__ROOTS(unregister, g->segments[k], bytes);
+        asthra__os_unmap(g->segments[k], bytes);
     }
 }
 
