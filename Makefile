@@ -103,7 +103,7 @@ $B/$1/test_%: tests/test_%.c $B/$1/asthra_rt.a $(wildcard tests/*.h)
 	@$($1.cc) -std=gnu11 -g $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $B/$1/asthra_rt.a -pthread -lm
 .PHONY: check-$1-test_%
 check-$1-test_%: $B/$1/test_%
-	@ASTHRA_TEST_LIMIT=$($1.limit) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
+	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
 endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 
@@ -145,7 +145,8 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
-	    $(call units,clang) $(call units,noasm) $(call units,musl) $(call units,aarch64))
+	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
+	    $(call units,aarch64))
 
 .PHONY: unit san cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
@@ -163,7 +164,8 @@ bench: $(BOOK) $(STB) $B/examples/logscan $B/logscan/generate
 	@CPPFLAGS="$(INCLUDES)" tests/bench/run
 	@tests/logscan/bench.sh $B/examples/logscan $B/logscan/generate
 fuzz: $(BOOK)
-	@ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3000 $(call gate,plain-test_soak)
+	@ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3600 ASTHRA_CHECK_LIMIT=3900 \
+	    $(call gate,plain-test_soak)
 
 clean:
 	rm -rf $B dist

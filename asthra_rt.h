@@ -5568,8 +5568,10 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker) {
     memset(f, 0, sizeof *f);
     f->runnable.is_fiber = true;
     f->ranked.item = &f->runnable;
-    f->low = low;
-    f->high = high;
+    const char *here = __builtin_frame_address(0);
+    bool is_here = here >= (char *)low && here < (char *)high;
+    f->low = is_here ? low : NULL; /* a task's stack, in the child of its fork: of no known size */
+    f->high = is_here ? high : NULL;
     f->bound_to = worker;
 #if ASTHRA__TSAN
     f->tsan = __tsan_get_current_fiber();
@@ -5791,7 +5793,8 @@ enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
     ASTHRA__TASK_ESCAPED = 2,   /* its own handle was taken with asthra_task_current */
     ASTHRA__TASK_SAW_CANCEL = 4,
     ASTHRA__TASK_COPIED = 8,    /* has a block */
-    ASTHRA__TASK_EXTRA = 16     /* its extra is in use, not only kept */
+    ASTHRA__TASK_EXTRA = 16,    /* its extra is in use, not only kept */
+    ASTHRA__TASK_FORKED = 32    /* we are the child of a fork that it made */
 };
 
 enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
@@ -5883,6 +5886,8 @@ struct Asthra__Worker {
     ASTHRA__ATOMIC(uint32_t) owner_in;
     ASTHRA__ATOMIC(uint32_t) thief_in;
     ASTHRA__ATOMIC(uint32_t) turns_seen; /* turns, published */
+    ASTHRA__ATOMIC(uint32_t) turns_watched; /* of these, what a watcher saw last, and since when */
+    ASTHRA__ATOMIC(int64_t) watched_ns;
     ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
     ASTHRA__ALIGNED(128) Asthra__Deque deque;
     ASTHRA__ALIGNED(128) Asthra__Ring ring;
@@ -6036,6 +6041,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the worke
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
+ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w); /* while it is away */
 ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w);
 
 /* scheduler_timer.c */
@@ -6048,6 +6054,7 @@ ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX
 ASTHRA__FN void asthra__report_setup(void);
 ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
+ASTHRA__FN bool asthra__rest_is_total(void);   /* no worker runs or holds anything */
 ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
 ASTHRA__FN void asthra__report_standing(void); /* after shutdown's time: prints what still stands */
 
@@ -6132,7 +6139,8 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
     return s->epoch == asthra__epoch() ? s : NULL;
 }
 
-/* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts the
+/* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts
+ * the
  * epoch up under it, from taking the descriptors away meanwhile. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
@@ -6374,7 +6382,15 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     s = asthra__seat();
     AsthraTaskState how = ASTHRA_TASK_COMPLETED;
     uint8_t marks = asthra__load(&t->marks, relaxed);
-    if (ASTHRA__UNLIKELY(marks & ASTHRA__TASK_SAW_CANCEL)) how = ASTHRA_TASK_CANCELLED;
+    if (ASTHRA__UNLIKELY(marks & (ASTHRA__TASK_SAW_CANCEL | ASTHRA__TASK_FORKED))) {
+        if (marks & ASTHRA__TASK_FORKED) {
+            asthra_panic_at(NULL,
+                            "task '%s' forked and now returns in the child, where its runtime "
+                            "is gone: end the child in the task, with _exit or exec",
+                            t->name);
+        }
+        how = ASTHRA_TASK_CANCELLED;
+    }
     if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
     f->has_failed = false;
     f->task = s->task = NULL;
@@ -6633,6 +6649,11 @@ static void asthra__seats_dismiss(Asthra__Scheduler *g) {
 static void asthra__scheduler_after_fork(void) {
     asthra__sync_fork_child();
     asthra__table_after_fork();
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s != NULL && s->task != NULL) {
+        uint8_t marks = asthra__load(&s->task->marks, relaxed);
+        asthra__store(&s->task->marks, (uint8_t)(marks | ASTHRA__TASK_FORKED), relaxed);
+    }
     asthra__store(&asthra__scheduler()->seats_lock.word, 0, relaxed);
     asthra__seats_dismiss(asthra__scheduler());
     asthra__scheduler_forget();
@@ -6741,8 +6762,9 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
     if (s->task != NULL) {
-        asthra_panic_at(NULL, "asthra_runtime_shutdown: called in a task; call it outside tasks, on "
-                              "the thread that started the runtime");
+        asthra_panic_at(NULL,
+                        "asthra_runtime_shutdown: called in a task; call it outside tasks, on "
+                        "the thread that started the runtime");
     }
     if (!s->is_main && g->main_seat != NULL) {
         asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
@@ -7023,13 +7045,15 @@ static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 
-/* A turn that begins elsewhere. Timers are run on a turn that only a loop takes: see asthra__leave. */
+/* A turn that begins elsewhere. Timers are run on a turn that only a loop takes: see
+ * asthra__leave. */
 ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
     switch (w->turns / ASTHRA__FAIR_STEP % (ASTHRA__FAIR_TURNS / ASTHRA__FAIR_STEP)) {
     case 0:
         w->now_ns = asthra__os_now_ns();
-        if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
-            asthra__timers_run(w, w->now_ns);
+        asthra__timers_run(w, w->now_ns);
+        if (asthra__load(&g->workers[0].is_outside, relaxed)) {
+            asthra__timers_run(&g->workers[0], w->now_ns);
         }
         return asthra__list_pop(&g->global);
     case 1: return asthra__deque_steal(&w->deque);
@@ -7037,6 +7061,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
     case 3: return asthra__ranked_pop(&g->background);
     case 4: return asthra__ranked_pop(&g->urgent);
     case 5: return asthra__next_take(w);
+    case 6: return asthra__take_from_main(w);
     default: return NULL;
     }
 }
@@ -7205,23 +7230,49 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Helps workers that have been in one turn since the last look. Returns what it took, or NULL. */
-static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
+/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is kept with
+ * it: whoever watches may itself have work now and then, and begins no new count. */
+static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
+    uint32_t seen = asthra__load(&w->turns_seen, relaxed);
+    if (asthra__load(&w->turns_watched, relaxed) == seen) {
+        return now_ns - asthra__load(&w->watched_ns, relaxed) >= ASTHRA__TICK_FIRST_US * 1000;
+    }
+    asthra__store(&w->turns_watched, seen, relaxed);
+    asthra__store(&w->watched_ns, now_ns, relaxed);
+    return false;
+}
+
+/* Takes what a stuck worker was to run next, if w may run it. */
+static Asthra__Runnable *asthra__next_of_stuck(Asthra__Worker *w, Asthra__Worker *other) {
+    Asthra__Runnable *item = asthra__next_steal(other);
+    if (item == NULL) return NULL;
+    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item); /* nothing else is there */
+    if (f->bound_to < 0 || f->bound_to == w->number) return item;
+    asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
+    return NULL;
+}
+
+/* Helps workers that have been in one turn for a tick. Returns what it took, or NULL. */
+static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w) {
     Asthra__Runnable *item = NULL;
     w->now_ns = asthra__now_ns();
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
         Asthra__Worker *other = &g->workers[i];
-        uint32_t seen = asthra__load(&other->turns_seen, relaxed);
-        bool is_stuck = turns[i % 64] == seen;
-        turns[i % 64] = seen;
+        bool is_stuck = asthra__is_stuck(other, w->now_ns);
         asthra__timers_run(other, w->now_ns);
-        if (is_stuck && item == NULL && other != w) item = asthra__next_steal(other);
+        if (is_stuck && item == NULL && other != w) item = asthra__next_of_stuck(w, other);
     }
-    if (item == NULL || !((Asthra__Fiber *)(void *)item)->runnable.is_fiber) return item;
-    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
-    if (f->bound_to < 0 || f->bound_to == w->number) return item;
-    asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
-    return NULL;
+    return item;
+}
+
+/* Main is away and its queues get no turns: those who have work enough look there now and then. */
+ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
+    Asthra__Worker *main = &asthra__scheduler()->workers[0];
+    Asthra__Runnable *item;
+    if (w == main || asthra__load(&main->is_outside, relaxed) == 0) return NULL;
+    if ((item = asthra__deque_steal(&main->deque)) != NULL) return item;
+    if ((item = asthra__ring_pop(&main->ring)) != NULL) return item;
+    return asthra__is_stuck(main, asthra__os_now_ns()) ? asthra__next_of_stuck(w, main) : NULL;
 }
 
 /* In the deterministic mode time stands still while anything can run. */
@@ -7241,6 +7292,7 @@ static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w
  * on this worker. */
 ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
+        if (!asthra__rest_is_total()) return false;
         asthra__lock(&g->drain_lock);
         Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
         bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
@@ -7337,10 +7389,8 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
 
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
-    uint32_t turns[64];
     int64_t tick_us = ASTHRA__TICK_FIRST_US;
     bool is_counted = false, watches = false;
-    for (unsigned i = 0; i < 64; i++) turns[i] = UINT32_MAX;
     for (;;) {
         Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
@@ -7349,7 +7399,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
         }
         if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
         if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us, &watches);
-        if (item == NULL && !is_counted) item = asthra__watch(g, w, turns);
+        if (item == NULL && !is_counted) item = asthra__watch(g, w);
         if (item == NULL) continue;
         asthra__stop_watching(g, watches);
         asthra__leave_rest(g);
@@ -7515,7 +7565,8 @@ static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
     return false;
 }
 
-/* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic mode.
+/* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic
+ * mode.
  * The limit is counted before the thread is, so that it never looks as if it waited for ever. */
 static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Scheduler *g = asthra__scheduler();
@@ -7835,25 +7886,32 @@ static void asthra__report_everybody(void) {
 
 /* ---- asleep ---- */
 
+/* Every worker lies, and not for a moment only: none holds work, and none got up between two looks,
+ * or it would be up still, or have lain down again. */
+ASTHRA__FN bool asthra__rest_is_total(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t workers = asthra__load(&g->worker_count, acquire);
+    uint32_t manned = asthra__load(&g->manned, acquire);
+    uint32_t rests = asthra__load(&g->rests, seq_cst);
+    if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
+    if (manned != workers || asthra__load(&g->sleeping, seq_cst) != workers) return false;
+    for (uint32_t i = 0; i < workers; i++) {
+        if (asthra__work_exists(g, &g->workers[i])) return false;
+    }
+    return asthra__load(&g->sleeping, seq_cst) == workers &&
+           asthra__load(&g->rests, seq_cst) == rests;
+}
+
 ASTHRA__FN bool asthra__all_are_asleep(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
-    uint32_t workers = asthra__load(&g->worker_count, acquire);
-    uint32_t manned = asthra__load(&g->manned, acquire);
-    if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
     uint32_t rests = asthra__load(&g->rests, seq_cst);
-    if (manned != workers || asthra__load(&g->sleeping, seq_cst) != workers) return false;
-    if (asthra__timers_earliest() != INT64_MAX) return false;
+    if (!asthra__rest_is_total() || asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
-    size_t blocked = asthra__load(&g->host_blocked, seq_cst);
-    size_t known = workers + blocked + (ASTHRA__TSAN ? 1 : 0);
+    size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
+                   (ASTHRA__TSAN ? 1 : 0);
     if (asthra__os_thread_count() != known) return false;
-    for (uint32_t i = 0; i < workers; i++) {
-        if (asthra__work_exists(g, &g->workers[i])) return false; /* it lies down for a moment only */
-    }
-    /* Nobody got up between the two looks, or it would be up still, or have lain down again. */
-    return asthra__load(&g->sleeping, seq_cst) == workers &&
-           asthra__load(&g->rests, seq_cst) == rests;
+    return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests;
 }
 
 ASTHRA__FN void asthra__report_asleep(void) {
@@ -8117,7 +8175,8 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
     return (Asthra__Task *)(void *)t->runnable.next;
 }
 
-/* The next one that was never used. Its generation differs from runtime to runtime, so that a handle
+/* The next one that was never used. Its generation differs from runtime to runtime, so that a
+ * handle
  * that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
 static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
     Asthra__Task *t = asthra__task_at(s->fresh);
@@ -8540,7 +8599,8 @@ static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
 
 /* Ends the wait that t is in, if it may be ended. The canceller of a chain holds no handle of t: it
  * may have ended meanwhile, and another task may wait in its place. So the parker's word is read
- * first, then the generation: if that is still ours, so is the wait, and its turn is in the word. */
+ * first, then the generation: if that is still ours, so is the wait, and its turn is in the word.
+ * */
 static void asthra__task_end_wait(Asthra__Task *t, uint64_t bits) {
     Asthra__Parker *p = &t->parker;
     for (;;) {

@@ -91,7 +91,8 @@ __attribute__((noreturn)) TEST_MAYBE_UNUSED static void test_skip(const char *re
     _exit(TEST_EXIT_SKIPPED);
 }
 
-/* Where a build without threads has nothing to say: said by a test whose children, or whose workers,
+/* Where a build without threads has nothing to say: said by a test whose children, or whose
+ * workers,
  * are threads; a test that comes to start one itself need not. */
 TEST_MAYBE_UNUSED static void test_need_threads(void) {
 #ifdef ASTHRA_RT_NO_THREADS

@@ -443,7 +443,8 @@ static void *sleeps_masked(void *unused) {
 }
 
 static void standing_all(AsthraTaskFunction fn, const char *words) {
-    for (size_t workers = 1; workers <= 3; workers++) standing(fn, words, workers, ASTHRA_MAIN_HELPS);
+    for (size_t workers = 1; workers <= 3; workers++)
+        standing(fn, words, workers, ASTHRA_MAIN_HELPS);
     standing(fn, words, 1, ASTHRA_MAIN_HOSTS);
 }
 

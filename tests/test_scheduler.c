@@ -1,4 +1,5 @@
-/* What the scheduler promises beyond single calls: nobody sleeps for ever unseen, nobody is woken in
+/* What the scheduler promises beyond single calls: nobody sleeps for ever unseen, nobody is woken
+ * in
  * vain, the deterministic mode repeats itself. Private names, and ASTHRA_RT_NO_AUTO_INIT. */
 #include "test.h"
 #define ASTHRA_RT_IMPLEMENTATION
@@ -86,7 +87,8 @@ TEST(scheduler, a_ranked_queue_orders_by_priority_then_age_and_the_old_rise) {
     for (int i = 0; i < 1000; i++, before = now) {
         CHECK((now = asthra__ranked_pop(&q)) != NULL);
         if (!before) continue;
-        CHECK(now->priority < before->priority || (now->priority == before->priority && now > before));
+        CHECK(now->priority < before->priority ||
+              (now->priority == before->priority && now > before));
     }
     CHECK(asthra__ranked_pop(&q) == NULL);
     items[0].priority = 0;
@@ -154,6 +156,51 @@ TEST(scheduler, what_main_woke_runs_while_main_is_away) {
     }
 }
 
+static atomic_int stop;
+static void *ticks_until_stopped(void *unused) {
+    while (!atomic_load(&stop)) asthra_sleep_ns(ASTHRA_US(20));
+    return unused;
+}
+static void *yields_until_stopped(void *unused) {
+    while (!atomic_load(&stop)) asthra_yield();
+    return unused;
+}
+static void *echoes_flag(void *c) {
+    int value;
+    while (asthra_channel_next(c, &value, sizeof value)) atomic_store(&flag, value + 1);
+    return NULL;
+}
+
+/* The other worker is never idle for long, or never at all: still it looks after main's. */
+static void main_is_away_beside(AsthraTaskFunction busy, int count) {
+    AsthraTaskHandle h[4];
+    start(2);
+    AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "to task");
+    AsthraTaskHandle waker = asthra_spawn(echoes_flag, c);
+    for (int i = 0; i < count; i++) h[i] = asthra_spawn(busy, NULL);
+    asthra_sleep_ns(ASTHRA_MS(1));
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(asthra_channel_send(c, &i).status, ASTHRA_OK);
+        while (atomic_load(&flag) <= i) sched_yield(); /* outside the runtime */
+    }
+    AsthraTaskHandle queued = asthra_spawn(add_one, NULL);
+    while (asthra_task_state(queued) != ASTHRA_TASK_COMPLETED) sched_yield();
+    asthra_await(queued);
+    atomic_store(&stop, 1);
+    asthra_channel_close(c);
+    asthra_await(waker);
+    for (int i = 0; i < count; i++) asthra_await(h[i]);
+    asthra_channel_destroy(c);
+    asthra_runtime_shutdown();
+}
+
+TEST(scheduler, what_main_woke_runs_beside_a_worker_that_ticks) {
+    main_is_away_beside(ticks_until_stopped, 1);
+}
+TEST(scheduler, what_main_woke_runs_beside_a_worker_that_is_never_idle) {
+    main_is_away_beside(yields_until_stopped, 3);
+}
+
 static void *hands_on(void *args) {
     AsthraChannel **pair = args;
     int value;
@@ -170,7 +217,8 @@ static void ring(size_t workers, int tasks, int balls) {
     AsthraChannel *c[65], *pairs[64][2];
     AsthraTaskHandle h[64];
     start(workers);
-    for (int i = 0; i <= tasks; i++) c[i] = asthra_channel_create(sizeof(int), (size_t)i % 3, "ring");
+    for (int i = 0; i <= tasks; i++)
+        c[i] = asthra_channel_create(sizeof(int), (size_t)i % 3, "ring");
     for (int i = 0; i < tasks; i++) {
         pairs[i][0] = c[i], pairs[i][1] = c[i + 1];
         h[i] = asthra_spawn(hands_on, pairs[i]);
@@ -325,7 +373,8 @@ TEST(scheduler, nobody_is_asleep_while_a_timer_runs) {
 static void *waits_timed(void *c) {
     int value;
     for (int i = 0; i < 200; i++) {
-        CHECK_EQ(asthra_channel_receive_timeout(c, &value, ASTHRA_US(100)).status, ASTHRA_TIMED_OUT);
+        CHECK_EQ(asthra_channel_receive_timeout(c, &value, ASTHRA_US(100)).status,
+                 ASTHRA_TIMED_OUT);
     }
     asthra_channel_close(c);
     return NULL;
@@ -365,7 +414,8 @@ TEST(scheduler, threads_that_wait_for_each_other_in_turn_are_not_asleep) {
     for (int workers = 1; workers <= 2; workers++) {
         pthread_t t;
         start_as((size_t)workers, workers == 1 ? ASTHRA_MAIN_HOSTS : ASTHRA_MAIN_HELPS);
-        AsthraChannel *c[2] = { asthra_channel_create(4, 0, "to"), asthra_channel_create(4, 0, "fro") };
+        AsthraChannel *c[2] = {asthra_channel_create(4, 0, "to"),
+                               asthra_channel_create(4, 0, "fro")};
         asthra_await(asthra_spawn(add_one, NULL));
         CHECK_EQ(pthread_create(&t, NULL, plays, c), 0);
         int value;

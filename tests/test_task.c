@@ -129,7 +129,8 @@ TEST(task, siblings_may_be_awaited_in_any_order) {
     for (int i = 0; i < 100; i++) h[i] = asthra_spawn(add_one, NUMBER(i));
     for (int i = 99; i >= 0; i--) CHECK_EQ((intptr_t)asthra_await(h[i]), i + 1);
     for (int i = 0; i < 100; i++) h[i] = asthra_spawn(add_one, NUMBER(i));
-    for (int i = 0; i < 100; i++) CHECK_EQ((intptr_t)asthra_await(h[i * 37 % 100]), i * 37 % 100 + 1);
+    for (int i = 0; i < 100; i++)
+        CHECK_EQ((intptr_t)asthra_await(h[i * 37 % 100]), i * 37 % 100 + 1);
 }
 
 TEST_PANICS(task, a_null_function_panics, "the function is NULL") {
@@ -1172,13 +1173,15 @@ static void *holds_an_overflowing_child(void *unused) {
     return NULL;
 }
 
-TEST_PANICS(task, an_overflow_in_place_names_those_below, "on a stack that it shares with 'parent'") {
+TEST_PANICS(task, an_overflow_in_place_names_those_below,
+            "on a stack that it shares with 'parent'") {
     AsthraSpawnOptions o = { .name = "parent", .priority = 1 };
     start(1);
     asthra_await(asthra_spawn_with(&o, holds_an_overflowing_child, NULL));
 }
 
-TEST_PANICS(task, an_overflow_of_mains_own_stack_is_told_too, "stack overflow: task 'overflows at ") {
+TEST_PANICS(task, an_overflow_of_mains_own_stack_is_told_too,
+            "stack overflow: task 'overflows at ") {
     struct rlimit small = { 1 << 20, 1 << 20 };
     setrlimit(RLIMIT_STACK, &small);
     start(1);

@@ -196,6 +196,7 @@ static void *computes_after_spawning_a_sleeper(void *unused) {
 
 /* Its own worker never looks at its timers: another one has to. */
 TEST(timer, timers_of_a_worker_that_computes_fire) {
+    NEED_THREADS();
     for (int i = 0; i < 20; i++) {
         atomic_store(&stop, 0);
         start(2);

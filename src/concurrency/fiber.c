@@ -279,8 +279,10 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker) {
     memset(f, 0, sizeof *f);
     f->runnable.is_fiber = true;
     f->ranked.item = &f->runnable;
-    f->low = low;
-    f->high = high;
+    const char *here = __builtin_frame_address(0);
+    bool is_here = here >= (char *)low && here < (char *)high;
+    f->low = is_here ? low : NULL; /* a task's stack, in the child of its fork: of no known size */
+    f->high = is_here ? high : NULL;
     f->bound_to = worker;
 #if ASTHRA__TSAN
     f->tsan = __tsan_get_current_fiber();

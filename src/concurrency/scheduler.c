@@ -67,7 +67,8 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
     return s->epoch == asthra__epoch() ? s : NULL;
 }
 
-/* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts the
+/* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts
+ * the
  * epoch up under it, from taking the descriptors away meanwhile. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
@@ -309,7 +310,15 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     s = asthra__seat();
     AsthraTaskState how = ASTHRA_TASK_COMPLETED;
     uint8_t marks = asthra__load(&t->marks, relaxed);
-    if (ASTHRA__UNLIKELY(marks & ASTHRA__TASK_SAW_CANCEL)) how = ASTHRA_TASK_CANCELLED;
+    if (ASTHRA__UNLIKELY(marks & (ASTHRA__TASK_SAW_CANCEL | ASTHRA__TASK_FORKED))) {
+        if (marks & ASTHRA__TASK_FORKED) {
+            asthra_panic_at(NULL,
+                            "task '%s' forked and now returns in the child, where its runtime "
+                            "is gone: end the child in the task, with _exit or exec",
+                            t->name);
+        }
+        how = ASTHRA_TASK_CANCELLED;
+    }
     if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
     f->has_failed = false;
     f->task = s->task = NULL;
@@ -568,6 +577,11 @@ static void asthra__seats_dismiss(Asthra__Scheduler *g) {
 static void asthra__scheduler_after_fork(void) {
     asthra__sync_fork_child();
     asthra__table_after_fork();
+    Asthra__Seat *s = asthra__seat_if_any();
+    if (s != NULL && s->task != NULL) {
+        uint8_t marks = asthra__load(&s->task->marks, relaxed);
+        asthra__store(&s->task->marks, (uint8_t)(marks | ASTHRA__TASK_FORKED), relaxed);
+    }
     asthra__store(&asthra__scheduler()->seats_lock.word, 0, relaxed);
     asthra__seats_dismiss(asthra__scheduler());
     asthra__scheduler_forget();
@@ -676,8 +690,9 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
     if (s->task != NULL) {
-        asthra_panic_at(NULL, "asthra_runtime_shutdown: called in a task; call it outside tasks, on "
-                              "the thread that started the runtime");
+        asthra_panic_at(NULL,
+                        "asthra_runtime_shutdown: called in a task; call it outside tasks, on "
+                        "the thread that started the runtime");
     }
     if (!s->is_main && g->main_seat != NULL) {
         asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "

@@ -125,23 +125,49 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Helps workers that have been in one turn since the last look. Returns what it took, or NULL. */
-static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w, uint32_t *turns) {
+/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is kept with
+ * it: whoever watches may itself have work now and then, and begins no new count. */
+static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
+    uint32_t seen = asthra__load(&w->turns_seen, relaxed);
+    if (asthra__load(&w->turns_watched, relaxed) == seen) {
+        return now_ns - asthra__load(&w->watched_ns, relaxed) >= ASTHRA__TICK_FIRST_US * 1000;
+    }
+    asthra__store(&w->turns_watched, seen, relaxed);
+    asthra__store(&w->watched_ns, now_ns, relaxed);
+    return false;
+}
+
+/* Takes what a stuck worker was to run next, if w may run it. */
+static Asthra__Runnable *asthra__next_of_stuck(Asthra__Worker *w, Asthra__Worker *other) {
+    Asthra__Runnable *item = asthra__next_steal(other);
+    if (item == NULL) return NULL;
+    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item); /* nothing else is there */
+    if (f->bound_to < 0 || f->bound_to == w->number) return item;
+    asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
+    return NULL;
+}
+
+/* Helps workers that have been in one turn for a tick. Returns what it took, or NULL. */
+static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w) {
     Asthra__Runnable *item = NULL;
     w->now_ns = asthra__now_ns();
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
         Asthra__Worker *other = &g->workers[i];
-        uint32_t seen = asthra__load(&other->turns_seen, relaxed);
-        bool is_stuck = turns[i % 64] == seen;
-        turns[i % 64] = seen;
+        bool is_stuck = asthra__is_stuck(other, w->now_ns);
         asthra__timers_run(other, w->now_ns);
-        if (is_stuck && item == NULL && other != w) item = asthra__next_steal(other);
+        if (is_stuck && item == NULL && other != w) item = asthra__next_of_stuck(w, other);
     }
-    if (item == NULL || !((Asthra__Fiber *)(void *)item)->runnable.is_fiber) return item;
-    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
-    if (f->bound_to < 0 || f->bound_to == w->number) return item;
-    asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
-    return NULL;
+    return item;
+}
+
+/* Main is away and its queues get no turns: those who have work enough look there now and then. */
+ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
+    Asthra__Worker *main = &asthra__scheduler()->workers[0];
+    Asthra__Runnable *item;
+    if (w == main || asthra__load(&main->is_outside, relaxed) == 0) return NULL;
+    if ((item = asthra__deque_steal(&main->deque)) != NULL) return item;
+    if ((item = asthra__ring_pop(&main->ring)) != NULL) return item;
+    return asthra__is_stuck(main, asthra__os_now_ns()) ? asthra__next_of_stuck(w, main) : NULL;
 }
 
 /* In the deterministic mode time stands still while anything can run. */
@@ -161,6 +187,7 @@ static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w
  * on this worker. */
 ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
+        if (!asthra__rest_is_total()) return false;
         asthra__lock(&g->drain_lock);
         Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
         bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
@@ -257,10 +284,8 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
 
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
-    uint32_t turns[64];
     int64_t tick_us = ASTHRA__TICK_FIRST_US;
     bool is_counted = false, watches = false;
-    for (unsigned i = 0; i < 64; i++) turns[i] = UINT32_MAX;
     for (;;) {
         Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
@@ -269,7 +294,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
         }
         if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
         if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us, &watches);
-        if (item == NULL && !is_counted) item = asthra__watch(g, w, turns);
+        if (item == NULL && !is_counted) item = asthra__watch(g, w);
         if (item == NULL) continue;
         asthra__stop_watching(g, watches);
         asthra__leave_rest(g);

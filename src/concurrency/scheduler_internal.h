@@ -164,7 +164,8 @@ enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
     ASTHRA__TASK_ESCAPED = 2,   /* its own handle was taken with asthra_task_current */
     ASTHRA__TASK_SAW_CANCEL = 4,
     ASTHRA__TASK_COPIED = 8,    /* has a block */
-    ASTHRA__TASK_EXTRA = 16     /* its extra is in use, not only kept */
+    ASTHRA__TASK_EXTRA = 16,    /* its extra is in use, not only kept */
+    ASTHRA__TASK_FORKED = 32    /* we are the child of a fork that it made */
 };
 
 enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
@@ -256,6 +257,8 @@ struct Asthra__Worker {
     ASTHRA__ATOMIC(uint32_t) owner_in;
     ASTHRA__ATOMIC(uint32_t) thief_in;
     ASTHRA__ATOMIC(uint32_t) turns_seen; /* turns, published */
+    ASTHRA__ATOMIC(uint32_t) turns_watched; /* of these, what a watcher saw last, and since when */
+    ASTHRA__ATOMIC(int64_t) watched_ns;
     ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
     ASTHRA__ALIGNED(128) Asthra__Deque deque;
     ASTHRA__ALIGNED(128) Asthra__Ring ring;
@@ -409,6 +412,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the worke
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
+ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w); /* while it is away */
 ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w);
 
 /* scheduler_timer.c */
@@ -421,6 +425,7 @@ ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX
 ASTHRA__FN void asthra__report_setup(void);
 ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
+ASTHRA__FN bool asthra__rest_is_total(void);   /* no worker runs or holds anything */
 ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
 ASTHRA__FN void asthra__report_standing(void); /* after shutdown's time: prints what still stands */
 

@@ -249,13 +249,15 @@ static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 
-/* A turn that begins elsewhere. Timers are run on a turn that only a loop takes: see asthra__leave. */
+/* A turn that begins elsewhere. Timers are run on a turn that only a loop takes: see
+ * asthra__leave. */
 ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, Asthra__Worker *w) {
     switch (w->turns / ASTHRA__FAIR_STEP % (ASTHRA__FAIR_TURNS / ASTHRA__FAIR_STEP)) {
     case 0:
         w->now_ns = asthra__os_now_ns();
-        if (asthra__load(&w->timers.earliest_ns, relaxed) <= w->now_ns) {
-            asthra__timers_run(w, w->now_ns);
+        asthra__timers_run(w, w->now_ns);
+        if (asthra__load(&g->workers[0].is_outside, relaxed)) {
+            asthra__timers_run(&g->workers[0], w->now_ns);
         }
         return asthra__list_pop(&g->global);
     case 1: return asthra__deque_steal(&w->deque);
@@ -263,6 +265,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
     case 3: return asthra__ranked_pop(&g->background);
     case 4: return asthra__ranked_pop(&g->urgent);
     case 5: return asthra__next_take(w);
+    case 6: return asthra__take_from_main(w);
     default: return NULL;
     }
 }

@@ -125,25 +125,32 @@ static void asthra__report_everybody(void) {
 
 /* ---- asleep ---- */
 
+/* Every worker lies, and not for a moment only: none holds work, and none got up between two looks,
+ * or it would be up still, or have lain down again. */
+ASTHRA__FN bool asthra__rest_is_total(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t workers = asthra__load(&g->worker_count, acquire);
+    uint32_t manned = asthra__load(&g->manned, acquire);
+    uint32_t rests = asthra__load(&g->rests, seq_cst);
+    if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
+    if (manned != workers || asthra__load(&g->sleeping, seq_cst) != workers) return false;
+    for (uint32_t i = 0; i < workers; i++) {
+        if (asthra__work_exists(g, &g->workers[i])) return false;
+    }
+    return asthra__load(&g->sleeping, seq_cst) == workers &&
+           asthra__load(&g->rests, seq_cst) == rests;
+}
+
 ASTHRA__FN bool asthra__all_are_asleep(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
-    uint32_t workers = asthra__load(&g->worker_count, acquire);
-    uint32_t manned = asthra__load(&g->manned, acquire);
-    if (manned == 0) workers = 0; /* nobody has spawned yet: there are no worker threads */
     uint32_t rests = asthra__load(&g->rests, seq_cst);
-    if (manned != workers || asthra__load(&g->sleeping, seq_cst) != workers) return false;
-    if (asthra__timers_earliest() != INT64_MAX) return false;
+    if (!asthra__rest_is_total() || asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
-    size_t blocked = asthra__load(&g->host_blocked, seq_cst);
-    size_t known = workers + blocked + (ASTHRA__TSAN ? 1 : 0);
+    size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
+                   (ASTHRA__TSAN ? 1 : 0);
     if (asthra__os_thread_count() != known) return false;
-    for (uint32_t i = 0; i < workers; i++) {
-        if (asthra__work_exists(g, &g->workers[i])) return false; /* it lies down for a moment only */
-    }
-    /* Nobody got up between the two looks, or it would be up still, or have lain down again. */
-    return asthra__load(&g->sleeping, seq_cst) == workers &&
-           asthra__load(&g->rests, seq_cst) == rests;
+    return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests;
 }
 
 ASTHRA__FN void asthra__report_asleep(void) {

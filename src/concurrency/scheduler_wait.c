@@ -154,7 +154,8 @@ static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
     return false;
 }
 
-/* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic mode.
+/* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic
+ * mode.
  * The limit is counted before the thread is, so that it never looks as if it waited for ever. */
 static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Scheduler *g = asthra__scheduler();

@@ -98,7 +98,8 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
     return (Asthra__Task *)(void *)t->runnable.next;
 }
 
-/* The next one that was never used. Its generation differs from runtime to runtime, so that a handle
+/* The next one that was never used. Its generation differs from runtime to runtime, so that a
+ * handle
  * that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
 static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
     Asthra__Task *t = asthra__task_at(s->fresh);
@@ -521,7 +522,8 @@ static bool asthra__task_mark_cancel(Asthra__Task *t, uint64_t bits) {
 
 /* Ends the wait that t is in, if it may be ended. The canceller of a chain holds no handle of t: it
  * may have ended meanwhile, and another task may wait in its place. So the parker's word is read
- * first, then the generation: if that is still ours, so is the wait, and its turn is in the word. */
+ * first, then the generation: if that is still ours, so is the wait, and its turn is in the word.
+ * */
 static void asthra__task_end_wait(Asthra__Task *t, uint64_t bits) {
     Asthra__Parker *p = &t->parker;
     for (;;) {

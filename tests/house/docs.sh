@@ -1,6 +1,7 @@
 #!/bin/sh
 # docs - README's blocks. A C block that holds main is a program, and is run; any other C block is
-# run as the inside of main. A `text` block right after a program is what that program prints. A line
+# run as the inside of main. A `text` block right after a program is what that program prints. A
+# line
 # of a `sh` block that begins with make names targets that there are; the others are run in a folder
 # that holds the header, stb_ds.h and the first program.
 . tests/house/lib.sh
@@ -34,14 +35,15 @@ block() {
         source=$1.wrapped.c
     fi
     grep -q 'define ASTHRA_RT_IMPLEMENTATION' "$source" && bodies=''
-    "$CC" -std=gnu11 -O1 -Wall -Wextra -Werror $INCLUDES -o "$1" "$source" $bodies -pthread &&
+    "$CC" -std=gnu11 -Os -Wall -Wextra -Werror $INCLUDES -o "$1" "$source" $bodies -pthread &&
         "$1" >"$1.out" </dev/null && { [ ! -r "$1.expected" ] || diff -u "$1.expected" "$1.out"; }
 }
 # shell NAME: its commands, with CC for cc.
 shell() {
     grep '^make' "$1.sh" >"$1.make"
     while read -r line; do $line -n GATE=1 >/dev/null || return 1; done <"$1.make"
-    rm -rf "$OUT/user" && mkdir "$OUT/user" && cp asthra_rt.h build/deps/stb_ds.h "$OUT/user" || return
+    rm -rf "$OUT/user" && mkdir "$OUT/user" || return
+    cp asthra_rt.h build/deps/stb_ds.h "$OUT/user" || return
     for first in "$OUT"/block??.c; do break; done
     cp "$first" "$OUT/user/program.c"
     (cd "$OUT/user" && grep -v '^make' "$1.sh" | sed "s,^cc ,$CC ," >run && sh -e run)

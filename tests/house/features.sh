@@ -5,7 +5,7 @@
 
 build() {
     rm -f "$OUT/f.o"
-    quiet "$CC" -std=gnu11 -O1 $WARNINGS $INCLUDES "$@" -c -o "$OUT/f.o" tests/house/features.c &&
+    quiet "$CC" -std=gnu11 -Os $WARNINGS $INCLUDES "$@" -c -o "$OUT/f.o" tests/house/features.c &&
         "$CC" -o "$OUT/f" "$OUT/f.o" -pthread && "$OUT/f"
 }
 # What the last build promises not to use.

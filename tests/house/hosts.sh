@@ -13,7 +13,7 @@ is_another() { [ "$(grep -cE 'other_version|OTHER_VERSION|ARENA_OTHER' "$other")
 # host CC FOLDER_OF_BOOK STB_DS PLACE
 warnings="-Wall -Wextra -Werror -Wno-sign-compare -Wno-unused-function -Wno-unused-value"
 host() {
-    "$1" -std=gnu11 -O1 $warnings -I"$2" -I"$OUT" -Ibuild/deps -DHOST_STB_DS="\"$3\"" "-DHOST_$4" \
+    "$1" -std=gnu11 -O0 $warnings -I"$2" -I"$OUT" -Ibuild/deps -DHOST_STB_DS="\"$3\"" "-DHOST_$4" \
         -o "$OUT/host" tests/house/host_stb_ds.c -pthread && "$OUT/host"
 }
 named() {
