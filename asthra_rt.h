@@ -6234,7 +6234,8 @@ ASTHRA__FN void asthra__turn(void) {
 
 ASTHRA__FN int64_t asthra__now_ns(void) {
     Asthra__Scheduler *g = asthra__scheduler();
-    return g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
+    bool runs = asthra__load(&g->phase, acquire) != ASTHRA__PHASE_NONE; /* partner: start */
+    return runs && g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
 }
 
 ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
@@ -7230,7 +7231,8 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is kept with
+/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is
+ * kept with
  * it: whoever watches may itself have work now and then, and begins no new count. */
 static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
     uint32_t seen = asthra__load(&w->turns_seen, relaxed);

@@ -162,7 +162,8 @@ ASTHRA__FN void asthra__turn(void) {
 
 ASTHRA__FN int64_t asthra__now_ns(void) {
     Asthra__Scheduler *g = asthra__scheduler();
-    return g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
+    bool runs = asthra__load(&g->phase, acquire) != ASTHRA__PHASE_NONE; /* partner: start */
+    return runs && g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
 }
 
 ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {

@@ -125,7 +125,8 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is kept with
+/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is
+ * kept with
  * it: whoever watches may itself have work now and then, and begins no new count. */
 static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
     uint32_t seen = asthra__load(&w->turns_seen, relaxed);
