@@ -111,8 +111,8 @@ $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
     $($1.cc) $($1.flags) -pthread -o $B/probe_$1 $B/probe_$1.c 2>/dev/null && $($1.run) $B/probe_$1 2>/dev/null && echo yes)
 # The youngest tests run plain; under the other variants they are asked for by name or by `make san`.
-YOUNG := test_timer test_runtime test_scheduler test_deque test_fiber test_fork test_signals test_soak
-tested = $(if $(filter plain,$1),$(TESTS),$(filter-out $(YOUNG) $(if $(filter asan,$1),,test_task),$(TESTS)))
+YOUNG :=
+tested = $(if $(filter plain,$1),$(TESTS),$(filter-out $(YOUNG) ,$(TESTS)))
 units = $(if $(call usable,$1),$(patsubst %,$1-%,$(call tested,$1)),missing-$1)
 check-missing-%:
 	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'

@@ -863,7 +863,7 @@ typedef enum AsthraOptimizationLevel {
 /* Made by asthra_runtime_config_default() and changed from there; booleans are literal. */
 typedef struct AsthraRuntimeConfig {
     size_t struct_size;          /* set by asthra_runtime_config_default(); 0 is refused */
-    size_t worker_threads;       /* 0: the cores this process may use */
+    size_t worker_threads;       /* 0: the cores this process may use; 1 without threads */
     size_t max_tasks;            /* spawned and unfinished; 0: no limit */
     size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
     AsthraMainThread main_thread;
@@ -5986,16 +5986,18 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(size_t) unfinished;    /* counted only under max_tasks */
     Asthra__Lock stripes[ASTHRA__STRIPES];
     /* Shutdown, and the deterministic mode. */
+    ASTHRA__ATOMIC(uint32_t) left; /* worker threads that are through */
     ASTHRA__ATOMIC(Asthra__Parker *) drainer;
     Asthra__Lock drain_lock;
     bool drain_quiescent;
     uint64_t random_state;
     int64_t virtual_ns;
-    bool is_deterministic;
+    ASTHRA__ATOMIC(bool) is_deterministic;
 } Asthra__Scheduler;
 
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
+ASTHRA__FN bool asthra__is_deterministic(void);
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
@@ -6056,7 +6058,8 @@ ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
 ASTHRA__FN bool asthra__rest_is_total(void);   /* no worker runs or holds anything */
 ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
-ASTHRA__FN void asthra__report_standing(void); /* after shutdown's time: prints what still stands */
+/* after shutdown's time: what still stands; is_still: and nothing of it can run any more */
+ASTHRA__FN void asthra__report_standing(bool is_still);
 
 /* task.c, declared here because the scheduler runs what they made */
 /* is_alone: nobody but an awaiter that called it in place can know of t. */
@@ -6116,6 +6119,9 @@ static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh sea
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
 }
+ASTHRA__FN bool asthra__is_deterministic(void) {
+    return asthra__load(&asthra__scheduler_record.is_deterministic, relaxed);
+}
 
 /* ---- seats ---- */
 
@@ -6140,8 +6146,7 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
 }
 
 /* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts
- * the
- * epoch up under it, from taking the descriptors away meanwhile. */
+ * the epoch up under it, from taking the descriptors away meanwhile. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
@@ -6218,7 +6223,7 @@ ASTHRA__FN Asthra__Seat *asthra__seat(void) {
 
 ASTHRA__FN uint32_t asthra__random(uint32_t bound) {
     Asthra__Scheduler *g = asthra__scheduler();
-    uint64_t *state = g->is_deterministic ? &g->random_state : &asthra__seat()->random_state;
+    uint64_t *state = asthra__is_deterministic() ? &g->random_state : &asthra__seat()->random_state;
     uint64_t x = *state; /* xorshift64* (Vigna, 2016); the high half is multiplied into the range */
     x ^= x >> 12;
     x ^= x << 25;
@@ -6228,14 +6233,14 @@ ASTHRA__FN uint32_t asthra__random(uint32_t bound) {
 }
 
 ASTHRA__FN void asthra__turn(void) {
-    if (ASTHRA__LIKELY(!asthra__scheduler_record.is_deterministic)) return;
+    if (ASTHRA__LIKELY(!asthra__is_deterministic())) return;
     if (asthra__seat()->worker != NULL && asthra__random(4) == 0) asthra_yield();
 }
 
 ASTHRA__FN int64_t asthra__now_ns(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     bool runs = asthra__load(&g->phase, acquire) != ASTHRA__PHASE_NONE; /* partner: start */
-    return runs && g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
+    return runs && asthra__is_deterministic() ? g->virtual_ns : asthra__os_now_ns();
 }
 
 ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
@@ -6513,6 +6518,9 @@ static void *asthra__worker_main(void *argument) {
     if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
     asthra__os_fault_stack_leave(t->fault_stack);
     t->fault_stack = NULL;
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__add(&g->left, 1u, release);
+    asthra__os_wake(&g->left, 1);
     return NULL;
 }
 
@@ -6677,7 +6685,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     if (!c->tier_is_on[1]) rare |= ASTHRA__RARE_TIER;
     asthra__store(&g->rare, rare, relaxed);
     g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
-    g->is_deterministic = c->seed != 0;
+    asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     asthra__sync_setup();
@@ -6749,6 +6757,20 @@ ASTHRA__FN void asthra__drain_check(void) {
     if (is_ours) asthra__wait_wake(drainer);
 }
 
+/* Gives the workers that were told to stop a while to leave the tasks that still stand. */
+static bool asthra__workers_have_left(Asthra__Scheduler *g) {
+    int64_t end = asthra__os_now_ns() + ASTHRA_MS(200), now;
+    uint32_t threads = 0, left;
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        threads += g->workers[i].has_thread;
+    }
+    while ((left = asthra__load(&g->left, acquire)) != threads) {
+        if ((now = asthra__os_now_ns()) >= end) return false;
+        asthra__os_wait(&g->left, left, end - now);
+    }
+    return true;
+}
+
 static void asthra__join_workers(Asthra__Scheduler *g) {
 #if ASTHRA_HAS_THREADS
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
@@ -6779,10 +6801,12 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
         asthra__task_cancel_parked();
         asthra__drain(g, false, g->config.shutdown_timeout_ns);
     }
-    if (asthra__task_unfinished() > 0) asthra__report_standing();
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
     asthra__notify_all();
+    bool stands = asthra__task_unfinished() > 0, is_still = stands && asthra__workers_have_left(g);
+    if (stands && !is_still) asthra__report_standing(false);
     asthra__join_workers(g);
+    if (is_still) asthra__report_standing(true);
     asthra__seats_dismiss(g);
     asthra__report_teardown();
     asthra__os_fault_stack_leave(s->thread->fault_stack);
@@ -7001,8 +7025,8 @@ static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
 ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Runnable *item = &f->runnable;
-    if (ASTHRA__UNLIKELY(g->is_deterministic || w == NULL)) {
-        if (!g->is_deterministic && (f->bound_to >= 0 || item->priority != 0)) {
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic() || w == NULL)) {
+        if (!asthra__is_deterministic() && (f->bound_to >= 0 || item->priority != 0)) {
             asthra__runnable_ranked(&f->ranked, f->bound_to);
             return;
         }
@@ -7026,11 +7050,12 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Worker *w = s->worker;
-    if (ASTHRA__UNLIKELY(t->affinity != 0 || t->runnable.priority != 0) && !g->is_deterministic) {
+    bool is_ranked = t->affinity != 0 || t->runnable.priority != 0;
+    if (ASTHRA__UNLIKELY(is_ranked) && !asthra__is_deterministic()) {
         asthra__runnable_ranked(&t->extra->ranked, t->affinity - 1);
         return;
     }
-    if (ASTHRA__UNLIKELY(w == NULL || g->is_deterministic) ||
+    if (ASTHRA__UNLIKELY(w == NULL || asthra__is_deterministic()) ||
         ASTHRA__UNLIKELY(!asthra__deque_push(&w->deque, &t->runnable))) {
         asthra__list_push(&g->global, &t->runnable);
     }
@@ -7072,7 +7097,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     Asthra__Runnable *item;
     w->turns++;
     asthra__store(&w->turns_seen, w->turns, relaxed);
-    if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic())) return asthra__pick_deterministic(g);
     if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_STEP == 0)) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }
@@ -7207,7 +7232,7 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
         g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
-        if (item == NULL && !g->is_deterministic) item = asthra__steal(g, w);
+        if (item == NULL && !asthra__is_deterministic()) item = asthra__steal(g, w);
         if (item != NULL) return item;
         for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
     }
@@ -7231,9 +7256,8 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is
- * kept with
- * it: whoever watches may itself have work now and then, and begins no new count. */
+/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is kept
+ * with it: whoever watches may itself have work now and then, and begins no new count. */
 static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
     uint32_t seen = asthra__load(&w->turns_seen, relaxed);
     if (asthra__load(&w->turns_watched, relaxed) == seen) {
@@ -7280,7 +7304,7 @@ ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
 /* In the deterministic mode time stands still while anything can run. */
 static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
     int64_t earliest = asthra__timers_earliest();
-    if (!g->is_deterministic || earliest == INT64_MAX) return false;
+    if (!asthra__is_deterministic() || earliest == INT64_MAX) return false;
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING && !g->drain_quiescent) {
         return false; /* those who sleep are parked: they will be cancelled */
     }
@@ -7395,6 +7419,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     bool is_counted = false, watches = false;
     for (;;) {
         Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
+        is_counted = false;
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
             asthra__stop_watching(g, watches);
             return NULL;
@@ -7568,8 +7593,8 @@ static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
 }
 
 /* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic
- * mode.
- * The limit is counted before the thread is, so that it never looks as if it waited for ever. */
+ * mode. The limit is counted before the thread is, so that it never looks as if it waited for
+ * ever. */
 static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t now = asthra__os_now_ns(), deadline = INT64_MAX;
@@ -7630,7 +7655,7 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
             return ASTHRA_CANCELLED;
         }
     }
-    w->since_ns = asthra__scheduler()->is_deterministic ? asthra__now_ns() : s->worker->now_ns;
+    w->since_ns = asthra__is_deterministic() ? asthra__now_ns() : s->worker->now_ns;
     if (timeout_ns >= 0) {
         w->deadline_ns = asthra__deadline(timeout_ns);
         if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w))) {
@@ -7803,18 +7828,19 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
 
 /* ---- lists of those who wait ---- */
 
-static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
+/* A wait lives on its waiter's stack: it is looked at only if nobody can go on meanwhile. */
+static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p, bool is_still) {
     uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
     if (claim != ASTHRA__WAIT_OPEN && claim != ASTHRA__WAIT_BUSY) {
         asthra__text_add(t, claim == ASTHRA__WAIT_IDLE ? "running" : "may run");
         return;
     }
-    asthra__text_format(t, "%s", p->wait->what);
-    if (p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
+    asthra__text_format(t, "%s", is_still ? p->wait->what : "waiting");
+    if (is_still && p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
 }
 
 /* What t does, as one line. A task that awaits a child in place has no wait of its own. */
-static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
+static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t, bool is_still) {
     AsthraTaskHandle child = {asthra__load(&t->awaiting, relaxed)};
     asthra__text_format(line, "task '%s': ", t->name);
     if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
@@ -7822,7 +7848,7 @@ static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
     } else if (child.bits != 0) {
         asthra__text_format(line, "await of task %llu", (unsigned long long)child.bits);
     } else {
-        asthra__describe_wait(line, &t->parker);
+        asthra__describe_wait(line, &t->parker, is_still);
     }
 }
 
@@ -7836,8 +7862,10 @@ typedef struct Asthra__Groups {
     Asthra__Table counts, oldest; /* by line: how many, and since when at the earliest */
 } Asthra__Groups;
 
-static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p) {
-    bool waits = (asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM) == ASTHRA__WAIT_OPEN;
+static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p,
+                               bool is_still) {
+    uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
+    bool waits = is_still && claim == ASTHRA__WAIT_OPEN;
     uint64_t since = waits ? (uint64_t)p->wait->since_ns : UINT64_MAX;
     uint64_t count = ++*asthra__table_slot_text(&g->counts, line);
     uint64_t *oldest = asthra__table_slot_text(&g->oldest, line);
@@ -7860,8 +7888,8 @@ static void asthra__groups_print(Asthra__Groups *g, int64_t now_ns) {
     asthra__table_destroy(&g->oldest);
 }
 
-/* Every unfinished task, then every plain thread that waits. Nothing may run meanwhile. */
-static void asthra__report_everybody(void) {
+/* Every unfinished task, then every plain thread that waits. is_still: nothing runs meanwhile. */
+static void asthra__report_everybody(bool is_still) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Groups groups;
     uint32_t count = asthra__load(&g->descriptors, acquire);
@@ -7872,17 +7900,19 @@ static void asthra__report_everybody(void) {
         const Asthra__Task *t = asthra__task_at(i);
         if (!asthra__is_unfinished(t)) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
-        asthra__describe_task(&text, t);
-        asthra__groups_add(&groups, line, &t->parker);
+        asthra__describe_task(&text, t, is_still);
+        asthra__groups_add(&groups, line, &t->parker, is_still);
     }
+    asthra__lock(&g->seats_lock);
     for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
         bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
         if (!waits) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
         asthra__text_format(&text, "thread '%s': ", s->thread->name);
-        asthra__describe_wait(&text, &s->parker);
-        asthra__groups_add(&groups, line, &s->parker);
+        asthra__describe_wait(&text, &s->parker, is_still);
+        asthra__groups_add(&groups, line, &s->parker, is_still);
     }
+    asthra__unlock(&g->seats_lock);
     asthra__groups_print(&groups, asthra__now_ns());
 }
 
@@ -7920,13 +7950,13 @@ ASTHRA__FN void asthra__report_asleep(void) {
     static const char text[] = "all tasks are asleep";
     if (asthra__exchange(&asthra__scheduler()->is_asleep_told, 1u, acq_rel)) return;
     asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
-    asthra__report_everybody();
+    asthra__report_everybody(true);
     asthra__panic_with(NULL, 0, text);
 }
 
-ASTHRA__FN void asthra__report_standing(void) {
+ASTHRA__FN void asthra__report_standing(bool is_still) {
     asthra__text_report("shutdown: these tasks were cancelled and have not ended in time:");
-    asthra__report_everybody();
+    asthra__report_everybody(is_still);
 }
 
 /* ---- panics of tasks ---- */
@@ -8178,11 +8208,10 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
 }
 
 /* The next one that was never used. Its generation differs from runtime to runtime, so that a
- * handle
- * that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
+ * handle that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
 static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
     Asthra__Task *t = asthra__task_at(s->fresh);
-    uint64_t runs = asthra__scheduler()->is_deterministic ? 0 : (s->epoch - 2) / 2;
+    uint64_t runs = asthra__is_deterministic() ? 0 : (s->epoch - 2) / 2;
     asthra__store(&t->word, (runs * 0x9e3779b1u) << 32, relaxed);
     t->parker.index = s->fresh++;
     return t;
@@ -8809,7 +8838,7 @@ static bool asthra__await_claims(Asthra__Seat *s, Asthra__Task *t) {
     if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED))
         return false;
     if (t->affinity != 0 || t->runnable.priority != 0 || !asthra__await_fits(s, t)) return false;
-    if (ASTHRA__UNLIKELY(g->is_deterministic)) {
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic())) {
         return asthra__random(2) == 0 && asthra__list_remove(&g->global, &t->runnable);
     }
     return asthra__deque_pop_if(&s->worker->deque, &t->runnable);

@@ -92,8 +92,7 @@ __attribute__((noreturn)) TEST_MAYBE_UNUSED static void test_skip(const char *re
 }
 
 /* Where a build without threads has nothing to say: said by a test whose children, or whose
- * workers,
- * are threads; a test that comes to start one itself need not. */
+ * workers, are threads; a test that comes to start one itself need not. */
 TEST_MAYBE_UNUSED static void test_need_threads(void) {
 #ifdef ASTHRA_RT_NO_THREADS
     test_skip("this build has no threads");

@@ -6,6 +6,7 @@
 #include "asthra_rt.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum { MOST = 200000 };
 static Asthra__Deque deque;

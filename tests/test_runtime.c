@@ -257,14 +257,19 @@ static void one_life(int i) {
     asthra_channel_destroy(channel);
 }
 
+#if defined(__SANITIZE_THREAD__)
+enum { LIVES = 200 }; /* each makes its stacks anew, and they are dear there */
+#else
+enum { LIVES = 1000 };
+#endif
 TEST_WITHIN(60, runtime, a_thousand_lives_leave_nothing_behind) {
     size_t kib_before, kib_after, maps_before = 0;
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < LIVES; i++) {
         one_life(i);
         if (i == 100) maps_before = mappings_now(&kib_before);
     }
     size_t maps_after = mappings_now(&kib_after);
-    CHECK_EQ(threads_now() <= 2, 1); /* ThreadSanitizer has one of its own */
+    while (threads_now() > 2) sched_yield(); /* ThreadSanitizer has one; a joined one may linger */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     CHECK(maps_after < maps_before + 20);
     CHECK(kib_after < kib_before + 4096);
@@ -391,6 +396,10 @@ TEST(runtime, shutdown_cancels_the_parked_in_the_deterministic_mode_too) {
     }
 }
 
+/* Their waiters are gone with their stacks, so these channels cannot be destroyed. */
+static AsthraChannel *abandoned[8];
+static int abandoned_count;
+
 /* What stands after the time is told by name, and the program goes on. */
 static void standing(AsthraTaskFunction fn, const char *words, size_t workers, AsthraMainThread m) {
     char text[4096];
@@ -402,7 +411,7 @@ static void standing(AsthraTaskFunction fn, const char *words, size_t workers, A
     dup2(fileno(caught), STDERR_FILENO);
     CHECK(asthra_runtime_init(&c));
     AsthraSpawnOptions o = { .name = "stubborn" };
-    shared = asthra_channel_create(sizeof(int), 0, "shared");
+    shared = abandoned[abandoned_count++] = asthra_channel_create(sizeof(int), 0, "shared");
     AsthraTaskHandle h = asthra_spawn_with(&o, fn, NULL);
     asthra_sleep_ns(ASTHRA_MS(1));
     asthra_task_detach(h);

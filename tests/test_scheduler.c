@@ -1,6 +1,5 @@
 /* What the scheduler promises beyond single calls: nobody sleeps for ever unseen, nobody is woken
- * in
- * vain, the deterministic mode repeats itself. Private names, and ASTHRA_RT_NO_AUTO_INIT. */
+ * in vain, the deterministic mode repeats itself. Private names, and ASTHRA_RT_NO_AUTO_INIT. */
 #include "test.h"
 #define ASTHRA_RT_IMPLEMENTATION
 #define ASTHRA_RT_STATIC
@@ -9,6 +8,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 
 #define NUMBER(n) ((void *)(intptr_t)(n))
 
@@ -174,6 +174,7 @@ static void *echoes_flag(void *c) {
 /* The other worker is never idle for long, or never at all: still it looks after main's. */
 static void main_is_away_beside(AsthraTaskFunction busy, int count) {
     AsthraTaskHandle h[4];
+    NEED_THREADS();
     start(2);
     AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "to task");
     AsthraTaskHandle waker = asthra_spawn(echoes_flag, c);
@@ -387,13 +388,16 @@ TEST(scheduler, nobody_is_asleep_while_a_thread_waits_with_a_limit) {
         start_as(workers, ASTHRA_MAIN_HOSTS);
         AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "timed");
         CHECK_EQ(pthread_create(&t, NULL, waits_timed, c), 0);
-        AsthraTaskHandle never = asthra_spawn(receives, asthra_channel_create(4, 0, "n"));
+        AsthraChannel *n = asthra_channel_create(sizeof(int), 0, "never");
+        AsthraTaskHandle never = asthra_spawn(receives, n);
         for (int i = 0; i < 200; i++) asthra_await(asthra_spawn(add_one, NULL));
         int value;
         CHECK_EQ(asthra_channel_receive(c, &value).status, ASTHRA_CLOSED);
         pthread_join(t, NULL);
         asthra_task_cancel(never);
         asthra_await(never);
+        asthra_channel_destroy(n);
+        asthra_channel_destroy(c);
         asthra_runtime_shutdown();
     }
 }
@@ -421,6 +425,8 @@ TEST(scheduler, threads_that_wait_for_each_other_in_turn_are_not_asleep) {
         int value;
         while (asthra_channel_next(c[0], &value, sizeof value)) asthra_channel_send(c[1], &value);
         pthread_join(t, NULL);
+        asthra_channel_destroy(c[0]);
+        asthra_channel_destroy(c[1]);
         asthra_runtime_shutdown();
     }
 }

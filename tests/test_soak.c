@@ -1,8 +1,6 @@
 /* Random programs over tasks, channels, selects, closes, cancels, time-outs, detach and retain,
- * whose
- * bookkeeping must come out even: under deterministic seeds, each run twice and compared byte by
- * byte,
- * and under real threads.
+ * whose bookkeeping must come out even: under deterministic seeds, each run twice and compared byte
+ * by byte, and under real threads.
  *
  *     ASTHRA_SOAK_SEEDS=1000    how many seeds (default: as many as fit into some seconds)
  *     ASTHRA_SOAK_FIRST=77      the first of them: to run a failing one again
@@ -365,4 +363,7 @@ static void soak(void (*program)(uint64_t), bool is_compared, double seconds) {
 TEST_WITHIN(3600, soak, seeded_programs_come_out_even_and_repeat_themselves) {
     soak(seeded, true, 7);
 }
-TEST_WITHIN(3600, soak, threaded_programs_come_out_even) { soak(threaded, false, 7); }
+TEST_WITHIN(3600, soak, threaded_programs_come_out_even) {
+    NEED_THREADS();
+    soak(threaded, false, 7);
+}

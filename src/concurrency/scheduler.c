@@ -44,6 +44,9 @@ static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh sea
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
 }
+ASTHRA__FN bool asthra__is_deterministic(void) {
+    return asthra__load(&asthra__scheduler_record.is_deterministic, relaxed);
+}
 
 /* ---- seats ---- */
 
@@ -68,8 +71,7 @@ ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void) {
 }
 
 /* A thread ends: its descriptors and its counts are kept. The lock keeps a shutdown, which counts
- * the
- * epoch up under it, from taking the descriptors away meanwhile. */
+ * the epoch up under it, from taking the descriptors away meanwhile. */
 static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
@@ -146,7 +148,7 @@ ASTHRA__FN Asthra__Seat *asthra__seat(void) {
 
 ASTHRA__FN uint32_t asthra__random(uint32_t bound) {
     Asthra__Scheduler *g = asthra__scheduler();
-    uint64_t *state = g->is_deterministic ? &g->random_state : &asthra__seat()->random_state;
+    uint64_t *state = asthra__is_deterministic() ? &g->random_state : &asthra__seat()->random_state;
     uint64_t x = *state; /* xorshift64* (Vigna, 2016); the high half is multiplied into the range */
     x ^= x >> 12;
     x ^= x << 25;
@@ -156,14 +158,14 @@ ASTHRA__FN uint32_t asthra__random(uint32_t bound) {
 }
 
 ASTHRA__FN void asthra__turn(void) {
-    if (ASTHRA__LIKELY(!asthra__scheduler_record.is_deterministic)) return;
+    if (ASTHRA__LIKELY(!asthra__is_deterministic())) return;
     if (asthra__seat()->worker != NULL && asthra__random(4) == 0) asthra_yield();
 }
 
 ASTHRA__FN int64_t asthra__now_ns(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     bool runs = asthra__load(&g->phase, acquire) != ASTHRA__PHASE_NONE; /* partner: start */
-    return runs && g->is_deterministic ? g->virtual_ns : asthra__os_now_ns();
+    return runs && asthra__is_deterministic() ? g->virtual_ns : asthra__os_now_ns();
 }
 
 ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
@@ -441,6 +443,9 @@ static void *asthra__worker_main(void *argument) {
     if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
     asthra__os_fault_stack_leave(t->fault_stack);
     t->fault_stack = NULL;
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__add(&g->left, 1u, release);
+    asthra__os_wake(&g->left, 1);
     return NULL;
 }
 
@@ -605,7 +610,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     if (!c->tier_is_on[1]) rare |= ASTHRA__RARE_TIER;
     asthra__store(&g->rare, rare, relaxed);
     g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
-    g->is_deterministic = c->seed != 0;
+    asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     asthra__sync_setup();
@@ -677,6 +682,20 @@ ASTHRA__FN void asthra__drain_check(void) {
     if (is_ours) asthra__wait_wake(drainer);
 }
 
+/* Gives the workers that were told to stop a while to leave the tasks that still stand. */
+static bool asthra__workers_have_left(Asthra__Scheduler *g) {
+    int64_t end = asthra__os_now_ns() + ASTHRA_MS(200), now;
+    uint32_t threads = 0, left;
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+        threads += g->workers[i].has_thread;
+    }
+    while ((left = asthra__load(&g->left, acquire)) != threads) {
+        if ((now = asthra__os_now_ns()) >= end) return false;
+        asthra__os_wait(&g->left, left, end - now);
+    }
+    return true;
+}
+
 static void asthra__join_workers(Asthra__Scheduler *g) {
 #if ASTHRA_HAS_THREADS
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
@@ -707,10 +726,12 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
         asthra__task_cancel_parked();
         asthra__drain(g, false, g->config.shutdown_timeout_ns);
     }
-    if (asthra__task_unfinished() > 0) asthra__report_standing();
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
     asthra__notify_all();
+    bool stands = asthra__task_unfinished() > 0, is_still = stands && asthra__workers_have_left(g);
+    if (stands && !is_still) asthra__report_standing(false);
     asthra__join_workers(g);
+    if (is_still) asthra__report_standing(true);
     asthra__seats_dismiss(g);
     asthra__report_teardown();
     asthra__os_fault_stack_leave(s->thread->fault_stack);

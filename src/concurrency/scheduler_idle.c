@@ -101,7 +101,7 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
         g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
-        if (item == NULL && !g->is_deterministic) item = asthra__steal(g, w);
+        if (item == NULL && !asthra__is_deterministic()) item = asthra__steal(g, w);
         if (item != NULL) return item;
         for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
     }
@@ -125,9 +125,8 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
 
 /* ---- watching ---- */
 
-/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is
- * kept with
- * it: whoever watches may itself have work now and then, and begins no new count. */
+/* Has it been in one turn for a whole tick, as far as those saw who looked? What they saw is kept
+ * with it: whoever watches may itself have work now and then, and begins no new count. */
 static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
     uint32_t seen = asthra__load(&w->turns_seen, relaxed);
     if (asthra__load(&w->turns_watched, relaxed) == seen) {
@@ -174,7 +173,7 @@ ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
 /* In the deterministic mode time stands still while anything can run. */
 static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
     int64_t earliest = asthra__timers_earliest();
-    if (!g->is_deterministic || earliest == INT64_MAX) return false;
+    if (!asthra__is_deterministic() || earliest == INT64_MAX) return false;
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING && !g->drain_quiescent) {
         return false; /* those who sleep are parked: they will be cancelled */
     }
@@ -289,6 +288,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     bool is_counted = false, watches = false;
     for (;;) {
         Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
+        is_counted = false;
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
             asthra__stop_watching(g, watches);
             return NULL;

@@ -357,16 +357,18 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(size_t) unfinished;    /* counted only under max_tasks */
     Asthra__Lock stripes[ASTHRA__STRIPES];
     /* Shutdown, and the deterministic mode. */
+    ASTHRA__ATOMIC(uint32_t) left; /* worker threads that are through */
     ASTHRA__ATOMIC(Asthra__Parker *) drainer;
     Asthra__Lock drain_lock;
     bool drain_quiescent;
     uint64_t random_state;
     int64_t virtual_ns;
-    bool is_deterministic;
+    ASTHRA__ATOMIC(bool) is_deterministic;
 } Asthra__Scheduler;
 
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
+ASTHRA__FN bool asthra__is_deterministic(void);
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
@@ -427,7 +429,8 @@ ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
 ASTHRA__FN bool asthra__rest_is_total(void);   /* no worker runs or holds anything */
 ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
-ASTHRA__FN void asthra__report_standing(void); /* after shutdown's time: prints what still stands */
+/* after shutdown's time: what still stands; is_still: and nothing of it can run any more */
+ASTHRA__FN void asthra__report_standing(bool is_still);
 
 /* task.c, declared here because the scheduler runs what they made */
 /* is_alone: nobody but an awaiter that called it in place can know of t. */

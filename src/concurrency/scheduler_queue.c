@@ -204,8 +204,8 @@ static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
 ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Runnable *item = &f->runnable;
-    if (ASTHRA__UNLIKELY(g->is_deterministic || w == NULL)) {
-        if (!g->is_deterministic && (f->bound_to >= 0 || item->priority != 0)) {
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic() || w == NULL)) {
+        if (!asthra__is_deterministic() && (f->bound_to >= 0 || item->priority != 0)) {
             asthra__runnable_ranked(&f->ranked, f->bound_to);
             return;
         }
@@ -229,11 +229,12 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Worker *w = s->worker;
-    if (ASTHRA__UNLIKELY(t->affinity != 0 || t->runnable.priority != 0) && !g->is_deterministic) {
+    bool is_ranked = t->affinity != 0 || t->runnable.priority != 0;
+    if (ASTHRA__UNLIKELY(is_ranked) && !asthra__is_deterministic()) {
         asthra__runnable_ranked(&t->extra->ranked, t->affinity - 1);
         return;
     }
-    if (ASTHRA__UNLIKELY(w == NULL || g->is_deterministic) ||
+    if (ASTHRA__UNLIKELY(w == NULL || asthra__is_deterministic()) ||
         ASTHRA__UNLIKELY(!asthra__deque_push(&w->deque, &t->runnable))) {
         asthra__list_push(&g->global, &t->runnable);
     }
@@ -275,7 +276,7 @@ ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     Asthra__Runnable *item;
     w->turns++;
     asthra__store(&w->turns_seen, w->turns, relaxed);
-    if (ASTHRA__UNLIKELY(g->is_deterministic)) return asthra__pick_deterministic(g);
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic())) return asthra__pick_deterministic(g);
     if (ASTHRA__UNLIKELY(w->turns % ASTHRA__FAIR_STEP == 0)) {
         if ((item = asthra__pick_fairly(g, w)) != NULL) return item;
     }

@@ -40,18 +40,19 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
 
 /* ---- lists of those who wait ---- */
 
-static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p) {
+/* A wait lives on its waiter's stack: it is looked at only if nobody can go on meanwhile. */
+static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p, bool is_still) {
     uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
     if (claim != ASTHRA__WAIT_OPEN && claim != ASTHRA__WAIT_BUSY) {
         asthra__text_add(t, claim == ASTHRA__WAIT_IDLE ? "running" : "may run");
         return;
     }
-    asthra__text_format(t, "%s", p->wait->what);
-    if (p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
+    asthra__text_format(t, "%s", is_still ? p->wait->what : "waiting");
+    if (is_still && p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
 }
 
 /* What t does, as one line. A task that awaits a child in place has no wait of its own. */
-static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
+static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t, bool is_still) {
     AsthraTaskHandle child = {asthra__load(&t->awaiting, relaxed)};
     asthra__text_format(line, "task '%s': ", t->name);
     if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
@@ -59,7 +60,7 @@ static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t) {
     } else if (child.bits != 0) {
         asthra__text_format(line, "await of task %llu", (unsigned long long)child.bits);
     } else {
-        asthra__describe_wait(line, &t->parker);
+        asthra__describe_wait(line, &t->parker, is_still);
     }
 }
 
@@ -73,8 +74,10 @@ typedef struct Asthra__Groups {
     Asthra__Table counts, oldest; /* by line: how many, and since when at the earliest */
 } Asthra__Groups;
 
-static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p) {
-    bool waits = (asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM) == ASTHRA__WAIT_OPEN;
+static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p,
+                               bool is_still) {
+    uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
+    bool waits = is_still && claim == ASTHRA__WAIT_OPEN;
     uint64_t since = waits ? (uint64_t)p->wait->since_ns : UINT64_MAX;
     uint64_t count = ++*asthra__table_slot_text(&g->counts, line);
     uint64_t *oldest = asthra__table_slot_text(&g->oldest, line);
@@ -97,8 +100,8 @@ static void asthra__groups_print(Asthra__Groups *g, int64_t now_ns) {
     asthra__table_destroy(&g->oldest);
 }
 
-/* Every unfinished task, then every plain thread that waits. Nothing may run meanwhile. */
-static void asthra__report_everybody(void) {
+/* Every unfinished task, then every plain thread that waits. is_still: nothing runs meanwhile. */
+static void asthra__report_everybody(bool is_still) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Groups groups;
     uint32_t count = asthra__load(&g->descriptors, acquire);
@@ -109,17 +112,19 @@ static void asthra__report_everybody(void) {
         const Asthra__Task *t = asthra__task_at(i);
         if (!asthra__is_unfinished(t)) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
-        asthra__describe_task(&text, t);
-        asthra__groups_add(&groups, line, &t->parker);
+        asthra__describe_task(&text, t, is_still);
+        asthra__groups_add(&groups, line, &t->parker, is_still);
     }
+    asthra__lock(&g->seats_lock);
     for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
         bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
         if (!waits) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
         asthra__text_format(&text, "thread '%s': ", s->thread->name);
-        asthra__describe_wait(&text, &s->parker);
-        asthra__groups_add(&groups, line, &s->parker);
+        asthra__describe_wait(&text, &s->parker, is_still);
+        asthra__groups_add(&groups, line, &s->parker, is_still);
     }
+    asthra__unlock(&g->seats_lock);
     asthra__groups_print(&groups, asthra__now_ns());
 }
 
@@ -157,13 +162,13 @@ ASTHRA__FN void asthra__report_asleep(void) {
     static const char text[] = "all tasks are asleep";
     if (asthra__exchange(&asthra__scheduler()->is_asleep_told, 1u, acq_rel)) return;
     asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
-    asthra__report_everybody();
+    asthra__report_everybody(true);
     asthra__panic_with(NULL, 0, text);
 }
 
-ASTHRA__FN void asthra__report_standing(void) {
+ASTHRA__FN void asthra__report_standing(bool is_still) {
     asthra__text_report("shutdown: these tasks were cancelled and have not ended in time:");
-    asthra__report_everybody();
+    asthra__report_everybody(is_still);
 }
 
 /* ---- panics of tasks ---- */

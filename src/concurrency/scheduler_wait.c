@@ -155,8 +155,8 @@ static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
 }
 
 /* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic
- * mode.
- * The limit is counted before the thread is, so that it never looks as if it waited for ever. */
+ * mode. The limit is counted before the thread is, so that it never looks as if it waited for
+ * ever. */
 static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t now = asthra__os_now_ns(), deadline = INT64_MAX;
@@ -217,7 +217,7 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
             return ASTHRA_CANCELLED;
         }
     }
-    w->since_ns = asthra__scheduler()->is_deterministic ? asthra__now_ns() : s->worker->now_ns;
+    w->since_ns = asthra__is_deterministic() ? asthra__now_ns() : s->worker->now_ns;
     if (timeout_ns >= 0) {
         w->deadline_ns = asthra__deadline(timeout_ns);
         if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w))) {

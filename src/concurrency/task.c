@@ -99,11 +99,10 @@ static Asthra__Task *asthra__task_next_free(const Asthra__Task *t) {
 }
 
 /* The next one that was never used. Its generation differs from runtime to runtime, so that a
- * handle
- * that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
+ * handle that outlived a shutdown is stale; the first one's, and a seeded one's, begin with 0. */
 static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
     Asthra__Task *t = asthra__task_at(s->fresh);
-    uint64_t runs = asthra__scheduler()->is_deterministic ? 0 : (s->epoch - 2) / 2;
+    uint64_t runs = asthra__is_deterministic() ? 0 : (s->epoch - 2) / 2;
     asthra__store(&t->word, (runs * 0x9e3779b1u) << 32, relaxed);
     t->parker.index = s->fresh++;
     return t;

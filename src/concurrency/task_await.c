@@ -40,7 +40,7 @@ static bool asthra__await_claims(Asthra__Seat *s, Asthra__Task *t) {
     if (s->worker == NULL || (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED))
         return false;
     if (t->affinity != 0 || t->runnable.priority != 0 || !asthra__await_fits(s, t)) return false;
-    if (ASTHRA__UNLIKELY(g->is_deterministic)) {
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic())) {
         return asthra__random(2) == 0 && asthra__list_remove(&g->global, &t->runnable);
     }
     return asthra__deque_pop_if(&s->worker->deque, &t->runnable);

@@ -23,7 +23,7 @@ typedef enum AsthraOptimizationLevel {
 /* Made by asthra_runtime_config_default() and changed from there; booleans are literal. */
 typedef struct AsthraRuntimeConfig {
     size_t struct_size;          /* set by asthra_runtime_config_default(); 0 is refused */
-    size_t worker_threads;       /* 0: the cores this process may use */
+    size_t worker_threads;       /* 0: the cores this process may use; 1 without threads */
     size_t max_tasks;            /* spawned and unfinished; 0: no limit */
     size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
     AsthraMainThread main_thread;
