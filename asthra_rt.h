@@ -5368,6 +5368,7 @@ static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is
                                    (size_t)(to->high - to->low));
 #endif
 #if ASTHRA__TSAN
+    if (to->tsan == NULL) to->tsan = __tsan_create_fiber(0); /* late: it costs a millisecond */
     __tsan_switch_to_fiber(to->tsan, 0);
 #endif
     (void)to, (void)is_dead;
@@ -5450,9 +5451,6 @@ static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
     f->bound_to = -1;
     f->has_canary = !s->is_guarded;
     if (f->has_canary) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
-#if ASTHRA__TSAN
-    f->tsan = __tsan_create_fiber(0);
-#endif
     f->context = asthra__swap_make(f->low, f->high, asthra__fiber.entry);
     return f;
 }
@@ -5533,7 +5531,7 @@ ASTHRA__FN void asthra__fiber_give(Asthra__Fiber *list) {
 ASTHRA__FN void asthra__fiber_destroy(Asthra__Fiber *f) {
     ASTHRA__ASSERT(f->slab != NULL && f->slab->count == 1);
 #if ASTHRA__TSAN
-    __tsan_destroy_fiber(f->tsan);
+    if (f->tsan != NULL) __tsan_destroy_fiber(f->tsan);
 #endif
     asthra__lock(&asthra__fiber.lock);
     asthra__slab_unmap(f->slab);
@@ -5582,7 +5580,8 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker) {
 static void asthra__slab_forget(const Asthra__Slab *s, const char *base) {
     for (uint32_t i = 0; i < s->carved; i++) {
         uintptr_t record = (uintptr_t)base + s->stride * (i + 1) - sizeof(Asthra__Fiber);
-        __tsan_destroy_fiber(((Asthra__Fiber *)(record - record % 64))->tsan);
+        void *fiber = ((Asthra__Fiber *)(record - record % 64))->tsan;
+        if (fiber != NULL) __tsan_destroy_fiber(fiber);
     }
 }
 #else
@@ -5998,6 +5997,7 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w); /* one to go to; the worker's own call */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
@@ -6302,7 +6302,7 @@ ASTHRA__COLD static void asthra__spare_give(Asthra__Worker *w) {
 }
 
 /* Makes sure of one idle loop. */
-static bool asthra__spare_ensure(Asthra__Worker *w) {
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
     if (ASTHRA__LIKELY(w->spare != NULL)) return true;
     uint32_t got = 0;
     Asthra__Fiber *list = asthra__fiber_take(w->number < 0 ? 1 : ASTHRA__SPARES_BATCH, &got);
@@ -6542,7 +6542,7 @@ ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
     for (; is_good && manned < asthra__load(&g->worker_count, acquire); manned++) {
         Asthra__Worker *w = &g->workers[manned];
         bool is_main = manned == 0 && g->config.main_helps;
-        is_good = is_main ? asthra__spare_ensure(w) : asthra__man_one(w);
+        is_good = is_main || asthra__man_one(w); /* main's spare is main's to make */
         if (is_good) asthra__store(&g->manned, manned + 1, release);
     }
     asthra__unlock(&g->start_lock);
@@ -6554,10 +6554,6 @@ ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
 }
 #else
 ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
-    if (!asthra__spare_ensure(&g->workers[0])) {
-        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the first stack");
-        return false;
-    }
     asthra__store(&g->manned, 1u, relaxed);
     return true;
 }
@@ -7643,10 +7639,10 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
         asthra__wait_finish(w);
         return w->outcome;
     }
-    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) && !asthra__scheduler_man(s) &&
+    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) &&
+        !(asthra__scheduler_man(s) && asthra__spare_ensure(s->worker)) &&
         asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-        /* main waits before any task was spawned, and no stack is left */
-        return ASTHRA_OUT_OF_MEMORY;
+        return ASTHRA_OUT_OF_MEMORY; /* main's first wait, and no stack is left */
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
@@ -8779,7 +8775,8 @@ ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
 ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL ||
-        asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {
+        asthra__load(&asthra__scheduler()->manned, relaxed) == 0 ||
+        !asthra__spare_ensure(s->worker)) {
         asthra__os_yield();
         return;
     }

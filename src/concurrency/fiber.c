@@ -79,6 +79,7 @@ static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is
                                    (size_t)(to->high - to->low));
 #endif
 #if ASTHRA__TSAN
+    if (to->tsan == NULL) to->tsan = __tsan_create_fiber(0); /* late: it costs a millisecond */
     __tsan_switch_to_fiber(to->tsan, 0);
 #endif
     (void)to, (void)is_dead;
@@ -161,9 +162,6 @@ static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
     f->bound_to = -1;
     f->has_canary = !s->is_guarded;
     if (f->has_canary) *(uint64_t *)(void *)f->low = ASTHRA__CANARY;
-#if ASTHRA__TSAN
-    f->tsan = __tsan_create_fiber(0);
-#endif
     f->context = asthra__swap_make(f->low, f->high, asthra__fiber.entry);
     return f;
 }
@@ -244,7 +242,7 @@ ASTHRA__FN void asthra__fiber_give(Asthra__Fiber *list) {
 ASTHRA__FN void asthra__fiber_destroy(Asthra__Fiber *f) {
     ASTHRA__ASSERT(f->slab != NULL && f->slab->count == 1);
 #if ASTHRA__TSAN
-    __tsan_destroy_fiber(f->tsan);
+    if (f->tsan != NULL) __tsan_destroy_fiber(f->tsan);
 #endif
     asthra__lock(&asthra__fiber.lock);
     asthra__slab_unmap(f->slab);
@@ -293,7 +291,8 @@ ASTHRA__FN void asthra__fiber_bind(Asthra__Fiber *f, int worker) {
 static void asthra__slab_forget(const Asthra__Slab *s, const char *base) {
     for (uint32_t i = 0; i < s->carved; i++) {
         uintptr_t record = (uintptr_t)base + s->stride * (i + 1) - sizeof(Asthra__Fiber);
-        __tsan_destroy_fiber(((Asthra__Fiber *)(record - record % 64))->tsan);
+        void *fiber = ((Asthra__Fiber *)(record - record % 64))->tsan;
+        if (fiber != NULL) __tsan_destroy_fiber(fiber);
     }
 }
 #else

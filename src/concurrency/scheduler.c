@@ -227,7 +227,7 @@ ASTHRA__COLD static void asthra__spare_give(Asthra__Worker *w) {
 }
 
 /* Makes sure of one idle loop. */
-static bool asthra__spare_ensure(Asthra__Worker *w) {
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
     if (ASTHRA__LIKELY(w->spare != NULL)) return true;
     uint32_t got = 0;
     Asthra__Fiber *list = asthra__fiber_take(w->number < 0 ? 1 : ASTHRA__SPARES_BATCH, &got);
@@ -467,7 +467,7 @@ ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
     for (; is_good && manned < asthra__load(&g->worker_count, acquire); manned++) {
         Asthra__Worker *w = &g->workers[manned];
         bool is_main = manned == 0 && g->config.main_helps;
-        is_good = is_main ? asthra__spare_ensure(w) : asthra__man_one(w);
+        is_good = is_main || asthra__man_one(w); /* main's spare is main's to make */
         if (is_good) asthra__store(&g->manned, manned + 1, release);
     }
     asthra__unlock(&g->start_lock);
@@ -479,10 +479,6 @@ ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
 }
 #else
 ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
-    if (!asthra__spare_ensure(&g->workers[0])) {
-        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the first stack");
-        return false;
-    }
     asthra__store(&g->manned, 1u, relaxed);
     return true;
 }

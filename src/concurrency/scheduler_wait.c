@@ -205,10 +205,10 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
         asthra__wait_finish(w);
         return w->outcome;
     }
-    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) && !asthra__scheduler_man(s) &&
+    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) &&
+        !(asthra__scheduler_man(s) && asthra__spare_ensure(s->worker)) &&
         asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-        /* main waits before any task was spawned, and no stack is left */
-        return ASTHRA_OUT_OF_MEMORY;
+        return ASTHRA_OUT_OF_MEMORY; /* main's first wait, and no stack is left */
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
