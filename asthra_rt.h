@@ -5997,7 +5997,6 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w); /* one to go to; the worker's own call */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
@@ -6302,7 +6301,7 @@ ASTHRA__COLD static void asthra__spare_give(Asthra__Worker *w) {
 }
 
 /* Makes sure of one idle loop. */
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
+static bool asthra__spare_ensure(Asthra__Worker *w) {
     if (ASTHRA__LIKELY(w->spare != NULL)) return true;
     uint32_t got = 0;
     Asthra__Fiber *list = asthra__fiber_take(w->number < 0 ? 1 : ASTHRA__SPARES_BATCH, &got);
@@ -6542,7 +6541,7 @@ ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
     for (; is_good && manned < asthra__load(&g->worker_count, acquire); manned++) {
         Asthra__Worker *w = &g->workers[manned];
         bool is_main = manned == 0 && g->config.main_helps;
-        is_good = is_main || asthra__man_one(w); /* main's spare is main's to make */
+        is_good = is_main || asthra__man_one(w);
         if (is_good) asthra__store(&g->manned, manned + 1, release);
     }
     asthra__unlock(&g->start_lock);
@@ -6690,6 +6689,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);
     if (!asthra__workers_create(g, g->workers_made)) return false;
+    if (g->config.main_helps && !asthra__spare_ensure(&g->workers[0])) return false;
     asthra__epoch_next(g);
     Asthra__Thread *t = asthra__thread();
     asthra__seat_setup(t, g->config.main_helps ? &g->workers[0] : NULL);
@@ -7629,20 +7629,15 @@ static void asthra__wait_finish(Asthra__Wait *w) {
 
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Seat *s = asthra__seat();
+    uint32_t missing = s->worker == NULL ? ASTHRA__RARE_RELIEF : ASTHRA__RARE_UNMANNED;
+    if (ASTHRA__UNLIKELY(asthra__load(&asthra__scheduler()->rare, acquire) & missing) &&
+        !asthra__scheduler_man(s) && asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+        return ASTHRA_OUT_OF_MEMORY; /* nobody would run what we wait for */
+    }
     if (s->worker == NULL) {
-        bool needs_relief = asthra__load(&asthra__scheduler()->rare, acquire) & ASTHRA__RARE_RELIEF;
-        if (ASTHRA__UNLIKELY(needs_relief) && !asthra__scheduler_man(s) &&
-            asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-            return ASTHRA_OUT_OF_MEMORY; /* nobody would run what we wait for */
-        }
         asthra__wait_on_thread(w, timeout_ns);
         asthra__wait_finish(w);
         return w->outcome;
-    }
-    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) &&
-        !(asthra__scheduler_man(s) && asthra__spare_ensure(s->worker)) &&
-        asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-        return ASTHRA_OUT_OF_MEMORY; /* main's first wait, and no stack is left */
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */
@@ -8775,8 +8770,7 @@ ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
 ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL ||
-        asthra__load(&asthra__scheduler()->manned, relaxed) == 0 ||
-        !asthra__spare_ensure(s->worker)) {
+        asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {
         asthra__os_yield();
         return;
     }

@@ -258,7 +258,7 @@ static void one_life(int i) {
 }
 
 #if defined(__SANITIZE_THREAD__)
-enum { LIVES = 200 }; /* each makes its stacks anew, and they are dear there */
+enum { LIVES = 40 }; /* each makes its stacks anew, and they are dear there */
 #else
 enum { LIVES = 1000 };
 #endif

@@ -227,7 +227,7 @@ ASTHRA__COLD static void asthra__spare_give(Asthra__Worker *w) {
 }
 
 /* Makes sure of one idle loop. */
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
+static bool asthra__spare_ensure(Asthra__Worker *w) {
     if (ASTHRA__LIKELY(w->spare != NULL)) return true;
     uint32_t got = 0;
     Asthra__Fiber *list = asthra__fiber_take(w->number < 0 ? 1 : ASTHRA__SPARES_BATCH, &got);
@@ -467,7 +467,7 @@ ASTHRA__COLD static bool asthra__man_slow(Asthra__Scheduler *g) {
     for (; is_good && manned < asthra__load(&g->worker_count, acquire); manned++) {
         Asthra__Worker *w = &g->workers[manned];
         bool is_main = manned == 0 && g->config.main_helps;
-        is_good = is_main || asthra__man_one(w); /* main's spare is main's to make */
+        is_good = is_main || asthra__man_one(w);
         if (is_good) asthra__store(&g->manned, manned + 1, release);
     }
     asthra__unlock(&g->start_lock);
@@ -615,6 +615,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);
     if (!asthra__workers_create(g, g->workers_made)) return false;
+    if (g->config.main_helps && !asthra__spare_ensure(&g->workers[0])) return false;
     asthra__epoch_next(g);
     Asthra__Thread *t = asthra__thread();
     asthra__seat_setup(t, g->config.main_helps ? &g->workers[0] : NULL);

@@ -369,7 +369,6 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w); /* one to go to; the worker's own call */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);

@@ -195,20 +195,15 @@ static void asthra__wait_finish(Asthra__Wait *w) {
 
 ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     Asthra__Seat *s = asthra__seat();
+    uint32_t missing = s->worker == NULL ? ASTHRA__RARE_RELIEF : ASTHRA__RARE_UNMANNED;
+    if (ASTHRA__UNLIKELY(asthra__load(&asthra__scheduler()->rare, acquire) & missing) &&
+        !asthra__scheduler_man(s) && asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
+        return ASTHRA_OUT_OF_MEMORY; /* nobody would run what we wait for */
+    }
     if (s->worker == NULL) {
-        bool needs_relief = asthra__load(&asthra__scheduler()->rare, acquire) & ASTHRA__RARE_RELIEF;
-        if (ASTHRA__UNLIKELY(needs_relief) && !asthra__scheduler_man(s) &&
-            asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-            return ASTHRA_OUT_OF_MEMORY; /* nobody would run what we wait for */
-        }
         asthra__wait_on_thread(w, timeout_ns);
         asthra__wait_finish(w);
         return w->outcome;
-    }
-    if (ASTHRA__UNLIKELY(s->worker->spare == NULL) &&
-        !(asthra__scheduler_man(s) && asthra__spare_ensure(s->worker)) &&
-        asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) {
-        return ASTHRA_OUT_OF_MEMORY; /* main's first wait, and no stack is left */
     }
     if (s->task != NULL && !w->is_firm) {
         asthra__os_fence_light(); /* pairs with the heavy one in cancel */

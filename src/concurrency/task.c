@@ -670,8 +670,7 @@ ASTHRA_RT_API size_t asthra_task_child_count(AsthraTaskHandle h) {
 ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL ||
-        asthra__load(&asthra__scheduler()->manned, relaxed) == 0 ||
-        !asthra__spare_ensure(s->worker)) {
+        asthra__load(&asthra__scheduler()->manned, relaxed) == 0) {
         asthra__os_yield();
         return;
     }
