@@ -95,13 +95,14 @@ static inline void asthra__channel_copy(void *to, const void *from, size_t size)
  * owner's call while nothing is held. Writing puts back what was there. */
 static inline void asthra__channel_touch_source(const AsthraChannel *c, const void *value) {
     const volatile char *at = (const volatile char *)value;
-    for (size_t i = 0; i < c->element_size; i += 4096) (void)at[i];
-    (void)at[c->element_size - 1];
+    for (size_t i = 4096; ASTHRA__UNLIKELY(i < c->element_size); i += 4096) (void)at[i];
+    (void)at[0], (void)at[c->element_size - 1];
 }
 static inline void asthra__channel_touch_target(const AsthraChannel *c, void *out) {
     volatile char *at = (volatile char *)out;
     if (!out) return;
-    for (size_t i = 0; i < c->element_size; i += 4096) at[i] = at[i];
+    for (size_t i = 4096; ASTHRA__UNLIKELY(i < c->element_size); i += 4096) at[i] = at[i];
+    at[0] = at[0];
     at[c->element_size - 1] = at[c->element_size - 1];
 }
 

@@ -44,7 +44,7 @@ static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh sea
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
 }
-ASTHRA__FN bool asthra__is_deterministic(void) {
+ASTHRA__FAST bool asthra__is_deterministic(void) {
     return asthra__load(&asthra__scheduler_record.is_deterministic, relaxed);
 }
 
@@ -157,9 +157,12 @@ ASTHRA__FN uint32_t asthra__random(uint32_t bound) {
     return (uint32_t)(((x * UINT64_C(2685821657736338717)) >> 32) * bound >> 32);
 }
 
-ASTHRA__FN void asthra__turn(void) {
-    if (ASTHRA__LIKELY(!asthra__is_deterministic())) return;
+ASTHRA__COLD static void asthra__turn_slow(void) {
     if (asthra__seat()->worker != NULL && asthra__random(4) == 0) asthra_yield();
+}
+
+ASTHRA__FAST void asthra__turn(void) {
+    if (ASTHRA__UNLIKELY(asthra__is_deterministic())) asthra__turn_slow();
 }
 
 ASTHRA__FN int64_t asthra__now_ns(void) {

@@ -1,8 +1,13 @@
 /* sync - a word, a spin and a sleep.                                       [sync] body
  *
- * Locking exchanges the word from 0 to 1. Who finds 1 spins for a few microseconds, because the
+ * Locking exchanges the word from 0 to 1. Who finds 1 spins for some microseconds, because the
  * lock guards a few dozen instructions, and then sleeps on the word. Unlocking stores 0 and wakes
  * one sleeper if there is any.
+ *
+ * The spinner looks seldom, after pauses that double. Two threads that pass one lock to and fro
+ * move its lines from core to core each time; who stays away for a microsecond lets the other do
+ * dozens of rounds at home. Eight tasks on one channel at two workers: 81 ns a value with looks
+ * after single pauses, 24 like this.
  *
  * Where sleepers are counted. A count inside the lock would be read after the store of 0, when the
  * next owner may already have freed the lock (a channel is destroyed after its last receive). So
@@ -38,7 +43,7 @@
 
 #if ASTHRA_HAS_THREADS
 
-enum { ASTHRA__SYNC_SPINS = 100, ASTHRA__SYNC_COUNTS = 256 };
+enum { ASTHRA__SYNC_PAUSE = 32, ASTHRA__SYNC_SPINS = 1000, ASTHRA__SYNC_COUNTS = 256 };
 
 static struct {
     Asthra__Once fences;
@@ -62,8 +67,9 @@ static uint32_t asthra__sync_spins(void) {
 }
 
 ASTHRA__COLD static void asthra__lock_slow(Asthra__Lock *l) {
-    for (uint32_t i = asthra__sync_spins(); i > 0; i--) {
-        asthra__cpu_relax();
+    uint32_t spins = asthra__sync_spins();
+    for (uint32_t pause = ASTHRA__SYNC_PAUSE; pause < spins; pause *= 2) {
+        for (uint32_t i = 0; i < pause; i++) asthra__cpu_relax();
         if (!asthra__load(&l->word, relaxed) && asthra__lock_try(l)) return;
     }
     ASTHRA__ATOMIC(uint32_t) *sleepers = asthra__sync_sleepers(l);
@@ -78,16 +84,16 @@ ASTHRA__COLD static void asthra__unlock_wake(Asthra__Lock *l) {
     asthra__os_wake(&l->word, 1);
 }
 
-ASTHRA__FN void asthra__lock(Asthra__Lock *l) {
+ASTHRA__FAST void asthra__lock(Asthra__Lock *l) {
     /* acquire: partner is the release in asthra__unlock */
     if (ASTHRA__UNLIKELY(asthra__exchange(&l->word, 1, acquire))) asthra__lock_slow(l);
 }
 
-ASTHRA__FN bool asthra__lock_try(Asthra__Lock *l) {
+ASTHRA__FAST bool asthra__lock_try(Asthra__Lock *l) {
     return !asthra__exchange(&l->word, 1, acquire);
 }
 
-ASTHRA__FN void asthra__unlock(Asthra__Lock *l) {
+ASTHRA__FAST void asthra__unlock(Asthra__Lock *l) {
     asthra__store(&l->word, 0, release);
     asthra__os_fence_light(); /* partner: the heavy fence in asthra__lock_slow */
     if (ASTHRA__UNLIKELY(asthra__load(asthra__sync_sleepers(l), relaxed))) asthra__unlock_wake(l);

@@ -31,6 +31,12 @@
 #else
 #define ASTHRA__FLATTEN __attribute__((flatten))
 #endif
+/* A few instructions on every hot path: part of its callers in the book. */
+#if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && !defined(ASTHRA__WORKSHOP)
+#define ASTHRA__FAST ASTHRA__FN inline __attribute__((always_inline))
+#else
+#define ASTHRA__FAST ASTHRA__FN
+#endif
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
 #define ASTHRA__CONTAINER_CONST(T, member, pointer) \
