@@ -20,28 +20,54 @@ static size_t number(void *item) { return (size_t)(uintptr_t)item - 1; }
 TEST(deque, the_owner_pops_the_newest_and_thieves_take_the_oldest) {
     CHECK(asthra__deque_init(&deque));
     CHECK(asthra__deque_pop(&deque) == NULL);
-    CHECK(asthra__deque_steal(&deque) == NULL);
+    CHECK(asthra__deque_wrest(&deque) == NULL);
     for (size_t i = 0; i < 10; i++) CHECK(asthra__deque_push(&deque, item(i)));
     CHECK_EQ(asthra__deque_count(&deque), 10);
     CHECK(asthra__deque_pop(&deque) == item(9));
-    CHECK(asthra__deque_steal(&deque) == item(0));
-    CHECK(asthra__deque_steal(&deque) == item(1));
+    CHECK(asthra__deque_wrest(&deque) == item(0));
+    CHECK(asthra__deque_wrest(&deque) == item(1));
     CHECK(asthra__deque_pop(&deque) == item(8));
-    for (size_t i = 2; i < 8; i++) CHECK(asthra__deque_steal(&deque) == item(i));
+    for (size_t i = 2; i < 8; i++) CHECK(asthra__deque_wrest(&deque) == item(i));
     CHECK(asthra__deque_pop(&deque) == NULL);
-    CHECK(asthra__deque_steal(&deque) == NULL);
+    CHECK(asthra__deque_wrest(&deque) == NULL);
     CHECK_EQ(asthra__deque_count(&deque), 0);
     asthra__deque_destroy(&deque);
 }
 
-TEST(deque, pop_if_takes_only_the_newest) {
+TEST(deque, only_what_is_shared_is_stolen_and_the_owner_takes_it_back) {
+    CHECK(asthra__deque_init(&deque));
+    for (size_t i = 0; i < 9; i++) CHECK(asthra__deque_push(&deque, item(i)));
+    CHECK(asthra__deque_steal(&deque) == NULL);
+    asthra__deque_share(&deque); /* 0 .. 4 */
+    asthra__deque_share(&deque); /* not more while something is */
+    CHECK(asthra__deque_steal(&deque) == item(0));
+    for (size_t i = 8; i > 0; i--) CHECK(asthra__deque_pop(&deque) == item(i));
+    CHECK(asthra__deque_pop(&deque) == NULL);
+    CHECK(asthra__deque_steal(&deque) == NULL);
+    for (size_t i = 0; i < 9; i++) CHECK(asthra__deque_push(&deque, item(i)));
+    for (size_t i = 0; i < 9; i++) CHECK(asthra__deque_oldest(&deque) == item(i));
+    CHECK(asthra__deque_oldest(&deque) == NULL);
+    asthra__deque_destroy(&deque);
+}
+
+TEST(deque, pop_if_takes_one_of_the_newest_few) {
     CHECK(asthra__deque_init(&deque));
     CHECK(!asthra__deque_pop_if(&deque, item(0)));
-    asthra__deque_push(&deque, item(0));
-    asthra__deque_push(&deque, item(1));
+    for (size_t i = 0; i < 20; i++) asthra__deque_push(&deque, item(i));
     CHECK(!asthra__deque_pop_if(&deque, item(0)));
-    CHECK(asthra__deque_pop_if(&deque, item(1)));
-    CHECK(!asthra__deque_pop_if(&deque, item(1)));
+    CHECK(asthra__deque_pop_if(&deque, item(17)));
+    CHECK(asthra__deque_pop_if(&deque, item(19)));
+    CHECK(asthra__deque_pop_if(&deque, item(16)));
+    CHECK(!asthra__deque_pop_if(&deque, item(16)));
+    CHECK(asthra__deque_pop(&deque) == item(18));
+    CHECK_EQ(asthra__deque_count(&deque), 16);
+    asthra__deque_share(&deque); /* 0 .. 7 */
+    for (size_t i = 15; i > 9; i--) CHECK(asthra__deque_pop(&deque) == item(i));
+    CHECK(!asthra__deque_pop_if(&deque, item(7))); /* shared is not dug for */
+    CHECK(asthra__deque_pop_if(&deque, item(8)));
+    for (size_t i = 9; i > 0; i--) {
+        if (i != 8) CHECK(asthra__deque_pop(&deque) == item(i));
+    }
     CHECK(asthra__deque_pop_if(&deque, item(0)));
     CHECK(!asthra__deque_pop_if(&deque, item(0)));
     asthra__deque_destroy(&deque);
@@ -51,9 +77,9 @@ TEST(deque, it_grows_and_keeps_its_order) {
     for (size_t stolen = 0; stolen < 300; stolen += 37) {
         CHECK(asthra__deque_init(&deque));
         for (size_t i = 0; i < stolen; i++) CHECK(asthra__deque_push(&deque, item(i)));
-        for (size_t i = 0; i < stolen; i++) CHECK(asthra__deque_steal(&deque) == item(i));
+        for (size_t i = 0; i < stolen; i++) CHECK(asthra__deque_wrest(&deque) == item(i));
         for (size_t i = 0; i < 5000; i++) CHECK(asthra__deque_push(&deque, item(i)));
-        for (size_t i = 0; i < 100; i++) CHECK(asthra__deque_steal(&deque) == item(i));
+        for (size_t i = 0; i < 100; i++) CHECK(asthra__deque_wrest(&deque) == item(i));
         for (size_t i = 5000; i > 100; i--) CHECK(asthra__deque_pop(&deque) == item(i - 1));
         CHECK(asthra__deque_pop(&deque) == NULL);
         asthra__deque_destroy(&deque);
@@ -61,10 +87,11 @@ TEST(deque, it_grows_and_keeps_its_order) {
 }
 
 static void *steals(void *unused) {
-    size_t before = 0;
+    size_t before = 0, hungry = 0;
     bool is_first = true;
     for (;;) {
         void *got = asthra__deque_steal(&deque);
+        if (got == NULL && ++hungry % 64 == 0) got = asthra__deque_wrest(&deque);
         if (got == NULL) {
             if (atomic_load(&stop)) return unused;
             continue;
@@ -85,9 +112,12 @@ static void shared(size_t thieves, unsigned pops_of_8) {
     for (size_t i = 0; i < thieves; i++) CHECK_EQ(pthread_create(&t[i], NULL, steals, NULL), 0);
     for (size_t i = 0; i < (size_t)many; i++) {
         CHECK(asthra__deque_push(&deque, item(i)));
+        if (i % 64 == 63) asthra__deque_share(&deque);
         if (i % 8 >= pops_of_8) continue;
-        void *got = i % 3 ? asthra__deque_pop(&deque)
-                          : asthra__deque_pop_if(&deque, item(i)) ? item(i) : NULL;
+        size_t wanted = i % 5 ? i : i - i % 4;
+        void *got = i % 3                                      ? asthra__deque_pop(&deque)
+                    : asthra__deque_pop_if(&deque, item(wanted)) ? item(wanted)
+                                                                 : NULL;
         if (got != NULL) atomic_fetch_add(&taken[number(got)], 1);
     }
     for (void *got; (got = asthra__deque_pop(&deque)) != NULL;)

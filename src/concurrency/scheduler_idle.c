@@ -2,7 +2,8 @@
  *
  * A worker that finds nothing of its own searches: it steals from the others and looks at the
  * global queues for a short while, then sleeps on its word `asleep`. At most half of the workers
- * search.
+ * search. While somebody searches or sleeps, whoever spawns shares (asthra__feed); what is not
+ * shared is wrested from its owner now and then, and before going to sleep.
  *
  * Counters: sleeping counts words `asleep` that are 1; searching counts workers that search, or
  * were woken in order to. Whoever turns a word from 1 to 0, the sleeper at a timeout or somebody
@@ -67,6 +68,12 @@ ASTHRA__FN void asthra__notify(void) {
     asthra__rouse_any(g);
 }
 
+ASTHRA__COLD ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w) {
+    if (asthra__deque_count(&w->deque) == 0) return;
+    asthra__deque_share(&w->deque);
+    asthra__notify();
+}
+
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
     asthra__os_fence_light();
     asthra__rouse(asthra__scheduler(), w);
@@ -81,13 +88,14 @@ ASTHRA__FN void asthra__notify_all(void) {
 
 /* ---- searching ---- */
 
-static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thief) {
+static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thief, bool wrests) {
     uint32_t start = asthra__random(asthra__load(&g->worker_count, acquire));
     for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
         Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->worker_count, acquire)];
         Asthra__Runnable *item;
         if (victim == thief) continue;
-        if ((item = asthra__deque_steal(&victim->deque)) != NULL) return item;
+        item = wrests ? asthra__deque_wrest(&victim->deque) : asthra__deque_steal(&victim->deque);
+        if (item != NULL) return item;
         if (asthra__ring_count(&victim->ring) != 0 &&
             (item = asthra__ring_pop(&victim->ring)) != NULL) {
             return item;
@@ -101,7 +109,8 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
         g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
-        if (item == NULL && !asthra__is_deterministic()) item = asthra__steal(g, w);
+        bool wrests = round % 16 == 15 || round + 1 == rounds;
+        if (item == NULL && !asthra__is_deterministic()) item = asthra__steal(g, w, wrests);
         if (item != NULL) return item;
         for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
     }
@@ -167,7 +176,9 @@ ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
     if (w == main || asthra__load(&main->is_outside, relaxed) == 0) return NULL;
     if ((item = asthra__deque_steal(&main->deque)) != NULL) return item;
     if ((item = asthra__ring_pop(&main->ring)) != NULL) return item;
-    return asthra__is_stuck(main, asthra__os_now_ns()) ? asthra__next_of_stuck(w, main) : NULL;
+    if (!asthra__is_stuck(main, asthra__os_now_ns())) return NULL;
+    if ((item = asthra__deque_wrest(&main->deque)) != NULL) return item;
+    return asthra__next_of_stuck(w, main);
 }
 
 /* In the deterministic mode time stands still while anything can run. */

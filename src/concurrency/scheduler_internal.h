@@ -411,6 +411,9 @@ ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
 
 /* scheduler_idle.c */
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the workers leave */
+/* If somebody has no work: shares what w has, w's own call, and notifies. */
+ASTHRA__FN void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w);
+ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);

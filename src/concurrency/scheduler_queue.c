@@ -226,6 +226,12 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     }
 }
 
+ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
+    asthra__os_fence_light(); /* as in asthra__notify */
+    uint32_t hungry = asthra__load(&g->sleeping, relaxed) | asthra__load(&g->searching, relaxed);
+    if (ASTHRA__UNLIKELY(hungry != 0)) asthra__feed_slow(w);
+}
+
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Worker *w = s->worker;
@@ -237,8 +243,10 @@ ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
     if (ASTHRA__UNLIKELY(w == NULL || asthra__is_deterministic()) ||
         ASTHRA__UNLIKELY(!asthra__deque_push(&w->deque, &t->runnable))) {
         asthra__list_push(&g->global, &t->runnable);
+        asthra__notify();
+        return;
     }
-    asthra__notify();
+    asthra__feed(g, w);
 }
 
 /* ---- picking ---- */
@@ -261,7 +269,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
             asthra__timers_run(&g->workers[0], w->now_ns);
         }
         return asthra__list_pop(&g->global);
-    case 1: return asthra__deque_steal(&w->deque);
+    case 1: return asthra__deque_oldest(&w->deque);
     case 2: return asthra__ring_pop(&w->ring);
     case 3: return asthra__ranked_pop(&g->background);
     case 4: return asthra__ranked_pop(&g->urgent);

@@ -3,7 +3,7 @@
  * Three ways to the end of a child, tried in this order.
  *
  *   1. It has ended: take the value.
- *   2. It is the newest in this worker's deque: take it out, so that nobody else can start it, and
+ *   2. It is among the newest few in this worker's deque: take it out, so that nobody else can start it, and
  *      call it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack
  *      every task but the top one then awaits the one above it. Not in place: a timed await (it
  *      could not return early), a child with a stack of its own, a stack whose free part is less
@@ -12,7 +12,7 @@
  *   3. Else a node in the child's list, and park. The stripe's lock is held from the look at the
  *      child's word until the stack has been left, so the child's end cannot slip in between.
  *
- * An older sibling is not dug out of the deque: parking hands the whole deque to the worker's loop,
+ * An older one is not dug out of the deque: parking hands the whole deque to the worker's loop,
  * newest first, which costs less than finding one task in its middle.
  *
  * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await
@@ -43,7 +43,9 @@ static bool asthra__await_claims(Asthra__Seat *s, Asthra__Task *t) {
     if (ASTHRA__UNLIKELY(asthra__is_deterministic())) {
         return asthra__random(2) == 0 && asthra__list_remove(&g->global, &t->runnable);
     }
-    return asthra__deque_pop_if(&s->worker->deque, &t->runnable);
+    if (!asthra__deque_pop_if(&s->worker->deque, &t->runnable)) return false;
+    asthra__feed(g, s->worker); /* who looked while we dug saw less than there is */
+    return true;
 }
 
 static void asthra__await_unlink(Asthra__Task *t, Asthra__AwaitNode *n) {
