@@ -2017,10 +2017,11 @@ ASTHRA__SWAP_FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapConte
                                    void *message) ASTHRA__SWAP_NAMED("asthra__swap");
 
 /* Calls fn(argument) with default floating-point control and returns its value with the caller's
- * control words restored. While it runs, *escape is a way out: asthra__swap_escape(*escape, v)
+ * control words restored; is_default: they are the defaults, says the caller, which may be cheaper.
+ * While it runs, *escape is a way out: asthra__swap_escape(*escape, v)
  * abandons every frame above and makes this call return v. Escape stands on the same stack. */
 ASTHRA__SWAP_FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
-                                        Asthra__SwapContext **escape)
+                                        Asthra__SwapContext **escape, bool is_default)
     ASTHRA__SWAP_NAMED("asthra__swap_call");
 ASTHRA_NORETURN ASTHRA__SWAP_FN void asthra__swap_escape(Asthra__SwapContext *escape, void *value)
     ASTHRA__SWAP_NAMED("asthra__swap_escape");
@@ -2054,6 +2055,9 @@ ASTHRA_NORETURN ASTHRA__SWAP_FN void asthra__swap_escape(Asthra__SwapContext *es
  * stored, to see whether it must be, costs 1.9. Its sticky flags travel with it. The x87 word is
  * loaded only where it differs, and then its flags are cleared first, or a flag that another task
  * left behind would raise here once its mask bit is off.
+ *
+ * stmxcsr itself costs 5 ns on the same processor, and reading its word back 2 more: a caller that
+ * vouches for its control words, as the worker's loop can, is spared it.
  *
  * The switch ends in `ret`, not in an indirect jump: the processor's return predictor then stays in
  * step with the frames above, which on both sides are mostly the same functions. Four such frames
@@ -2149,7 +2153,8 @@ __asm__(".pushsection .text.asthra__swap_start,\"ax\",@progbits\n"
         ".size asthra__swap_start, .-asthra__swap_start\n"
         ".popsection\n");
 
-/* fn: rdi; argument: rsi; escape: rdx.   asthra__swap_escape: escape: rdi; value: rsi */
+/* fn: rdi; argument: rsi; escape: rdx; is_default: cl
+ * asthra__swap_escape: escape: rdi; value: rsi */
 __asm__(".pushsection .text.asthra__swap_call,\"ax\",@progbits\n"
         ".p2align 5\n"
         ".globl asthra__swap_call\n"
@@ -2178,11 +2183,13 @@ __asm__(".pushsection .text.asthra__swap_call,\"ax\",@progbits\n"
         ".cfi_rel_offset %r15, 0\n"
         "subq $8, %rsp\n" /* room for the control words: 16-aligned for the call */
         ".cfi_adjust_cfa_offset 8\n"
+        "movq %rsp, (%rdx)\n" /* *escape = this context */
+        "movq %rdi, %rax\n"   /* rax: fn */
+        "movq %rsi, %rdi\n"   /* rdi: argument */
+        "testb %cl, %cl\n"
+        "jnz 6f\n"
         "stmxcsr (%rsp)\n"       /* the caller's mxcsr, at 0 */
         "fnstcw 4(%rsp)\n"       /* the caller's x87 word, at 4 */
-        "movq %rsp, (%rdx)\n"    /* *escape = this context */
-        "movq %rdi, %rax\n"      /* rax: fn */
-        "movq %rsi, %rdi\n"      /* rdi: argument */
         "movl (%rsp), %ecx\n"    /* ecx: mxcsr */
         "movzwl 4(%rsp), %edx\n" /* edx: the x87 word */
         "andl $0xffc0, %ecx\n"   /* without its flags */
@@ -2233,6 +2240,10 @@ __asm__(".pushsection .text.asthra__swap_call,\"ax\",@progbits\n"
         "fnclex\n"
         "fldcw 4(%rsp)\n" /* the caller's x87 word, from 4 */
         "jmp 4b\n"
+        "6:\n"
+        "movl $0x1f80, (%rsp)\n" /* the caller's, by its word for it */
+        "movl $0x037f, 4(%rsp)\n"
+        "jmp 1b\n"
         ".cfi_endproc\n"
         ".size asthra__swap_call, .-asthra__swap_call\n"
         ".globl asthra__swap_escape\n"
@@ -2650,8 +2661,9 @@ ASTHRA__FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapContext *t
 }
 
 ASTHRA__FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
-                                   Asthra__SwapContext **escape) {
+                                   Asthra__SwapContext **escape, bool is_default) {
     Asthra__SwapRecord here;
+    (void)is_default;
     here.has_escaped = false;
     getcontext(&here.context); /* returns again when fn has returned, or at the escape */
     if (here.has_escaped) return here.message;
@@ -5205,7 +5217,7 @@ ASTHRA__NOINLINE static void *asthra__deque_pop_shared(Asthra__Deque *d) {
     return item;
 }
 
-ASTHRA__FN void *asthra__deque_pop(Asthra__Deque *d) {
+ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
     size_t h = asthra__load(&d->head, relaxed);
     if (h != asthra__load(&d->border, relaxed)) {
         asthra__store(&d->head, h - 1, release);
@@ -6473,15 +6485,15 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
 /* ---- running ---- */
 
 /* What a task calls stops here when it panics: see asthra__report_setup. */
-static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t) {
+static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_place) {
     Asthra__SwapContext *outer = f->escape;
-    void *value = asthra__swap_call(t->function, t->value, &f->escape);
+    void *value = asthra__swap_call(t->function, t->value, &f->escape, !is_in_place);
     f->escape = outer;
     return value;
 }
 
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
-static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
+ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
         asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
@@ -6490,7 +6502,7 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
     f->task = s->task = t;
-    void *value = asthra__call_task(f, t);
+    void *value = asthra__call_task(f, t, is_in_place); /* a loop keeps the default control words */
     s = asthra__seat();
     AsthraTaskState how = ASTHRA_TASK_COMPLETED;
     uint8_t marks = asthra__load(&t->marks, relaxed);
@@ -7203,7 +7215,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
     }
 }
 
-ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
+ASTHRA__FAST Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Runnable *item;
     w->turns++;
@@ -8919,12 +8931,12 @@ ASTHRA_RT_API void asthra_safepoint_slow(void) {
  * Three ways to the end of a child, tried in this order.
  *
  *   1. It has ended: take the value.
- *   2. It is among the newest few in this worker's deque: take it out, so that nobody else can start it, and
- *      call it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack
- *      every task but the top one then awaits the one above it. Not in place: a timed await (it
- *      could not return early), a child with a stack of its own, a stack whose free part is less
- *      than half (so that every task can use the other half), and every 64th time in a row if
- *      others are due.
+ *   2. It is among the newest few in this worker's deque: take it out, so that nobody else can
+ *      start it, and call it here, on top of the awaiting frame. No stack, no queue, no switch. On
+ *      one stack every task but the top one then awaits the one above it. Not in place: a timed
+ *      await (it could not return early), a child with a stack of its own, a stack whose free part
+ *      is less than half (so that every task can use the other half), and every 64th time in a row
+ *      if others are due.
  *   3. Else a node in the child's list, and park. The stripe's lock is held from the look at the
  *      child's word until the stack has been left, so the child's end cannot slip in between.
  *

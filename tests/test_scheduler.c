@@ -47,7 +47,7 @@ TEST_PANICS(scheduler, use_after_shutdown_is_a_clear_error, "used before asthra_
 TEST(scheduler, words_that_different_threads_write_are_on_different_lines) {
     CHECK(offsetof(Asthra__Worker, next) / 64 != offsetof(Asthra__Worker, deque) / 64);
     CHECK(offsetof(Asthra__Worker, asleep) / 64 != offsetof(Asthra__Worker, bound) / 64);
-    CHECK(offsetof(Asthra__Deque, top) / 64 != offsetof(Asthra__Deque, bottom) / 64);
+    CHECK(offsetof(Asthra__Deque, tail) / 64 != offsetof(Asthra__Deque, head) / 64);
     CHECK(offsetof(Asthra__Ring, head) / 64 != offsetof(Asthra__Ring, tail) / 64);
     CHECK(sizeof(Asthra__Worker) % 128 == 0);
 }

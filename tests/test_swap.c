@@ -153,7 +153,7 @@ static void *escape_from_values(void *argument) {
 }
 static void *call_with_values(void *argument) {
     (void)argument;
-    return asthra__swap_call(escape_from_values, NULL, &call_escape);
+    return asthra__swap_call(escape_from_values, NULL, &call_escape, false);
 }
 
 TEST(swap, escape_brings_callee_saved_registers_back) {
@@ -243,13 +243,27 @@ TEST(swap, a_call_starts_with_the_default_and_gives_the_callers_words_back) {
     Asthra__SwapContext *escape;
     int something;
     set_words(UP);
-    CHECK(asthra__swap_call(note_words, NULL, &escape) == NULL);
+    CHECK(asthra__swap_call(note_words, NULL, &escape, false) == NULL);
     CHECK_EQ(words_at_start, NORMAL);
     CHECK_EQ(words(), UP);
     set_words(NORMAL);
-    CHECK(asthra__swap_call(note_words, &something, &escape) == &something);
+    CHECK(asthra__swap_call(note_words, &something, &escape, false) == &something);
     CHECK_EQ(words_at_start, NORMAL);
     CHECK_EQ(words(), NORMAL);
+}
+
+static void *turns_words_up(void *argument) {
+    set_words(UP);
+    return argument;
+}
+TEST(swap, a_caller_with_default_words_has_them_again_whatever_was_called) {
+    Asthra__SwapContext *escape;
+    int something;
+    set_words(NORMAL);
+    CHECK(asthra__swap_call(turns_words_up, &something, &escape, true) == &something);
+    CHECK_EQ(words(), NORMAL);
+    CHECK(asthra__swap_call(note_words, NULL, &escape, true) == NULL);
+    CHECK_EQ(words_at_start, NORMAL);
 }
 
 #if defined(__x86_64__)
@@ -271,7 +285,7 @@ TEST(swap, an_x87_flag_of_one_side_does_not_raise_on_the_other) {
     other_side(leave_a_flag);
     go(NULL);
     __asm__ volatile("fwait");
-    asthra__swap_call(leave_a_flag_and_return, NULL, &escape);
+    asthra__swap_call(leave_a_flag_and_return, NULL, &escape, false);
     __asm__ volatile("fwait");
     CHECK_EQ(words(), NORMAL & ~(4u << 16));
 }
@@ -302,21 +316,21 @@ static void *dive_from(void *argument) {
 TEST(swap, escape_leaves_deep_frames) {
     for (int depth = 0; depth < 1000; depth += 37) {
         Deep deep = {.depth = depth};
-        CHECK(asthra__swap_call(dive_from, &deep, &deep.escape) == &deep);
+        CHECK(asthra__swap_call(dive_from, &deep, &deep.escape, false) == &deep);
         CHECK_EQ(words(), NORMAL);
     }
 }
 
 static void *call_inside(void *argument) {
     Deep inner = {.depth = 3};
-    CHECK(asthra__swap_call(dive_from, &inner, &inner.escape) == &inner);
+    CHECK(asthra__swap_call(dive_from, &inner, &inner.escape, false) == &inner);
     dive(argument, 0);
     return NULL;
 }
 
 TEST(swap, calls_nest_and_each_escape_ends_its_own) {
     Deep outer = {.depth = 5};
-    CHECK(asthra__swap_call(call_inside, &outer, &outer.escape) == &outer);
+    CHECK(asthra__swap_call(call_inside, &outer, &outer.escape, false) == &outer);
 }
 
 static void *switch_away(void *argument) {
@@ -327,7 +341,7 @@ TEST(swap, a_call_may_leave_its_stack_and_come_back) {
     Asthra__SwapContext *escape;
     other_side(add_one);
     char byte[2];
-    CHECK(asthra__swap_call(switch_away, byte, &escape) == byte + 1);
+    CHECK(asthra__swap_call(switch_away, byte, &escape, false) == byte + 1);
 }
 
 /* Surroundings. */
@@ -417,7 +431,7 @@ TEST(swap, a_backtrace_goes_through_a_call) {
     need_unwinder();
     look_back(3);
     size_t outside = frame_count;
-    asthra__swap_call(look_back_inside, NULL, &escape);
+    asthra__swap_call(look_back_inside, NULL, &escape, false);
 #ifdef __GLIBC__
     CHECK_EQ(frame_count, outside + 2);
 #else

@@ -295,15 +295,15 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
 /* ---- running ---- */
 
 /* What a task calls stops here when it panics: see asthra__report_setup. */
-static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t) {
+static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_place) {
     Asthra__SwapContext *outer = f->escape;
-    void *value = asthra__swap_call(t->function, t->value, &f->escape);
+    void *value = asthra__swap_call(t->function, t->value, &f->escape, !is_in_place);
     f->escape = outer;
     return value;
 }
 
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
-static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
+ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
         asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
@@ -312,7 +312,7 @@ static Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_pl
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
     f->task = s->task = t;
-    void *value = asthra__call_task(f, t);
+    void *value = asthra__call_task(f, t, is_in_place); /* a loop keeps the default control words */
     s = asthra__seat();
     AsthraTaskState how = ASTHRA_TASK_COMPLETED;
     uint8_t marks = asthra__load(&t->marks, relaxed);

@@ -279,7 +279,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
     }
 }
 
-ASTHRA__FN Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
+ASTHRA__FAST Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Runnable *item;
     w->turns++;

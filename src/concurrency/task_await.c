@@ -3,12 +3,12 @@
  * Three ways to the end of a child, tried in this order.
  *
  *   1. It has ended: take the value.
- *   2. It is among the newest few in this worker's deque: take it out, so that nobody else can start it, and
- *      call it here, on top of the awaiting frame. No stack, no queue, no switch. On one stack
- *      every task but the top one then awaits the one above it. Not in place: a timed await (it
- *      could not return early), a child with a stack of its own, a stack whose free part is less
- *      than half (so that every task can use the other half), and every 64th time in a row if
- *      others are due.
+ *   2. It is among the newest few in this worker's deque: take it out, so that nobody else can
+ *      start it, and call it here, on top of the awaiting frame. No stack, no queue, no switch. On
+ *      one stack every task but the top one then awaits the one above it. Not in place: a timed
+ *      await (it could not return early), a child with a stack of its own, a stack whose free part
+ *      is less than half (so that every task can use the other half), and every 64th time in a row
+ *      if others are due.
  *   3. Else a node in the child's list, and park. The stripe's lock is held from the look at the
  *      child's word until the stack has been left, so the child's end cannot slip in between.
  *

@@ -42,10 +42,11 @@ ASTHRA__SWAP_FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapConte
                                    void *message) ASTHRA__SWAP_NAMED("asthra__swap");
 
 /* Calls fn(argument) with default floating-point control and returns its value with the caller's
- * control words restored. While it runs, *escape is a way out: asthra__swap_escape(*escape, v)
+ * control words restored; is_default: they are the defaults, says the caller, which may be cheaper.
+ * While it runs, *escape is a way out: asthra__swap_escape(*escape, v)
  * abandons every frame above and makes this call return v. Escape stands on the same stack. */
 ASTHRA__SWAP_FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
-                                        Asthra__SwapContext **escape)
+                                        Asthra__SwapContext **escape, bool is_default)
     ASTHRA__SWAP_NAMED("asthra__swap_call");
 ASTHRA_NORETURN ASTHRA__SWAP_FN void asthra__swap_escape(Asthra__SwapContext *escape, void *value)
     ASTHRA__SWAP_NAMED("asthra__swap_escape");

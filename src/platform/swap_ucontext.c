@@ -93,8 +93,9 @@ ASTHRA__FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapContext *t
 }
 
 ASTHRA__FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
-                                   Asthra__SwapContext **escape) {
+                                   Asthra__SwapContext **escape, bool is_default) {
     Asthra__SwapRecord here;
+    (void)is_default;
     here.has_escaped = false;
     getcontext(&here.context); /* returns again when fn has returned, or at the escape */
     if (here.has_escaped) return here.message;
