@@ -3243,7 +3243,7 @@ struct Asthra__Thread {
     unsigned char detaches; /* how often it has ended: destructors may call us again */
 
     const char *panic;             /* the panic's slot: the message of the one in progress */
-    struct AsthraError *own_error; /* an error record, from malloc; freed when the thread ends */
+    struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
@@ -3353,8 +3353,6 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    free(t->own_error);
-    t->own_error = NULL;
     t->is_attached = false;
     t->detaches++;
 }
@@ -3482,7 +3480,8 @@ ASTHRA__FN void asthra__error_free(struct AsthraError *record);
  * keeps its record; until the first error that place holds NULL.
  *
  * The record comes from malloc, because the runtime's own allocator stands on panics, and those on
- * results. If there is no memory for it, the failure keeps its status and that status's sentence.
+ * results. If there is no memory for it, its place holds the constant record of the status instead,
+ * so that the failure keeps at least its status and that status's sentence.
  *
  * A message is formatted into a buffer of its own first: its arguments may be the one before it.
  */
@@ -3510,13 +3509,21 @@ static const struct AsthraError asthra__result_errors[] = {
 
 _Static_assert(sizeof(AsthraResult) == 16, "a result travels in two registers");
 
+enum { ASTHRA__RESULT_LAST = sizeof asthra__result_errors / sizeof *asthra__result_errors - 1 };
+
 static const struct AsthraError *asthra__result_sentence(uint32_t status) {
-    size_t last = sizeof asthra__result_errors / sizeof *asthra__result_errors - 1;
-    return &asthra__result_errors[status < last ? status : last];
+    return &asthra__result_errors[status < ASTHRA__RESULT_LAST ? status : ASTHRA__RESULT_LAST];
+}
+
+/* Which status's constant record is this? ASTHRA_OK: none's, it is a record of its own or NULL. */
+static uint32_t asthra__result_status_of(const struct AsthraError *error) {
+    uintptr_t offset = (uintptr_t)error - (uintptr_t)asthra__result_errors;
+    return offset < sizeof asthra__result_errors ? (uint32_t)(offset / sizeof *error) : ASTHRA_OK;
 }
 
 static struct {
     ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where a task keeps it */
+    Asthra__Once setup;
 } asthra__result;
 
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place) {
@@ -3530,14 +3537,29 @@ static struct AsthraError **asthra__result_slot(Asthra__Thread *t) {
     return of_task ? of_task : &t->own_error;
 }
 
+static void asthra__result_leave(Asthra__Thread *t) {
+    asthra__error_free(t->own_error);
+    t->own_error = NULL;
+}
+static void asthra__result_setup(void) {
+    asthra__thread_on_detach(asthra__result_leave);
+}
+
+/* The same place, to be written. */
+static struct AsthraError **asthra__result_slot_kept(void) {
+    asthra__once(&asthra__result.setup, asthra__result_setup);
+    return asthra__result_slot(asthra__thread());
+}
+
 /* The record of the running task or thread, or NULL if there is none and no memory for one. */
 static Asthra__ErrorRecord *asthra__result_record(void) {
-    struct AsthraError **slot = asthra__result_slot(asthra__thread());
-    if (!*slot) {
+    struct AsthraError **slot = asthra__result_slot_kept();
+    if (!*slot || asthra__result_status_of(*slot) != ASTHRA_OK) {
         int saved = errno;
         Asthra__ErrorRecord *fresh = calloc(1, sizeof *fresh);
         errno = saved;
-        if (fresh) *slot = &fresh->error;
+        if (!fresh) return NULL;
+        *slot = &fresh->error;
     }
     return (Asthra__ErrorRecord *)(void *)*slot;
 }
@@ -3560,7 +3582,11 @@ ASTHRA__COLD static AsthraResult asthra__result_note(AsthraStatus status, const 
     if (status == ASTHRA_OK) status = ASTHRA_FAILED;
     AsthraResult r = asthra__result_of(status);
     Asthra__ErrorRecord *record = asthra__result_record();
-    if (!record) return r;
+    if (!record) {
+        /* never written through: it is not in a record's place for long, nor taken for one */
+        *asthra__result_slot_kept() = (struct AsthraError *)(uintptr_t)r.value.error;
+        return r;
+    }
     record->error.message = message ? message : r.value.error->message;
     record->error.context = context;
     r.value.error = &record->error;
@@ -3590,12 +3616,14 @@ ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) 
 
 ASTHRA__FN void asthra__error_clear(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
-    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
-    if (record) record->last.status = ASTHRA_OK;
+    struct AsthraError **slot = t ? asthra__result_slot(t) : NULL;
+    if (!slot || !*slot) return;
+    if (asthra__result_status_of(*slot) != ASTHRA_OK) *slot = NULL;
+    else ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
 }
 
 ASTHRA__FN void asthra__error_free(struct AsthraError *record) {
-    free(record);
+    if (asthra__result_status_of(record) == ASTHRA_OK) free(record);
 }
 
 ASTHRA_RT_API AsthraResult asthra_result_ok(void *value) {
@@ -3643,8 +3671,10 @@ ASTHRA_RT_API const void *asthra_result_context(AsthraResult r) {
 
 ASTHRA_RT_API AsthraResult asthra_last_error(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
-    const Asthra__ErrorRecord *record =
-        t ? (const Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
+    const struct AsthraError *error = t ? *asthra__result_slot(t) : NULL;
+    uint32_t status = asthra__result_status_of(error);
+    if (status != ASTHRA_OK) return asthra__result_of((AsthraStatus)status);
+    const Asthra__ErrorRecord *record = (const Asthra__ErrorRecord *)(const void *)error;
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }
 
@@ -5980,6 +6010,7 @@ struct Asthra__Worker {
     /* The owner's. */
     int number;
     uint32_t turns, next_streak;
+    uint32_t starved, starved_turn; /* tasks in a row that got no stack; the last one's turn */
     int64_t now_ns; /* read every 64 turns and when idle */
     Asthra__Fiber *spare; /* idle loops, newest first */
     uint32_t spare_count;
@@ -6155,6 +6186,8 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the worke
 /* If somebody has no work: shares what w has, w's own call, and notifies. */
 ASTHRA__FN void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
+/* Deterministic mode, and nothing can run: to the next timer. False: there is none. */
+ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
@@ -6551,10 +6584,15 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
     return ASTHRA__TSAN ? asthra__fiber_default_bytes() : 0;
 }
 
-/* No stack for t: it is tried again when others have ended, or it is the last straw. */
+/* No stack for t: it is tried again when others have ended or a timer has fired. Where as many in a
+ * row had none as there are, nobody else will end: time must go on, or it is the last straw. */
 ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w,
                                            Asthra__Task *t) {
-    if (asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
+    w->starved = w->starved_turn == w->turns - 1 ? w->starved + 1 : 1;
+    w->starved_turn = w->turns;
+    bool is_stuck = asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
+                    w->starved > asthra__load(&g->global.count, relaxed);
+    if (is_stuck && !asthra__advance_virtual_time(g, w) &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
         asthra__panic_with(NULL, 0,
                            "out of memory: no stack for the next task; lower stack_size, "
@@ -6831,7 +6869,10 @@ ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c) {
     bool is_first = asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_NONE;
     bool is_good = is_first && asthra__start_locked(g, c);
     if (is_good) asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_RUNNING, release);
-    if (is_first && !is_good) asthra__workers_destroy(g);
+    if (is_first && !is_good) {
+        asthra__fiber_teardown();
+        asthra__workers_destroy(g);
+    }
     asthra__unlock(&g->start_lock);
     if (is_first && !is_good) asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the workers");
     if (!is_first) asthra__error_set(ASTHRA_INVALID, "the runtime is already running");
@@ -7436,7 +7477,7 @@ ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
 }
 
 /* In the deterministic mode time stands still while anything can run. */
-static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
+ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
     int64_t earliest = asthra__timers_earliest();
     if (!asthra__is_deterministic() || earliest == INT64_MAX) return false;
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING && !g->drain_quiescent) {

@@ -195,7 +195,11 @@ TEST(result, without_memory_a_failure_keeps_its_status) {
     CHECK_EQ(r.status, ASTHRA_LIMIT);
     CHECK_STR(asthra_result_message(r), "A configured limit was reached");
     CHECK(asthra_result_context(asthra_result_err_with_context("lost", &r)) == NULL);
-    CHECK(asthra_result_is_ok(asthra_last_error()));
+    CHECK_EQ(asthra_last_error().status, ASTHRA_FAILED);
+    CHECK_STR(asthra_result_message(asthra_last_error()), "Failed");
+    memory_is_out = false;
+    asthra_result_errorf(ASTHRA_LIMIT, "lost %d", 2);
+    CHECK_STR(asthra_result_message(asthra_last_error()), "lost 2");
 }
 
 static AsthraResult opens_nothing(void) {

@@ -361,10 +361,15 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
     return ASTHRA__TSAN ? asthra__fiber_default_bytes() : 0;
 }
 
-/* No stack for t: it is tried again when others have ended, or it is the last straw. */
+/* No stack for t: it is tried again when others have ended or a timer has fired. Where as many in a
+ * row had none as there are, nobody else will end: time must go on, or it is the last straw. */
 ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w,
                                            Asthra__Task *t) {
-    if (asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
+    w->starved = w->starved_turn == w->turns - 1 ? w->starved + 1 : 1;
+    w->starved_turn = w->turns;
+    bool is_stuck = asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
+                    w->starved > asthra__load(&g->global.count, relaxed);
+    if (is_stuck && !asthra__advance_virtual_time(g, w) &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
         asthra__panic_with(NULL, 0,
                            "out of memory: no stack for the next task; lower stack_size, "
@@ -641,7 +646,10 @@ ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c) {
     bool is_first = asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_NONE;
     bool is_good = is_first && asthra__start_locked(g, c);
     if (is_good) asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_RUNNING, release);
-    if (is_first && !is_good) asthra__workers_destroy(g);
+    if (is_first && !is_good) {
+        asthra__fiber_teardown();
+        asthra__workers_destroy(g);
+    }
     asthra__unlock(&g->start_lock);
     if (is_first && !is_good) asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the workers");
     if (!is_first) asthra__error_set(ASTHRA_INVALID, "the runtime is already running");

@@ -182,7 +182,7 @@ ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w) {
 }
 
 /* In the deterministic mode time stands still while anything can run. */
-static bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
+ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w) {
     int64_t earliest = asthra__timers_earliest();
     if (!asthra__is_deterministic() || earliest == INT64_MAX) return false;
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING && !g->drain_quiescent) {

@@ -239,6 +239,7 @@ struct Asthra__Worker {
     /* The owner's. */
     int number;
     uint32_t turns, next_streak;
+    uint32_t starved, starved_turn; /* tasks in a row that got no stack; the last one's turn */
     int64_t now_ns; /* read every 64 turns and when idle */
     Asthra__Fiber *spare; /* idle loops, newest first */
     uint32_t spare_count;
@@ -414,6 +415,8 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the worke
 /* If somebody has no work: shares what w has, w's own call, and notifies. */
 ASTHRA__FN void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
+/* Deterministic mode, and nothing can run: to the next timer. False: there is none. */
+ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);

@@ -6,7 +6,8 @@
  * keeps its record; until the first error that place holds NULL.
  *
  * The record comes from malloc, because the runtime's own allocator stands on panics, and those on
- * results. If there is no memory for it, the failure keeps its status and that status's sentence.
+ * results. If there is no memory for it, its place holds the constant record of the status instead,
+ * so that the failure keeps at least its status and that status's sentence.
  *
  * A message is formatted into a buffer of its own first: its arguments may be the one before it.
  */
@@ -36,13 +37,21 @@ static const struct AsthraError asthra__result_errors[] = {
 
 _Static_assert(sizeof(AsthraResult) == 16, "a result travels in two registers");
 
+enum { ASTHRA__RESULT_LAST = sizeof asthra__result_errors / sizeof *asthra__result_errors - 1 };
+
 static const struct AsthraError *asthra__result_sentence(uint32_t status) {
-    size_t last = sizeof asthra__result_errors / sizeof *asthra__result_errors - 1;
-    return &asthra__result_errors[status < last ? status : last];
+    return &asthra__result_errors[status < ASTHRA__RESULT_LAST ? status : ASTHRA__RESULT_LAST];
+}
+
+/* Which status's constant record is this? ASTHRA_OK: none's, it is a record of its own or NULL. */
+static uint32_t asthra__result_status_of(const struct AsthraError *error) {
+    uintptr_t offset = (uintptr_t)error - (uintptr_t)asthra__result_errors;
+    return offset < sizeof asthra__result_errors ? (uint32_t)(offset / sizeof *error) : ASTHRA_OK;
 }
 
 static struct {
     ASTHRA__ATOMIC(Asthra__ResultPlace) place; /* the scheduler's: where a task keeps it */
+    Asthra__Once setup;
 } asthra__result;
 
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place) {
@@ -56,14 +65,29 @@ static struct AsthraError **asthra__result_slot(Asthra__Thread *t) {
     return of_task ? of_task : &t->own_error;
 }
 
+static void asthra__result_leave(Asthra__Thread *t) {
+    asthra__error_free(t->own_error);
+    t->own_error = NULL;
+}
+static void asthra__result_setup(void) {
+    asthra__thread_on_detach(asthra__result_leave);
+}
+
+/* The same place, to be written. */
+static struct AsthraError **asthra__result_slot_kept(void) {
+    asthra__once(&asthra__result.setup, asthra__result_setup);
+    return asthra__result_slot(asthra__thread());
+}
+
 /* The record of the running task or thread, or NULL if there is none and no memory for one. */
 static Asthra__ErrorRecord *asthra__result_record(void) {
-    struct AsthraError **slot = asthra__result_slot(asthra__thread());
-    if (!*slot) {
+    struct AsthraError **slot = asthra__result_slot_kept();
+    if (!*slot || asthra__result_status_of(*slot) != ASTHRA_OK) {
         int saved = errno;
         Asthra__ErrorRecord *fresh = calloc(1, sizeof *fresh);
         errno = saved;
-        if (fresh) *slot = &fresh->error;
+        if (!fresh) return NULL;
+        *slot = &fresh->error;
     }
     return (Asthra__ErrorRecord *)(void *)*slot;
 }
@@ -86,7 +110,11 @@ ASTHRA__COLD static AsthraResult asthra__result_note(AsthraStatus status, const 
     if (status == ASTHRA_OK) status = ASTHRA_FAILED;
     AsthraResult r = asthra__result_of(status);
     Asthra__ErrorRecord *record = asthra__result_record();
-    if (!record) return r;
+    if (!record) {
+        /* never written through: it is not in a record's place for long, nor taken for one */
+        *asthra__result_slot_kept() = (struct AsthraError *)(uintptr_t)r.value.error;
+        return r;
+    }
     record->error.message = message ? message : r.value.error->message;
     record->error.context = context;
     r.value.error = &record->error;
@@ -116,12 +144,14 @@ ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) 
 
 ASTHRA__FN void asthra__error_clear(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
-    Asthra__ErrorRecord *record = t ? (Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
-    if (record) record->last.status = ASTHRA_OK;
+    struct AsthraError **slot = t ? asthra__result_slot(t) : NULL;
+    if (!slot || !*slot) return;
+    if (asthra__result_status_of(*slot) != ASTHRA_OK) *slot = NULL;
+    else ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
 }
 
 ASTHRA__FN void asthra__error_free(struct AsthraError *record) {
-    free(record);
+    if (asthra__result_status_of(record) == ASTHRA_OK) free(record);
 }
 
 ASTHRA_RT_API AsthraResult asthra_result_ok(void *value) {
@@ -169,7 +199,9 @@ ASTHRA_RT_API const void *asthra_result_context(AsthraResult r) {
 
 ASTHRA_RT_API AsthraResult asthra_last_error(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
-    const Asthra__ErrorRecord *record =
-        t ? (const Asthra__ErrorRecord *)(void *)*asthra__result_slot(t) : NULL;
+    const struct AsthraError *error = t ? *asthra__result_slot(t) : NULL;
+    uint32_t status = asthra__result_status_of(error);
+    if (status != ASTHRA_OK) return asthra__result_of((AsthraStatus)status);
+    const Asthra__ErrorRecord *record = (const Asthra__ErrorRecord *)(const void *)error;
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }

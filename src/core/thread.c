@@ -89,8 +89,6 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    free(t->own_error);
-    t->own_error = NULL;
     t->is_attached = false;
     t->detaches++;
 }

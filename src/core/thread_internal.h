@@ -22,7 +22,7 @@ struct Asthra__Thread {
     unsigned char detaches; /* how often it has ended: destructors may call us again */
 
     const char *panic;             /* the panic's slot: the message of the one in progress */
-    struct AsthraError *own_error; /* an error record, from malloc; freed when the thread ends */
+    struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;

@@ -1,0 +1,425 @@
+/* Every program here runs again and again with one more call of malloc, mmap or pthread_create that
+ * fails, once or from then on. It must get a clear result or die of a panic that says what was out,
+ * and afterwards the runtime must be as good as new: nothing is lost, nothing leaks. */
+#include "test.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <link.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unwind.h>
+
+/* ---- the calls that fail ---- */
+
+static atomic_long calls, fail_at; /* fail_at 0: none */
+static atomic_bool fails_on;
+static atomic_int failed;
+static atomic_long live_blocks, live_bytes;
+
+static bool fails(void) {
+    long at = atomic_load(&fail_at), now = atomic_fetch_add(&calls, 1) + 1;
+    if (at == 0 || (atomic_load(&fails_on) ? now < at : now != at)) return false;
+    atomic_fetch_add(&failed, 1);
+    errno = ENOMEM;
+    return true;
+}
+
+static void *count_block(void *block) {
+    if (block) atomic_fetch_add(&live_blocks, 1);
+    return block;
+}
+static void *faulty_malloc(size_t size) { return fails() ? NULL : count_block(malloc(size)); }
+static void *faulty_calloc(size_t n, size_t size) {
+    return fails() ? NULL : count_block(calloc(n, size));
+}
+static void *faulty_realloc(void *block, size_t size) {
+    if (fails()) return NULL;
+    void *moved = realloc(block, size);
+    return block ? moved : count_block(moved);
+}
+static void faulty_free(void *block) {
+    if (block) atomic_fetch_sub(&live_blocks, 1);
+    free(block);
+}
+static void *faulty_mmap(void *at, size_t size, int access, int flags, int fd, off_t from) {
+    if (fails()) return MAP_FAILED;
+    void *start = mmap(at, size, access, flags, fd, from);
+    if (start != MAP_FAILED) atomic_fetch_add(&live_bytes, (long)size);
+    return start;
+}
+static int faulty_munmap(void *start, size_t size) {
+    atomic_fetch_sub(&live_bytes, (long)size);
+    return munmap(start, size);
+}
+#ifndef ASTHRA_RT_NO_THREADS
+static int faulty_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                                 void *(*function)(void *), void *argument) {
+    return fails() ? EAGAIN : pthread_create(thread, attributes, function, argument);
+}
+static int (*const true_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *),
+                                        void *) = pthread_create;
+#endif
+
+#define malloc faulty_malloc
+#define calloc faulty_calloc
+#define realloc faulty_realloc
+#define free faulty_free
+#define mmap faulty_mmap
+#define munmap faulty_munmap
+#undef pthread_create
+#define pthread_create faulty_pthread_create
+#define ASTHRA_RT_IMPLEMENTATION
+#define ASTHRA_RT_STATIC
+#include "asthra_rt.h"
+
+#define NUMBER(n) ((void *)(intptr_t)(n))
+
+/* ---- one run with one fault ---- */
+
+enum { CAME_THROUGH = 0, DIED_CLEARLY = 42, MET_NO_FAULT = 43, MOST_FAULTS = 2000 };
+
+typedef struct Program {
+    void (*run)(void);
+    size_t workers;
+    AsthraMainThread main_thread;
+    uint64_t seed;
+} Program;
+
+/* The reason of what failed last: it must be there and say what was out. */
+static void is_told(void) {
+    AsthraResult why = asthra_last_error();
+    CHECK_EQ(why.status, ASTHRA_OUT_OF_MEMORY);
+    CHECK(*asthra_result_message(why) != 0);
+}
+static bool is_fine_or_told(AsthraResult r) {
+    if (asthra_result_is_ok(r)) return true;
+    CHECK_EQ(r.status, ASTHRA_OUT_OF_MEMORY);
+    CHECK(*asthra_result_message(r) != 0);
+    return false;
+}
+
+static void note_panic(const AsthraPanicInfo *info, void *unused) {
+    (void)unused;
+    if (!atomic_load(&failed)) return;
+    if (strstr(info->message, "memory") || strstr(info->message, "refused")) _exit(DIED_CLEARLY);
+}
+
+static void live_once(const Program *p) {
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.worker_threads = p->workers;
+    c.main_thread = p->main_thread;
+    c.deterministic_seed = p->seed;
+    if (!asthra_runtime_init(&c)) {
+        is_told();
+        CHECK(!asthra_runtime_is_running());
+        return;
+    }
+    p->run();
+    asthra_runtime_shutdown();
+    CHECK(!asthra_runtime_is_running());
+}
+
+__attribute__((noreturn)) static void run_with_fault(const Program *p, long at, bool goes_on,
+                                                     bool is_warm) {
+    long blocks = 0, bytes = 0;
+    alarm(30);
+    asthra_panic_set_hook(note_panic, NULL);
+    if (is_warm) {
+        asthra_result_err("makes the record of this thread, which stays");
+        live_once(p);
+        blocks = atomic_load(&live_blocks), bytes = atomic_load(&live_bytes);
+    }
+    atomic_store(&fails_on, goes_on);
+    atomic_store(&calls, 0);
+    atomic_store(&fail_at, at);
+    live_once(p);
+    atomic_store(&fail_at, 0);
+    if (is_warm && (atomic_load(&live_blocks) != blocks || atomic_load(&live_bytes) != bytes)) {
+        test_fail(__FILE__, __LINE__, "%ld blocks were live and %ld are, %ld bytes mapped and %ld",
+                  blocks, atomic_load(&live_blocks), bytes, atomic_load(&live_bytes));
+    }
+    bool was_hit = atomic_load(&failed) != 0;
+    atomic_store(&failed, 0); /* from here on nothing may fail or panic */
+    live_once(p);
+    _exit(was_hit ? CAME_THROUGH : MET_NO_FAULT);
+}
+
+static void with_every_fault(const Program *p) {
+    for (int way = 0; way < 4; way++) {
+        long at = 1, died = 0;
+        for (int status = 0; status != MET_NO_FAULT; at++) {
+            CHECK(at < MOST_FAULTS);
+            pid_t child = fork();
+            CHECK(child >= 0);
+            if (child == 0) run_with_fault(p, at, way & 1, way & 2);
+            CHECK_EQ(waitpid(child, &status, 0), child);
+            status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+            died += status == DIED_CLEARLY;
+            if (status != CAME_THROUGH && status != DIED_CLEARLY && status != MET_NO_FAULT) {
+                test_fail(__FILE__, __LINE__, "fault %ld%s%s: status %d", at,
+                          way & 1 ? " and all after it" : "", way & 2 ? ", warm" : "", status);
+            }
+        }
+        fprintf(stderr, "%ld faults, %ld of them clear panics\n", at - 2, died);
+    }
+}
+
+#if defined(__SANITIZE_THREAD__)
+#define SKIP_UNDER_TSAN() SKIP("faults: ThreadSanitizer takes too long for so many processes")
+#else
+#define SKIP_UNDER_TSAN() ((void)0)
+#endif
+
+/* On one worker, on two, beside a main that hosts, and under a seed. */
+static void everywhere(void (*run)(void)) {
+    SKIP_UNDER_TSAN();
+    with_every_fault(&(Program){run, 1, ASTHRA_MAIN_HELPS, 0});
+    with_every_fault(&(Program){run, 1, ASTHRA_MAIN_HELPS, 7});
+#ifndef ASTHRA_RT_NO_THREADS
+    with_every_fault(&(Program){run, 2, ASTHRA_MAIN_HELPS, 0});
+    with_every_fault(&(Program){run, 2, ASTHRA_MAIN_HOSTS, 0});
+#endif
+}
+
+/* ---- the programs ---- */
+
+static void *add_one(void *n) { return NUMBER((intptr_t)n + 1); }
+static void *yields(void *n) {
+    asthra_yield();
+    return NUMBER((intptr_t)n + 1);
+}
+
+static void runs_tasks(void) {
+    AsthraTaskHandle h[30];
+    for (int i = 0; i < 30; i++) {
+        h[i] = asthra_spawn(i % 2 ? add_one : yields, NUMBER(i));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    for (int i = 0; i < 30; i++) {
+        void *value = NULL;
+        if (!asthra_task_is_valid(h[i])) continue;
+        CHECK_EQ(asthra_await_result(h[i], &value).status, ASTHRA_OK);
+        CHECK_EQ((intptr_t)value, i + 1);
+    }
+}
+TEST_WITHIN(120, faults, tasks) { everywhere(runs_tasks); }
+
+static void *sums(void *block) {
+    unsigned char *bytes = block;
+    size_t sum = 0;
+    for (int i = 0; i < 10; i++) sum += bytes[i];
+    bytes[0] = (unsigned char)sum;
+    return NULL;
+}
+static void copies_blocks(void) {
+    static const size_t sizes[] = {10, 24, 100, 5000, 100000};
+    unsigned char block[100000];
+    memset(block, 3, sizeof block);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        AsthraTaskHandle h = asthra_spawn_copy(sums, block, sizes[i]);
+        if (!asthra_task_is_valid(h)) {
+            is_told();
+            continue;
+        }
+        unsigned char back[10] = {0};
+        CHECK_EQ(asthra_await_copy(h, back, sizeof back).status, ASTHRA_OK);
+        CHECK_EQ(back[0], 30);
+    }
+}
+TEST_WITHIN(120, faults, blocks_that_are_copied) { everywhere(copies_blocks); }
+
+static void has_options(void) {
+    AsthraTaskHandle h[6];
+    for (int i = 0; i < 6; i++) {
+        AsthraSpawnOptions o = {i % 2 ? "a name of its own" : NULL, i % 3 ? 0 : (size_t)1 << 20,
+                                i - 3, i == 5 ? ASTHRA_AFFINITY_WORKER(0) : ASTHRA_AFFINITY_ANY};
+        h[i] = asthra_spawn_with(&o, yields, NUMBER(i));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    for (int i = 0; i < 6; i++) {
+        if (asthra_task_is_valid(h[i])) CHECK_EQ((intptr_t)asthra_await(h[i]), i + 1);
+    }
+}
+TEST_WITHIN(120, faults, options) { everywhere(has_options); }
+
+static void *echoes(void *pair) {
+    AsthraChannel **c = pair;
+    int value;
+    while (asthra_channel_next(c[0], &value, sizeof value)) {
+        if (asthra_channel_send(c[1], &value).status != ASTHRA_OK) break;
+    }
+    return NULL;
+}
+static void talks(void) {
+    AsthraChannel *c[2];
+    c[0] = asthra_channel_create(sizeof(int), 0, "there");
+    if (!c[0]) is_told();
+    c[1] = asthra_channel_create(sizeof(int), 5, "and back");
+    if (!c[1]) is_told();
+    AsthraTaskHandle h = {0};
+    if (c[0] && c[1]) {
+        h = asthra_spawn(echoes, c);
+        if (!asthra_task_is_valid(h)) is_told();
+    }
+    if (asthra_task_is_valid(h)) {
+        for (int i = 0, value = 0; i < 10; i++) {
+            if (!is_fine_or_told(asthra_channel_send(c[0], &i))) continue;
+            while (!is_fine_or_told(asthra_channel_receive(c[1], &value))) {}
+            CHECK_EQ(value, i);
+        }
+        asthra_channel_close(c[0]);
+        asthra_await(h);
+    }
+    if (c[0]) asthra_channel_destroy(c[0]);
+    if (c[1]) asthra_channel_destroy(c[1]);
+}
+TEST_WITHIN(120, faults, channels) { everywhere(talks); }
+
+enum { CASES = 20 };
+static void selects(void) {
+    AsthraChannel *c[CASES] = {NULL};
+    int values[CASES] = {0}, sent = 5;
+    AsthraSelectBuilder *b = asthra_select_builder_create();
+    bool is_good = b != NULL;
+    for (int i = 0; is_good && i < CASES; i++) {
+        is_good = (c[i] = asthra_channel_create(sizeof(int), 1, "one of many")) != NULL &&
+                  asthra_select_builder_add_receive(b, c[i], &values[i]) == i;
+    }
+    if (!is_good) is_told();
+    if (is_good) {
+        asthra_select_builder_set_timeout(b, 1000);
+        CHECK_EQ(asthra_channel_send(c[7], &sent).status, ASTHRA_OK);
+        CHECK_EQ(asthra_select_execute(b), 7);
+        CHECK_EQ(values[7], 5);
+        int chosen = asthra_select_execute(b);
+        CHECK(chosen == ASTHRA_SELECT_TIMEOUT);
+    }
+    if (b) asthra_select_builder_destroy(b);
+    for (int i = 0; i < CASES; i++) {
+        if (c[i]) asthra_channel_destroy(c[i]);
+    }
+}
+TEST_WITHIN(120, faults, select) { everywhere(selects); }
+
+static void *sleeps(void *us) {
+    return NUMBER(asthra_sleep_ns(ASTHRA_US((intptr_t)us)).status);
+}
+static void waits_for_time(void) {
+    AsthraTaskHandle h[100];
+    for (int i = 0; i < 100; i++) {
+        h[i] = asthra_spawn(sleeps, NUMBER(i % 10));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    is_fine_or_told(asthra_sleep_ns(1000));
+    for (int i = 0; i < 100; i++) {
+        void *how = NULL;
+        if (!asthra_task_is_valid(h[i])) continue;
+        AsthraResult r = asthra_await_timeout(h[i], ASTHRA_US(100), &how);
+        if (r.status == ASTHRA_TIMED_OUT || r.status == ASTHRA_OUT_OF_MEMORY)
+            r = asthra_await_result(h[i], &how);
+        CHECK_EQ(r.status, ASTHRA_OK);
+        CHECK((intptr_t)how == ASTHRA_OK || (intptr_t)how == ASTHRA_OUT_OF_MEMORY);
+    }
+}
+TEST_WITHIN(300, faults, timers) { everywhere(waits_for_time); }
+
+static AsthraMutex mutex;
+static int inside;
+static void *locks(void *unused) {
+    for (int i = 0; i < 5; i++) {
+        if (!is_fine_or_told(asthra_mutex_lock(&mutex))) continue;
+        CHECK_EQ(inside++, 0);
+        asthra_yield();
+        inside--;
+        asthra_mutex_unlock(&mutex);
+    }
+    return unused;
+}
+static void excludes(void) {
+    AsthraTaskHandle h[6];
+    inside = 0;
+    mutex = (AsthraMutex)ASTHRA_MUTEX_INIT;
+    for (int i = 0; i < 6; i++) {
+        h[i] = asthra_spawn(locks, NULL);
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    locks(NULL);
+    for (int i = 0; i < 6; i++) {
+        if (asthra_task_is_valid(h[i])) asthra_await(h[i]);
+    }
+    asthra_mutex_destroy(&mutex);
+}
+TEST_WITHIN(120, faults, mutexes) { everywhere(excludes); }
+
+/* The oldest is awaited first, so that every await parks. */
+static void *grows(void *depth) {
+    AsthraTaskHandle h[12];
+    intptr_t sum = 1;
+    if ((intptr_t)depth == 0) return NUMBER(1);
+    for (int i = 0; i < 12; i++) {
+        h[i] = asthra_spawn(grows, NUMBER((intptr_t)depth - 1));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    for (int i = 0; i < 12; i++) {
+        if (asthra_task_is_valid(h[i])) sum += (intptr_t)asthra_await(h[i]);
+    }
+    return NUMBER(sum);
+}
+static void grows_a_tree(void) {
+    intptr_t nodes = (intptr_t)grows(NUMBER(2));
+    CHECK(atomic_load(&failed) || nodes == 1 + 12 + 144);
+}
+TEST_WITHIN(120, faults, a_tree_of_awaits) { everywhere(grows_a_tree); }
+
+#ifndef ASTHRA_RT_NO_THREADS
+static void *works_outside(void *unused) {
+    for (int i = 0; i < 5; i++) {
+        AsthraTaskHandle h = asthra_spawn(yields, NUMBER(i));
+        if (!asthra_task_is_valid(h)) is_told();
+        else CHECK_EQ((intptr_t)asthra_await(h), i + 1);
+        is_fine_or_told(asthra_sleep_ns(1000));
+    }
+    return unused;
+}
+static void has_threads(void) {
+    pthread_t t[2];
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(true_pthread_create(&t[i], NULL, works_outside, NULL), 0);
+    }
+    works_outside(NULL);
+    for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
+}
+/* Not under a seed: there main is the only worker, and it is away while it joins them. */
+TEST_WITHIN(120, faults, plain_threads) {
+    SKIP_UNDER_TSAN();
+    with_every_fault(&(Program){has_threads, 1, ASTHRA_MAIN_HELPS, 0});
+    with_every_fault(&(Program){has_threads, 2, ASTHRA_MAIN_HELPS, 0});
+    with_every_fault(&(Program){has_threads, 2, ASTHRA_MAIN_HOSTS, 0});
+}
+#endif
+
+static void *fails_with_a_text(void *unused) {
+    asthra_result_errorf(ASTHRA_FAILED, "a text of its own: %d", 7);
+    return unused;
+}
+static void reports(void) {
+    for (int i = 0; i < 4; i++) {
+        AsthraTaskHandle h = asthra_spawn(fails_with_a_text, NULL);
+        if (asthra_task_is_valid(h)) asthra_await(h);
+        else is_told();
+        AsthraResult r = asthra_result_errorf(ASTHRA_FAILED, "number %d", i);
+        CHECK_EQ(r.status, ASTHRA_FAILED);
+        CHECK(*asthra_result_message(r) != 0);
+    }
+}
+TEST_WITHIN(120, faults, results_with_texts) { everywhere(reports); }
