@@ -175,14 +175,16 @@ static void with_every_fault(const Program *p) {
 }
 
 #if defined(__SANITIZE_THREAD__)
-#define SKIP_UNDER_TSAN() SKIP("faults: ThreadSanitizer takes too long for so many processes")
+#define SKIP_WHERE_SLOW() SKIP("faults: ThreadSanitizer takes too long for so many processes")
 #else
-#define SKIP_UNDER_TSAN() ((void)0)
+#define SKIP_WHERE_SLOW() \
+    if (getenv("ASTHRA_TEST_VARIANT") && !strcmp(getenv("ASTHRA_TEST_VARIANT"), "aarch64")) \
+    SKIP("faults: qemu-user takes too long for so many processes")
 #endif
 
 /* On one worker, on two, beside a main that hosts, and under a seed. */
 static void everywhere(void (*run)(void)) {
-    SKIP_UNDER_TSAN();
+    SKIP_WHERE_SLOW();
     with_every_fault(&(Program){run, 1, ASTHRA_MAIN_HELPS, 0});
     with_every_fault(&(Program){run, 1, ASTHRA_MAIN_HELPS, 7});
 #ifndef ASTHRA_RT_NO_THREADS
@@ -401,7 +403,7 @@ static void has_threads(void) {
 }
 /* Not under a seed: there main is the only worker, and it is away while it joins them. */
 TEST_WITHIN(120, faults, plain_threads) {
-    SKIP_UNDER_TSAN();
+    SKIP_WHERE_SLOW();
     with_every_fault(&(Program){has_threads, 1, ASTHRA_MAIN_HELPS, 0});
     with_every_fault(&(Program){has_threads, 2, ASTHRA_MAIN_HELPS, 0});
     with_every_fault(&(Program){has_threads, 2, ASTHRA_MAIN_HOSTS, 0});
