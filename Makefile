@@ -87,7 +87,7 @@ asan.limit := 90
 tsan.limit := 120
 noasm.limit := 30
 nothreads.limit := 30
-aarch64.limit := 120
+aarch64.limit := 60
 musl.limit := 30
 
 # TSan's memory map needs address-space randomisation off on newer kernels, and it sleeps at exit.

@@ -100,6 +100,13 @@ TEST_MAYBE_UNUSED static void test_need_threads(void) {
 }
 #define NEED_THREADS() test_need_threads()
 
+/* Where an emulator is in the way, which qemu-user's variant says. */
+TEST_MAYBE_UNUSED static void test_need_no_emulator(const char *reason) {
+    const char *variant = getenv("ASTHRA_TEST_VARIANT");
+    if (variant && strcmp(variant, "aarch64") == 0) test_skip(reason);
+}
+#define NEED_NO_EMULATOR(reason) test_need_no_emulator(reason)
+
 #ifdef ASTHRA_RT_NO_THREADS
 TEST_MAYBE_UNUSED static int test_no_thread(pthread_t *thread, const pthread_attr_t *attributes,
                                             void *(*function)(void *), void *argument) {

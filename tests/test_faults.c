@@ -178,8 +178,7 @@ static void with_every_fault(const Program *p) {
 #define SKIP_WHERE_SLOW() SKIP("faults: ThreadSanitizer takes too long for so many processes")
 #else
 #define SKIP_WHERE_SLOW() \
-    if (getenv("ASTHRA_TEST_VARIANT") && !strcmp(getenv("ASTHRA_TEST_VARIANT"), "aarch64")) \
-    SKIP("faults: qemu-user takes too long for so many processes")
+    NEED_NO_EMULATOR("faults: qemu-user takes too long for so many processes")
 #endif
 
 /* On one worker, on two, beside a main that hosts, and under a seed. */

@@ -23,8 +23,7 @@
 #define SKIP_WHERE_UNSAFE() SKIP("fork: AddressSanitizer's heap stays locked after a fork of many")
 #else
 #define SKIP_WHERE_UNSAFE() \
-    if (getenv("ASTHRA_TEST_VARIANT") && !strcmp(getenv("ASTHRA_TEST_VARIANT"), "aarch64")) \
-    SKIP("fork: qemu-user ends in an assertion of its own after a fork of many threads")
+    NEED_NO_EMULATOR("fork: qemu-user ends in an assertion of its own after a fork of many threads")
 #endif
 
 static void start(size_t workers, AsthraMainThread main_thread) {

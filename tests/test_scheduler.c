@@ -271,16 +271,19 @@ static void *receives(void *c) {
 
 TEST_PANICS(scheduler, all_asleep_names_the_task_and_its_channel,
             "task 'receiver': receive on channel 'never'") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(2);
     AsthraSpawnOptions o = { .name = "receiver" };
     AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "never");
     asthra_await(asthra_spawn_with(&o, receives, c));
 }
 TEST_PANICS(scheduler, all_asleep_is_a_panic, "panic: all tasks are asleep") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(1);
     asthra_await(asthra_spawn(receives, asthra_channel_create(sizeof(int), 0, "never")));
 }
 TEST_PANICS(scheduler, all_asleep_counts_those_who_wait_for_the_same, "1000 x task 'receiver'") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(2);
     AsthraSpawnOptions o = { .name = "receiver" };
     AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "never");
@@ -288,20 +291,24 @@ TEST_PANICS(scheduler, all_asleep_counts_those_who_wait_for_the_same, "1000 x ta
     receives(c);
 }
 TEST_PANICS(scheduler, all_asleep_names_main_too, "thread 'main': receive on channel 'never'") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(2);
     receives(asthra_channel_create(sizeof(int), 0, "never"));
 }
 TEST_PANICS(scheduler, all_asleep_is_seen_under_a_hosting_main, "all tasks are asleep") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start_as(2, ASTHRA_MAIN_HOSTS);
     asthra_await(asthra_spawn(receives, asthra_channel_create(sizeof(int), 0, "never")));
 }
 TEST_PANICS(scheduler, all_asleep_is_seen_when_a_thread_blocks_last, "all tasks are asleep") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start_as(2, ASTHRA_MAIN_HOSTS);
     AsthraTaskHandle h = asthra_spawn(receives, asthra_channel_create(sizeof(int), 0, "never"));
     pause_ms(100); /* the workers have lain down long ago */
     asthra_await(h);
 }
 TEST_PANICS(scheduler, all_asleep_is_seen_before_any_task_was_spawned, "all tasks are asleep") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start_as(2, ASTHRA_MAIN_HOSTS);
     receives(asthra_channel_create(sizeof(int), 0, "never"));
 }
@@ -311,6 +318,7 @@ static void *awaits_other(void *number) {
     return asthra_await(pair[(intptr_t)number]);
 }
 TEST_PANICS(scheduler, tasks_that_await_each_other_are_found, "await of task") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(2);
     pair[0] = asthra_spawn(awaits_other, NUMBER(1));
     pair[1] = asthra_spawn(awaits_other, NUMBER(0));
@@ -318,6 +326,7 @@ TEST_PANICS(scheduler, tasks_that_await_each_other_are_found, "await of task") {
     asthra_await(asthra_task_retain(pair[0]));
 }
 TEST_PANICS(scheduler, all_asleep_is_seen_in_the_deterministic_mode, "all tasks are asleep") {
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     c.deterministic_seed = 3;
     CHECK(asthra_runtime_init(&c));
