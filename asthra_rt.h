@@ -938,9 +938,9 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
 #endif
 /* A few instructions on every hot path: part of its callers in the book. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && !defined(ASTHRA__WORKSHOP)
-#define ASTHRA__FAST ASTHRA__FN inline __attribute__((always_inline))
+#define ASTHRA__FAST inline __attribute__((always_inline))
 #else
-#define ASTHRA__FAST ASTHRA__FN
+#define ASTHRA__FAST
 #endif
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
@@ -1494,7 +1494,7 @@ ASTHRA__FN void asthra__os_fence_setup(void) {
     errno = saved;
 }
 
-ASTHRA__FAST void asthra__os_fence_light(void) {
+ASTHRA__FN ASTHRA__FAST void asthra__os_fence_light(void) {
     if (ASTHRA__LIKELY(asthra__load(&asthra__os.has_membarrier, relaxed)))
         asthra__compiler_fence();
     else
@@ -3141,16 +3141,16 @@ ASTHRA__COLD static void asthra__unlock_wake(Asthra__Lock *l) {
     asthra__os_wake(&l->word, 1);
 }
 
-ASTHRA__FAST void asthra__lock(Asthra__Lock *l) {
+ASTHRA__FN ASTHRA__FAST void asthra__lock(Asthra__Lock *l) {
     /* acquire: partner is the release in asthra__unlock */
     if (ASTHRA__UNLIKELY(asthra__exchange(&l->word, 1, acquire))) asthra__lock_slow(l);
 }
 
-ASTHRA__FAST bool asthra__lock_try(Asthra__Lock *l) {
+ASTHRA__FN ASTHRA__FAST bool asthra__lock_try(Asthra__Lock *l) {
     return !asthra__exchange(&l->word, 1, acquire);
 }
 
-ASTHRA__FAST void asthra__unlock(Asthra__Lock *l) {
+ASTHRA__FN ASTHRA__FAST void asthra__unlock(Asthra__Lock *l) {
     asthra__store(&l->word, 0, release);
     asthra__os_fence_light(); /* partner: the heavy fence in asthra__lock_slow */
     if (ASTHRA__UNLIKELY(asthra__load(asthra__sync_sleepers(l), relaxed))) asthra__unlock_wake(l);
@@ -3618,8 +3618,10 @@ ASTHRA__FN void asthra__error_clear(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     struct AsthraError **slot = t ? asthra__result_slot(t) : NULL;
     if (!slot || !*slot) return;
-    if (asthra__result_status_of(*slot) != ASTHRA_OK) *slot = NULL;
-    else ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
+    if (asthra__result_status_of(*slot) != ASTHRA_OK)
+        *slot = NULL;
+    else
+        ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
 }
 
 ASTHRA__FN void asthra__error_free(struct AsthraError *record) {
@@ -5247,7 +5249,7 @@ ASTHRA__NOINLINE static void *asthra__deque_pop_shared(Asthra__Deque *d) {
     return item;
 }
 
-ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
+ASTHRA__FN ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
     size_t h = asthra__load(&d->head, relaxed);
     if (h != asthra__load(&d->border, relaxed)) {
         asthra__store(&d->head, h - 1, release);
@@ -6267,7 +6269,7 @@ static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh sea
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
 }
-ASTHRA__FAST bool asthra__is_deterministic(void) {
+ASTHRA__FN ASTHRA__FAST bool asthra__is_deterministic(void) {
     return asthra__load(&asthra__scheduler_record.is_deterministic, relaxed);
 }
 
@@ -6384,7 +6386,7 @@ ASTHRA__COLD static void asthra__turn_slow(void) {
     if (asthra__seat()->worker != NULL && asthra__random(4) == 0) asthra_yield();
 }
 
-ASTHRA__FAST void asthra__turn(void) {
+ASTHRA__FN ASTHRA__FAST void asthra__turn(void) {
     if (ASTHRA__UNLIKELY(asthra__is_deterministic())) asthra__turn_slow();
 }
 
@@ -6526,7 +6528,7 @@ static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_pla
 }
 
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
-ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
+static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
         asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
@@ -7203,7 +7205,7 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     }
 }
 
-ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
+ASTHRA__FN ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
     asthra__os_fence_light(); /* as in asthra__notify */
     uint32_t hungry = asthra__load(&g->sleeping, relaxed) | asthra__load(&g->searching, relaxed);
     if (ASTHRA__UNLIKELY(hungry != 0)) asthra__feed_slow(w);
@@ -7256,7 +7258,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
     }
 }
 
-ASTHRA__FAST Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
+ASTHRA__FN ASTHRA__FAST Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Runnable *item;
     w->turns++;
@@ -9073,8 +9075,9 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     }
     if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
     if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY && timeout_ns < 0)) {
-        asthra_panic_at(NULL, "asthra_await: out of memory: no stack or thread to go on with while "
-                              "task %llu is awaited",
+        asthra_panic_at(NULL,
+                        "asthra_await: out of memory: no stack or thread to go on with while "
+                        "task %llu is awaited",
                         (unsigned long long)bits);
     }
     return status;
@@ -9392,8 +9395,8 @@ static inline Asthra__Waiter *asthra__waiters_claim(Asthra__Waiters *list) {
     return NULL;
 }
 
-ASTHRA__FAST AsthraStatus asthra__channel_put(AsthraChannel *c, const void *value,
-                                            Asthra__Parker **wake) {
+ASTHRA__FN ASTHRA__FAST AsthraStatus asthra__channel_put(AsthraChannel *c, const void *value,
+                                                         Asthra__Parker **wake) {
     ASTHRA__ASSERT(asthra__lock_is_held(&c->lock));
     size_t count = asthra__load(&c->count, relaxed);
     *wake = NULL;
@@ -9428,7 +9431,8 @@ static inline Asthra__Parker *asthra__channel_pop(AsthraChannel *c, void *out) {
     return asthra__waiter_finish(w, ASTHRA_OK);
 }
 
-ASTHRA__FAST AsthraStatus asthra__channel_take(AsthraChannel *c, void *out, Asthra__Parker **wake) {
+ASTHRA__FN ASTHRA__FAST AsthraStatus asthra__channel_take(AsthraChannel *c, void *out,
+                                                          Asthra__Parker **wake) {
     ASTHRA__ASSERT(asthra__lock_is_held(&c->lock));
     *wake = NULL;
     if (asthra__load(&c->count, relaxed)) {

@@ -38,7 +38,9 @@ static void *count_block(void *block) {
     if (block) atomic_fetch_add(&live_blocks, 1);
     return block;
 }
-static void *faulty_malloc(size_t size) { return fails() ? NULL : count_block(malloc(size)); }
+static void *faulty_malloc(size_t size) {
+    return fails() ? NULL : count_block(malloc(size));
+}
 static void *faulty_calloc(size_t n, size_t size) {
     return fails() ? NULL : count_block(calloc(n, size));
 }
@@ -177,8 +179,7 @@ static void with_every_fault(const Program *p) {
 #if defined(__SANITIZE_THREAD__)
 #define SKIP_WHERE_SLOW() SKIP("faults: ThreadSanitizer takes too long for so many processes")
 #else
-#define SKIP_WHERE_SLOW() \
-    NEED_NO_EMULATOR("faults: qemu-user takes too long for so many processes")
+#define SKIP_WHERE_SLOW() NEED_NO_EMULATOR("faults: qemu-user takes too long for so many processes")
 #endif
 
 /* On one worker, on two, beside a main that hosts, and under a seed. */
@@ -194,7 +195,9 @@ static void everywhere(void (*run)(void)) {
 
 /* ---- the programs ---- */
 
-static void *add_one(void *n) { return NUMBER((intptr_t)n + 1); }
+static void *add_one(void *n) {
+    return NUMBER((intptr_t)n + 1);
+}
 static void *yields(void *n) {
     asthra_yield();
     return NUMBER((intptr_t)n + 1);
@@ -213,7 +216,9 @@ static void runs_tasks(void) {
         CHECK_EQ((intptr_t)value, i + 1);
     }
 }
-TEST_WITHIN(120, faults, tasks) { everywhere(runs_tasks); }
+TEST_WITHIN(120, faults, tasks) {
+    everywhere(runs_tasks);
+}
 
 static void *sums(void *block) {
     unsigned char *bytes = block;
@@ -237,7 +242,9 @@ static void copies_blocks(void) {
         CHECK_EQ(back[0], 30);
     }
 }
-TEST_WITHIN(120, faults, blocks_that_are_copied) { everywhere(copies_blocks); }
+TEST_WITHIN(120, faults, blocks_that_are_copied) {
+    everywhere(copies_blocks);
+}
 
 static void has_options(void) {
     AsthraTaskHandle h[6];
@@ -251,7 +258,9 @@ static void has_options(void) {
         if (asthra_task_is_valid(h[i])) CHECK_EQ((intptr_t)asthra_await(h[i]), i + 1);
     }
 }
-TEST_WITHIN(120, faults, options) { everywhere(has_options); }
+TEST_WITHIN(120, faults, options) {
+    everywhere(has_options);
+}
 
 static void *echoes(void *pair) {
     AsthraChannel **c = pair;
@@ -275,7 +284,8 @@ static void talks(void) {
     if (asthra_task_is_valid(h)) {
         for (int i = 0, value = 0; i < 10; i++) {
             if (!is_fine_or_told(asthra_channel_send(c[0], &i))) continue;
-            while (!is_fine_or_told(asthra_channel_receive(c[1], &value))) {}
+            while (!is_fine_or_told(asthra_channel_receive(c[1], &value))) {
+            }
             CHECK_EQ(value, i);
         }
         asthra_channel_close(c[0]);
@@ -284,7 +294,9 @@ static void talks(void) {
     if (c[0]) asthra_channel_destroy(c[0]);
     if (c[1]) asthra_channel_destroy(c[1]);
 }
-TEST_WITHIN(120, faults, channels) { everywhere(talks); }
+TEST_WITHIN(120, faults, channels) {
+    everywhere(talks);
+}
 
 enum { CASES = 20 };
 static void selects(void) {
@@ -310,7 +322,9 @@ static void selects(void) {
         if (c[i]) asthra_channel_destroy(c[i]);
     }
 }
-TEST_WITHIN(120, faults, select) { everywhere(selects); }
+TEST_WITHIN(120, faults, select) {
+    everywhere(selects);
+}
 
 static void *sleeps(void *us) {
     return NUMBER(asthra_sleep_ns(ASTHRA_US((intptr_t)us)).status);
@@ -332,7 +346,9 @@ static void waits_for_time(void) {
         CHECK((intptr_t)how == ASTHRA_OK || (intptr_t)how == ASTHRA_OUT_OF_MEMORY);
     }
 }
-TEST_WITHIN(300, faults, timers) { everywhere(waits_for_time); }
+TEST_WITHIN(300, faults, timers) {
+    everywhere(waits_for_time);
+}
 
 static AsthraMutex mutex;
 static int inside;
@@ -360,7 +376,9 @@ static void excludes(void) {
     }
     asthra_mutex_destroy(&mutex);
 }
-TEST_WITHIN(120, faults, mutexes) { everywhere(excludes); }
+TEST_WITHIN(120, faults, mutexes) {
+    everywhere(excludes);
+}
 
 /* The oldest is awaited first, so that every await parks. */
 static void *grows(void *depth) {
@@ -380,14 +398,18 @@ static void grows_a_tree(void) {
     intptr_t nodes = (intptr_t)grows(NUMBER(2));
     CHECK(atomic_load(&failed) || nodes == 1 + 12 + 144);
 }
-TEST_WITHIN(120, faults, a_tree_of_awaits) { everywhere(grows_a_tree); }
+TEST_WITHIN(120, faults, a_tree_of_awaits) {
+    everywhere(grows_a_tree);
+}
 
 #ifndef ASTHRA_RT_NO_THREADS
 static void *works_outside(void *unused) {
     for (int i = 0; i < 5; i++) {
         AsthraTaskHandle h = asthra_spawn(yields, NUMBER(i));
-        if (!asthra_task_is_valid(h)) is_told();
-        else CHECK_EQ((intptr_t)asthra_await(h), i + 1);
+        if (!asthra_task_is_valid(h))
+            is_told();
+        else
+            CHECK_EQ((intptr_t)asthra_await(h), i + 1);
         is_fine_or_told(asthra_sleep_ns(1000));
     }
     return unused;
@@ -416,11 +438,15 @@ static void *fails_with_a_text(void *unused) {
 static void reports(void) {
     for (int i = 0; i < 4; i++) {
         AsthraTaskHandle h = asthra_spawn(fails_with_a_text, NULL);
-        if (asthra_task_is_valid(h)) asthra_await(h);
-        else is_told();
+        if (asthra_task_is_valid(h))
+            asthra_await(h);
+        else
+            is_told();
         AsthraResult r = asthra_result_errorf(ASTHRA_FAILED, "number %d", i);
         CHECK_EQ(r.status, ASTHRA_FAILED);
         CHECK(*asthra_result_message(r) != 0);
     }
 }
-TEST_WITHIN(120, faults, results_with_texts) { everywhere(reports); }
+TEST_WITHIN(120, faults, results_with_texts) {
+    everywhere(reports);
+}

@@ -77,8 +77,8 @@ static inline Asthra__Waiter *asthra__waiters_claim(Asthra__Waiters *list) {
     return NULL;
 }
 
-ASTHRA__FAST AsthraStatus asthra__channel_put(AsthraChannel *c, const void *value,
-                                            Asthra__Parker **wake) {
+ASTHRA__FN ASTHRA__FAST AsthraStatus asthra__channel_put(AsthraChannel *c, const void *value,
+                                                         Asthra__Parker **wake) {
     ASTHRA__ASSERT(asthra__lock_is_held(&c->lock));
     size_t count = asthra__load(&c->count, relaxed);
     *wake = NULL;
@@ -113,7 +113,8 @@ static inline Asthra__Parker *asthra__channel_pop(AsthraChannel *c, void *out) {
     return asthra__waiter_finish(w, ASTHRA_OK);
 }
 
-ASTHRA__FAST AsthraStatus asthra__channel_take(AsthraChannel *c, void *out, Asthra__Parker **wake) {
+ASTHRA__FN ASTHRA__FAST AsthraStatus asthra__channel_take(AsthraChannel *c, void *out,
+                                                          Asthra__Parker **wake) {
     ASTHRA__ASSERT(asthra__lock_is_held(&c->lock));
     *wake = NULL;
     if (asthra__load(&c->count, relaxed)) {

@@ -44,7 +44,7 @@ static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh sea
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
 }
-ASTHRA__FAST bool asthra__is_deterministic(void) {
+ASTHRA__FN ASTHRA__FAST bool asthra__is_deterministic(void) {
     return asthra__load(&asthra__scheduler_record.is_deterministic, relaxed);
 }
 
@@ -161,7 +161,7 @@ ASTHRA__COLD static void asthra__turn_slow(void) {
     if (asthra__seat()->worker != NULL && asthra__random(4) == 0) asthra_yield();
 }
 
-ASTHRA__FAST void asthra__turn(void) {
+ASTHRA__FN ASTHRA__FAST void asthra__turn(void) {
     if (ASTHRA__UNLIKELY(asthra__is_deterministic())) asthra__turn_slow();
 }
 
@@ -303,7 +303,7 @@ static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_pla
 }
 
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
-ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
+static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
         asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);

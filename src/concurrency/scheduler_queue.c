@@ -226,7 +226,7 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     }
 }
 
-ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
+ASTHRA__FN ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
     asthra__os_fence_light(); /* as in asthra__notify */
     uint32_t hungry = asthra__load(&g->sleeping, relaxed) | asthra__load(&g->searching, relaxed);
     if (ASTHRA__UNLIKELY(hungry != 0)) asthra__feed_slow(w);
@@ -279,7 +279,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
     }
 }
 
-ASTHRA__FAST Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
+ASTHRA__FN ASTHRA__FAST Asthra__Runnable *asthra__pick(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Runnable *item;
     w->turns++;

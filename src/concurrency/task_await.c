@@ -105,8 +105,9 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     }
     if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
     if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY && timeout_ns < 0)) {
-        asthra_panic_at(NULL, "asthra_await: out of memory: no stack or thread to go on with while "
-                              "task %llu is awaited",
+        asthra_panic_at(NULL,
+                        "asthra_await: out of memory: no stack or thread to go on with while "
+                        "task %llu is awaited",
                         (unsigned long long)bits);
     }
     return status;

@@ -146,8 +146,10 @@ ASTHRA__FN void asthra__error_clear(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     struct AsthraError **slot = t ? asthra__result_slot(t) : NULL;
     if (!slot || !*slot) return;
-    if (asthra__result_status_of(*slot) != ASTHRA_OK) *slot = NULL;
-    else ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
+    if (asthra__result_status_of(*slot) != ASTHRA_OK)
+        *slot = NULL;
+    else
+        ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
 }
 
 ASTHRA__FN void asthra__error_free(struct AsthraError *record) {

@@ -84,16 +84,16 @@ ASTHRA__COLD static void asthra__unlock_wake(Asthra__Lock *l) {
     asthra__os_wake(&l->word, 1);
 }
 
-ASTHRA__FAST void asthra__lock(Asthra__Lock *l) {
+ASTHRA__FN ASTHRA__FAST void asthra__lock(Asthra__Lock *l) {
     /* acquire: partner is the release in asthra__unlock */
     if (ASTHRA__UNLIKELY(asthra__exchange(&l->word, 1, acquire))) asthra__lock_slow(l);
 }
 
-ASTHRA__FAST bool asthra__lock_try(Asthra__Lock *l) {
+ASTHRA__FN ASTHRA__FAST bool asthra__lock_try(Asthra__Lock *l) {
     return !asthra__exchange(&l->word, 1, acquire);
 }
 
-ASTHRA__FAST void asthra__unlock(Asthra__Lock *l) {
+ASTHRA__FN ASTHRA__FAST void asthra__unlock(Asthra__Lock *l) {
     asthra__store(&l->word, 0, release);
     asthra__os_fence_light(); /* partner: the heavy fence in asthra__lock_slow */
     if (ASTHRA__UNLIKELY(asthra__load(asthra__sync_sleepers(l), relaxed))) asthra__unlock_wake(l);

@@ -105,7 +105,7 @@ ASTHRA__NOINLINE static void *asthra__deque_pop_shared(Asthra__Deque *d) {
     return item;
 }
 
-ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
+ASTHRA__FN ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
     size_t h = asthra__load(&d->head, relaxed);
     if (h != asthra__load(&d->border, relaxed)) {
         asthra__store(&d->head, h - 1, release);

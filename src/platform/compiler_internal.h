@@ -33,9 +33,9 @@
 #endif
 /* A few instructions on every hot path: part of its callers in the book. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && !defined(ASTHRA__WORKSHOP)
-#define ASTHRA__FAST ASTHRA__FN inline __attribute__((always_inline))
+#define ASTHRA__FAST inline __attribute__((always_inline))
 #else
-#define ASTHRA__FAST ASTHRA__FN
+#define ASTHRA__FAST
 #endif
 #define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))

@@ -360,7 +360,7 @@ ASTHRA__FN void asthra__os_fence_setup(void) {
     errno = saved;
 }
 
-ASTHRA__FAST void asthra__os_fence_light(void) {
+ASTHRA__FN ASTHRA__FAST void asthra__os_fence_light(void) {
     if (ASTHRA__LIKELY(asthra__load(&asthra__os.has_membarrier, relaxed)))
         asthra__compiler_fence();
     else
