@@ -1,5 +1,4 @@
-/* The work-stealing deque alone: each item is taken once, in the order that each side is promised.
- * */
+/* The work-stealing deque alone: each item is taken once, in the order each side is promised. */
 #include "test.h"
 #define ASTHRA_RT_IMPLEMENTATION
 #define ASTHRA_RT_STATIC
@@ -14,8 +13,12 @@ static atomic_int taken[MOST + 1];
 static atomic_int stop;
 static int many = MOST;
 
-static void *item(size_t n) { return (void *)(uintptr_t)(n + 1); }
-static size_t number(void *item) { return (size_t)(uintptr_t)item - 1; }
+static void *item(size_t n) {
+    return (void *)(uintptr_t)(n + 1);
+}
+static size_t number(void *item) {
+    return (size_t)(uintptr_t)item - 1;
+}
 
 TEST(deque, the_owner_pops_the_newest_and_thieves_take_the_oldest) {
     CHECK(asthra__deque_init(&deque));
@@ -115,7 +118,7 @@ static void shared(size_t thieves, unsigned pops_of_8) {
         if (i % 64 == 63) asthra__deque_share(&deque);
         if (i % 8 >= pops_of_8) continue;
         size_t wanted = i % 5 ? i : i - i % 4;
-        void *got = i % 3                                      ? asthra__deque_pop(&deque)
+        void *got = i % 3                                        ? asthra__deque_pop(&deque)
                     : asthra__deque_pop_if(&deque, item(wanted)) ? item(wanted)
                                                                  : NULL;
         if (got != NULL) atomic_fetch_add(&taken[number(got)], 1);
@@ -152,10 +155,12 @@ TEST(deque, the_last_item_is_taken_once) {
     for (int i = 0; i < 2; i++) CHECK_EQ(pthread_create(&t[i], NULL, steals, NULL), 0);
     for (size_t i = 0; i < (size_t)rounds; i++) {
         CHECK(asthra__deque_push(&deque, item(i)));
-        bool is_mine = i % 2 ? asthra__deque_pop(&deque) != NULL
-                             : asthra__deque_pop_if(&deque, item(i));
-        if (is_mine) atomic_fetch_add(&taken[i], 1);
-        else CHECK_EQ(asthra__deque_count(&deque), 0);
+        bool is_mine =
+            i % 2 ? asthra__deque_pop(&deque) != NULL : asthra__deque_pop_if(&deque, item(i));
+        if (is_mine)
+            atomic_fetch_add(&taken[i], 1);
+        else
+            CHECK_EQ(asthra__deque_count(&deque), 0);
     }
     atomic_store(&stop, 1);
     for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);

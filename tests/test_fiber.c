@@ -122,7 +122,7 @@ static void caught(int number, siginfo_t *info, void *context) {
 
 TEST(fiber, touching_a_guard_faults) {
     set_up(notes_and_returns);
-    struct sigaction action = { .sa_sigaction = caught, .sa_flags = SA_SIGINFO };
+    struct sigaction action = {.sa_sigaction = caught, .sa_flags = SA_SIGINFO};
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
     uint32_t got = 0;

@@ -33,7 +33,9 @@ static void start(size_t workers, AsthraMainThread main_thread) {
     CHECK(asthra_runtime_init(&c));
 }
 
-static void *add_one(void *n) { return NUMBER((intptr_t)n + 1); }
+static void *add_one(void *n) {
+    return NUMBER((intptr_t)n + 1);
+}
 static void *echoes(void *pair) {
     AsthraChannel **c = pair;
     int value;
@@ -42,8 +44,8 @@ static void *echoes(void *pair) {
 }
 
 static void uses_everything(void) {
-    AsthraChannel *c[2] = { asthra_channel_create(sizeof(int), 0, "a"),
-                            asthra_channel_create(sizeof(int), 3, "b") };
+    AsthraChannel *c[2] = {asthra_channel_create(sizeof(int), 0, "a"),
+                           asthra_channel_create(sizeof(int), 3, "b")};
     AsthraMutex m = ASTHRA_MUTEX_INIT;
     AsthraTaskHandle h = asthra_spawn(echoes, c);
     for (int i = 0, value = 0; i < 50; i++) {
@@ -91,7 +93,9 @@ static void *keeps_busy(void *unused) {
     }
     return unused;
 }
-static void *thread_keeps_busy(void *unused) { return keeps_busy(unused); }
+static void *thread_keeps_busy(void *unused) {
+    return keeps_busy(unused);
+}
 
 static void fork_with(size_t workers, AsthraMainThread main_thread) {
     AsthraTaskHandle h[4];
@@ -154,7 +158,7 @@ TEST(fork, a_task_may_fork_and_its_child_begins_anew) {
     for (size_t workers = 1; workers <= 3; workers++) {
         start(workers, ASTHRA_MAIN_HELPS);
         asthra_await(asthra_spawn(task_forks, NULL));
-        AsthraSpawnOptions o = { .priority = 1 };
+        AsthraSpawnOptions o = {.priority = 1};
         asthra_await(asthra_spawn_with(&o, task_forks, NULL)); /* not in place */
         asthra_runtime_shutdown();
     }
@@ -193,7 +197,7 @@ TEST(fork, a_child_that_returns_from_its_task_ends_with_a_clear_panic) {
         FILE *caught = tmpfile();
         int err = dup(STDERR_FILENO), status = -1;
         start(workers, ASTHRA_MAIN_HELPS);
-        AsthraSpawnOptions o = { .priority = 1 };
+        AsthraSpawnOptions o = {.priority = 1};
         dup2(fileno(caught), STDERR_FILENO);
         asthra_await(asthra_spawn_with(workers == 1 ? NULL : &o, child_returns, &child));
         CHECK_EQ(waitpid(child, &status, 0), child);
@@ -208,13 +212,15 @@ TEST(fork, a_child_that_returns_from_its_task_ends_with_a_clear_panic) {
 }
 
 /* One thread is all there is, so the child is whole: tasks, channels and all. */
-static void *answers(void *pair) { return echoes(pair); }
+static void *answers(void *pair) {
+    return echoes(pair);
+}
 TEST(fork, without_threads_the_child_goes_on_where_the_parent_was) {
 #ifndef ASTHRA_RT_NO_THREADS
     SKIP("fork: this build has threads");
 #endif
-    AsthraChannel *c[2] = { asthra_channel_create(sizeof(int), 0, "there"),
-                            asthra_channel_create(sizeof(int), 0, "back") };
+    AsthraChannel *c[2] = {asthra_channel_create(sizeof(int), 0, "there"),
+                           asthra_channel_create(sizeof(int), 0, "back")};
     AsthraTaskHandle h = asthra_spawn(answers, c);
     int value = 7, status = -1;
     CHECK_EQ(asthra_channel_send(c[0], &value).status, ASTHRA_OK);

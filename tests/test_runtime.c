@@ -19,7 +19,9 @@ static void start(size_t workers) {
     CHECK(asthra_runtime_init(&c));
 }
 
-static void *add_one(void *n) { return NUMBER((intptr_t)n + 1); }
+static void *add_one(void *n) {
+    return NUMBER((intptr_t)n + 1);
+}
 
 static void until_waiting(AsthraTaskHandle t) {
     while (asthra_task_state(t) != ASTHRA_TASK_WAITING) asthra_sleep_ns(10000);
@@ -99,7 +101,7 @@ TEST(runtime, the_first_use_starts_it_and_an_init_after_that_is_an_error) {
 }
 
 TEST(runtime, what_needs_no_workers_does_not_start_it) {
-    AsthraTaskHandle none = { 0 };
+    AsthraTaskHandle none = {0};
     CHECK_EQ(asthra_last_error().status, ASTHRA_OK);
     CHECK(asthra_now_ns() > 0);
     CHECK_EQ(asthra_task_current().bits, 0);
@@ -250,8 +252,10 @@ static void one_life(int i) {
     }
     CHECK_EQ(sum, 5);
     for (int k = 0; k < 5; k++) {
-        if (i % 2) asthra_await(h[k]);
-        else asthra_task_detach(h[k]);
+        if (i % 2)
+            asthra_await(h[k]);
+        else
+            asthra_task_detach(h[k]);
     }
     asthra_runtime_shutdown();
     asthra_channel_destroy(channel);
@@ -357,7 +361,7 @@ static void *receives(void *status) {
 }
 
 static void shutdown_with_parked(AsthraMainThread main_thread, size_t workers, bool has_begun) {
-    uint32_t status[5] = { 99, 99, 99, 99, 99 };
+    uint32_t status[5] = {99, 99, 99, 99, 99};
     AsthraRuntimeConfig c = with_workers(workers);
     c.main_thread = main_thread;
     CHECK(asthra_runtime_init(&c));
@@ -414,7 +418,7 @@ static void standing(AsthraTaskFunction fn, const char *words, size_t workers, A
     FILE *caught = tmpfile();
     dup2(fileno(caught), STDERR_FILENO);
     CHECK(asthra_runtime_init(&c));
-    AsthraSpawnOptions o = { .name = "stubborn" };
+    AsthraSpawnOptions o = {.name = "stubborn"};
     shared = abandoned[abandoned_count++] = asthra_channel_create(sizeof(int), 0, "shared");
     AsthraTaskHandle h = asthra_spawn_with(&o, fn, NULL);
     asthra_sleep_ns(ASTHRA_MS(1));
@@ -467,7 +471,9 @@ TEST(runtime, a_masked_wait_is_reported_by_name) {
 TEST(runtime, a_task_that_does_not_heed_its_cancel_is_reported_by_name) {
     standing_all(does_not_heed, "stubborn");
 }
-TEST(runtime, a_masked_ticker_is_reported_by_name) { standing_all(sleeps_masked, "stubborn"); }
+TEST(runtime, a_masked_ticker_is_reported_by_name) {
+    standing_all(sleeps_masked, "stubborn");
+}
 
 static void *tries_shutdown(void *unused) {
     asthra_runtime_shutdown();

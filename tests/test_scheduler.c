@@ -18,12 +18,16 @@ static void start_as(size_t workers, AsthraMainThread main_thread) {
     c.main_thread = main_thread;
     CHECK(asthra_runtime_init(&c));
 }
-static void start(size_t workers) { start_as(workers, ASTHRA_MAIN_HELPS); }
+static void start(size_t workers) {
+    start_as(workers, ASTHRA_MAIN_HELPS);
+}
 
-static void *add_one(void *n) { return NUMBER((intptr_t)n + 1); }
+static void *add_one(void *n) {
+    return NUMBER((intptr_t)n + 1);
+}
 
 static void pause_ms(long ms) {
-    struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
     nanosleep(&t, NULL);
 }
 
@@ -273,7 +277,7 @@ TEST_PANICS(scheduler, all_asleep_names_the_task_and_its_channel,
             "task 'receiver': receive on channel 'never'") {
     NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(2);
-    AsthraSpawnOptions o = { .name = "receiver" };
+    AsthraSpawnOptions o = {.name = "receiver"};
     AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "never");
     asthra_await(asthra_spawn_with(&o, receives, c));
 }
@@ -285,7 +289,7 @@ TEST_PANICS(scheduler, all_asleep_is_a_panic, "panic: all tasks are asleep") {
 TEST_PANICS(scheduler, all_asleep_counts_those_who_wait_for_the_same, "1000 x task 'receiver'") {
     NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     start(2);
-    AsthraSpawnOptions o = { .name = "receiver" };
+    AsthraSpawnOptions o = {.name = "receiver"};
     AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "never");
     for (int i = 0; i < 1000; i++) asthra_task_detach(asthra_spawn_with(&o, receives, c));
     receives(c);
@@ -474,8 +478,8 @@ static void traced_run(uint64_t seed, FILE *out) {
         h[4] = asthra_spawn_at(gives, NULL, "gives");
         for (int i = 0; i < 40; i++) {
             int result = 0, stop;
-            AsthraSelectCase cases[2] = { asthra_select_receive(results, &result),
-                                          asthra_select_receive(NULL, &stop) };
+            AsthraSelectCase cases[2] = {asthra_select_receive(results, &result),
+                                         asthra_select_receive(NULL, &stop)};
             int chosen = asthra_select(cases, 2, ASTHRA_US(40));
             if (chosen != 0) i--;
             fprintf(stderr, "%d %d %lld\n", chosen, result, (long long)asthra_now_ns());

@@ -38,8 +38,8 @@ static void on_alarm_kept(int number) {
 }
 
 static void alarm_every(long us, void (*handler)(int), int flags) {
-    struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
-    struct itimerval every = { { 0, us }, { 0, us } };
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    struct itimerval every = {{0, us}, {0, us}};
     sigemptyset(&action.sa_mask);
     CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
     CHECK_EQ(setitimer(ITIMER_REAL, &every, NULL), 0);
@@ -52,7 +52,9 @@ static void start(size_t workers, AsthraMainThread main_thread) {
     CHECK(asthra_runtime_init(&c));
 }
 
-static void *add_one(void *n) { return NUMBER((intptr_t)n + 1); }
+static void *add_one(void *n) {
+    return NUMBER((intptr_t)n + 1);
+}
 static void *fib(void *n) {
     intptr_t k = (intptr_t)n;
     if (k < 2) return n;
@@ -109,7 +111,9 @@ TEST(signals, a_timer_signal_during_everything_on_one_worker) {
 TEST(signals, a_timer_signal_during_everything_on_two_workers) {
     under_alarms(2, ASTHRA_MAIN_HELPS, SA_RESTART);
 }
-TEST(signals, a_timer_signal_under_a_hosting_main) { under_alarms(2, ASTHRA_MAIN_HOSTS, 0); }
+TEST(signals, a_timer_signal_under_a_hosting_main) {
+    under_alarms(2, ASTHRA_MAIN_HOSTS, 0);
+}
 
 TEST(signals, a_handler_that_breaks_errno_breaks_nothing_of_ours) {
     alarm_every(300, on_alarm, 0);
@@ -125,7 +129,7 @@ static void on_alarm_counts(int number) {
 TEST(signals, an_alternate_stack_of_the_hosts_is_used_and_kept) {
     SKIP_UNDER_TSAN();
     static char memory[65536];
-    stack_t mine = { .ss_sp = memory, .ss_size = sizeof memory }, now;
+    stack_t mine = {.ss_sp = memory, .ss_size = sizeof memory}, now;
     CHECK_EQ(sigaltstack(&mine, NULL), 0);
     alarm_every(500, on_alarm_counts, SA_ONSTACK);
     start(2, ASTHRA_MAIN_HELPS);
@@ -157,7 +161,7 @@ TEST(signals, handlers_run_on_the_hosts_threads_only) {
 static atomic_int stop, is_through;
 static pthread_t target; /* not joined before the pest is: its id stays good */
 static void *pesters(void *unused) {
-    struct timespec pause = { 0, 50000 };
+    struct timespec pause = {0, 50000};
     while (!atomic_load(&stop)) {
         pthread_kill(target, SIGUSR1);
         nanosleep(&pause, NULL);
@@ -179,7 +183,7 @@ static void *thread_works(void *unused) {
 }
 
 TEST(signals, a_plain_thread_that_waits_is_not_woken_by_a_signal) {
-    struct sigaction action = { .sa_handler = on_alarm_counts };
+    struct sigaction action = {.sa_handler = on_alarm_counts};
     pthread_t t;
     sigaction(SIGUSR1, &action, NULL);
     start(2, ASTHRA_MAIN_HELPS);
@@ -208,7 +212,7 @@ static void *touches(void *at) {
     return NULL;
 }
 TEST(signals, the_hosts_fault_handler_gets_what_is_its_own) {
-    struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO };
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     readable = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(readable != MAP_FAILED);
     sigaction(SIGSEGV, &action, NULL);

@@ -61,15 +61,23 @@ static void count_received(AsthraStatus status, long value, long before) {
     atomic_fetch_add(&world.received, 1);
     atomic_fetch_add(&world.received_sum, value);
 }
-static AsthraChannel *any_channel(Dice *d) { return world.channels[roll(d, CHANNELS)]; }
-static long next_value(void) { return (long)atomic_fetch_add(&world.numbers, 1) + 1; }
-static int64_t short_time(Dice *d) { return (int64_t)roll(d, 60) * 1000; }
+static AsthraChannel *any_channel(Dice *d) {
+    return world.channels[roll(d, CHANNELS)];
+}
+static long next_value(void) {
+    return (long)atomic_fetch_add(&world.numbers, 1) + 1;
+}
+static int64_t short_time(Dice *d) {
+    return (int64_t)roll(d, 60) * 1000;
+}
 
 static void step_send(Dice *d) {
     long value = next_value();
     AsthraChannel *c = any_channel(d);
-    if (roll(d, 3) == 0) count_sent(asthra_channel_try_send(c, &value), value);
-    else count_sent(asthra_channel_send_timeout(c, &value, short_time(d)), value);
+    if (roll(d, 3) == 0)
+        count_sent(asthra_channel_try_send(c, &value), value);
+    else
+        count_sent(asthra_channel_send_timeout(c, &value, short_time(d)), value);
 }
 static void step_receive(Dice *d) {
     long value = -7;
@@ -94,9 +102,11 @@ static void step_select(Dice *d) {
         if ((int)i != chosen && cases[i].kind == ASTHRA_SELECT_RECEIVE) CHECK_EQ(values[i], -7);
     }
     if (chosen < 0) return;
-    AsthraResult r = { .status = (uint32_t)cases[chosen].status };
-    if (cases[chosen].kind == ASTHRA_SELECT_SEND) count_sent(r, values[chosen]);
-    else count_received(cases[chosen].status, values[chosen], -7);
+    AsthraResult r = {.status = (uint32_t)cases[chosen].status};
+    if (cases[chosen].kind == ASTHRA_SELECT_SEND)
+        count_sent(r, values[chosen]);
+    else
+        count_received(cases[chosen].status, values[chosen], -7);
 }
 static void step_mutex(Dice *d) {
     AsthraResult r = roll(d, 2) ? asthra_mutex_lock(&world.mutex)
@@ -140,15 +150,17 @@ static void finish(Dice *d, AsthraTaskHandle h, bool may_end_in_place) {
         asthra_task_detach(h);
         break;
     default:
-        if (may_end_in_place) asthra_await(h);
-        else asthra_task_detach(h);
+        if (may_end_in_place)
+            asthra_await(h);
+        else
+            asthra_task_detach(h);
         break;
     }
 }
 
 static AsthraTaskHandle spawn_part(Dice *d, int depth) {
-    Part p = { (uint64_t)roll(d, UINT32_MAX) << 20 ^ world.seed, depth };
-    AsthraSpawnOptions o = { .name = "soaked", .priority = (int)roll(d, 5) - 2 };
+    Part p = {(uint64_t)roll(d, UINT32_MAX) << 20 ^ world.seed, depth};
+    AsthraSpawnOptions o = {.name = "soaked", .priority = (int)roll(d, 5) - 2};
     atomic_fetch_add(&world.spawned, 1);
     if (roll(d, 4)) return asthra_spawn_copy_at(part, &p, sizeof p, "part");
     if (roll(d, 6) == 0) o.stack_bytes = 200000;
@@ -175,22 +187,27 @@ static void step_spawn(Dice *d, int depth) {
 
 static void *part(void *args) {
     Part p = *(Part *)args;
-    Dice d = { p.dice };
+    Dice d = {p.dice};
     bool is_masked = false;
     if (p.depth >> 8) free(args);
     atomic_fetch_add(&world.begun, 1);
     uint32_t steps = roll(&d, STEPS);
     for (uint32_t i = 0; i < steps; i++) {
         switch (roll(&d, 10)) {
-        case 0: case 1: step_send(&d); break;
-        case 2: case 3: step_receive(&d); break;
-        case 4: case 5: step_select(&d); break;
+        case 0:
+        case 1: step_send(&d); break;
+        case 2:
+        case 3: step_receive(&d); break;
+        case 4:
+        case 5: step_select(&d); break;
         case 6: step_spawn(&d, p.depth & 255); break;
         case 7: step_mutex(&d); break;
         case 8: asthra_sleep_ns(short_time(&d)); break;
         default:
-            if (is_masked) asthra_cancel_mask_end();
-            else asthra_cancel_mask_begin();
+            if (is_masked)
+                asthra_cancel_mask_end();
+            else
+                asthra_cancel_mask_begin();
             is_masked = !is_masked;
             break;
         }
@@ -241,7 +258,7 @@ static void run_parts(Dice *d, int count) {
 }
 
 static void *thread_runs_parts(void *seed) {
-    Dice d = { (uint64_t)(uintptr_t)seed };
+    Dice d = {(uint64_t)(uintptr_t)seed};
     run_parts(&d, 8);
     return NULL;
 }
@@ -258,7 +275,7 @@ static void stop_and_check(void) {
 
 static void seeded(uint64_t seed) {
     AsthraRuntimeConfig c = asthra_runtime_config_default();
-    Dice d = { seed };
+    Dice d = {seed};
     c.deterministic_seed = seed;
     CHECK(asthra_runtime_init(&c));
     begin_world(seed);
@@ -270,7 +287,7 @@ static void seeded(uint64_t seed) {
 static void threaded(uint64_t seed) {
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     pthread_t t[2];
-    Dice d = { seed };
+    Dice d = {seed};
     size_t threads = roll(&d, 3);
     c.worker_threads = 1 + roll(&d, 5);
     if (roll(&d, 4) == 0) c.main_thread = ASTHRA_MAIN_HOSTS;

@@ -96,20 +96,22 @@ TEST(task, await_result_tells_a_good_end) {
     CHECK_EQ(asthra_await_result(asthra_spawn(add_one, NULL), NULL).status, ASTHRA_OK);
 }
 
-typedef struct Range { int from, to; } Range;
+typedef struct Range {
+    int from, to;
+} Range;
 
 /* Fork and join: half by a child, half here. */
 static void *sum_range(void *args) {
     Range r = *(Range *)args;
     if (r.to - r.from == 1) return NUMBER(r.from);
-    Range left = { r.from, (r.from + r.to) / 2 }, right = { (r.from + r.to) / 2, r.to };
+    Range left = {r.from, (r.from + r.to) / 2}, right = {(r.from + r.to) / 2, r.to};
     AsthraTaskHandle other = asthra_spawn_copy(sum_range, &left, sizeof left);
     intptr_t mine = (intptr_t)sum_range(&right);
     return NUMBER(mine + (intptr_t)asthra_await(other));
 }
 
 static void sums(size_t workers) {
-    Range all = { 0, UNDER_TSAN ? 400 : 20000 };
+    Range all = {0, UNDER_TSAN ? 400 : 20000};
     start(workers);
     for (int i = 0; i < 5; i++) {
         intptr_t sum = (intptr_t)asthra_await(asthra_spawn(sum_range, &all));
@@ -118,9 +120,15 @@ static void sums(size_t workers) {
     asthra_runtime_shutdown();
 }
 
-TEST(task, fork_and_join_on_one_worker) { sums(1); }
-TEST(task, fork_and_join_on_two_workers) { sums(2); }
-TEST(task, fork_and_join_on_more_workers_than_cores) { sums(8); }
+TEST(task, fork_and_join_on_one_worker) {
+    sums(1);
+}
+TEST(task, fork_and_join_on_two_workers) {
+    sums(2);
+}
+TEST(task, fork_and_join_on_more_workers_than_cores) {
+    sums(8);
+}
 
 TEST(task, siblings_may_be_awaited_in_any_order) {
     AsthraTaskHandle h[100];
@@ -172,10 +180,16 @@ static void copy_sizes(bool is_zeroed) {
     }
 }
 
-TEST(task, a_copied_block_of_any_size_arrives_aligned_and_comes_back) { copy_sizes(false); }
-TEST(task, a_null_block_is_zeroes) { copy_sizes(true); }
+TEST(task, a_copied_block_of_any_size_arrives_aligned_and_comes_back) {
+    copy_sizes(false);
+}
+TEST(task, a_null_block_is_zeroes) {
+    copy_sizes(true);
+}
 
-static void *returns_its_block(void *block) { return block; }
+static void *returns_its_block(void *block) {
+    return block;
+}
 
 TEST(task, blocks_used_alternately_do_not_mix) {
     char large[200], small[8], back[200];
@@ -192,7 +206,7 @@ TEST(task, blocks_used_alternately_do_not_mix) {
 }
 
 TEST(task, await_copy_of_a_task_without_that_much_is_invalid_and_consumes) {
-    char block[64] = { 0 };
+    char block[64] = {0};
     AsthraTaskHandle none = asthra_spawn(add_one, NULL);
     AsthraTaskHandle small = asthra_spawn_copy(returns_its_block, block, 5);
     CHECK_EQ(asthra_await_copy(none, block, 1).status, ASTHRA_INVALID);
@@ -247,12 +261,12 @@ TEST_PANICS(task, awaiting_what_was_detached_panics, "was detached, or its handl
 }
 
 TEST_PANICS(task, a_foreign_handle_panics_with_its_id, "handle 81985529216486895 names no task") {
-    AsthraTaskHandle h = { UINT64_C(81985529216486895) };
+    AsthraTaskHandle h = {UINT64_C(81985529216486895)};
     asthra_task_cancel(h);
 }
 
 TEST_PANICS(task, a_zero_handle_panics, "asthra_await: handle 0") {
-    AsthraTaskHandle none = { 0 };
+    AsthraTaskHandle none = {0};
     asthra_await(none);
 }
 
@@ -272,7 +286,7 @@ TEST_PANICS(task, a_zero_handle_panics_with_the_reason_of_the_failed_spawn,
 }
 
 TEST(task, is_valid_never_panics) {
-    AsthraTaskHandle none = { 0 }, odd = { UINT64_MAX }, h = asthra_spawn(add_one, NULL);
+    AsthraTaskHandle none = {0}, odd = {UINT64_MAX}, h = asthra_spawn(add_one, NULL);
     CHECK(!asthra_task_is_valid(none));
     CHECK(!asthra_task_is_valid(odd));
     CHECK(asthra_task_is_valid(h));
@@ -280,7 +294,7 @@ TEST(task, is_valid_never_panics) {
     asthra_await(h);
     CHECK(!asthra_task_is_valid(h));
     for (uint64_t i = 0; i < 5000; i++) {
-        AsthraTaskHandle any = { i << 32 | i };
+        AsthraTaskHandle any = {i << 32 | i};
         asthra_task_is_valid(any);
     }
 }
@@ -367,8 +381,10 @@ TEST(task, descriptors_that_one_thread_makes_and_another_ends_are_used_again) {
         for (int i = 0; i < 500; i++) h[i] = asthra_spawn(counts, NULL);
         for (int i = 0; i < 500; i++) {
             CHECK((uint32_t)h[i].bits < 20000);
-            if (i % 2) asthra_task_detach(h[i]);
-            else asthra_await(h[i]);
+            if (i % 2)
+                asthra_task_detach(h[i]);
+            else
+                asthra_await(h[i]);
         }
     }
 }
@@ -382,7 +398,7 @@ static void *who_am_i(void *out) {
 }
 
 TEST(task, current_is_the_task_and_zero_outside) {
-    AsthraTaskHandle inside = { 1 };
+    AsthraTaskHandle inside = {1};
     CHECK_EQ(asthra_task_current().bits, 0);
     AsthraTaskHandle h = asthra_spawn(who_am_i, &inside);
     uint64_t bits = h.bits;
@@ -418,7 +434,7 @@ TEST(task, spawn_names_a_task_after_its_expression_and_place) {
 
 TEST(task, a_name_in_the_options_is_copied) {
     char given[] = "reader", name[200];
-    AsthraSpawnOptions o = { .name = given };
+    AsthraSpawnOptions o = {.name = given};
     AsthraTaskHandle h = asthra_spawn_with(&o, names_itself, name);
     given[0] = 'x';
     CHECK_STR(asthra_task_name(h), "reader");
@@ -430,7 +446,7 @@ TEST(task, a_long_name_is_cut_and_none_is_not_null) {
     char given[500], name[200];
     memset(given, 'n', sizeof given);
     given[sizeof given - 1] = 0;
-    AsthraSpawnOptions o = { .name = given };
+    AsthraSpawnOptions o = {.name = given};
     asthra_await(asthra_spawn_with(&o, names_itself, name));
     CHECK(strlen(name) > 20);
     CHECK(strncmp(name, given, strlen(name)) == 0);
@@ -447,7 +463,7 @@ static void *waits_on_flags(void *flags) {
 
 TEST(task, state_tells_created_running_waiting_and_the_ends) {
     NEED_THREADS();
-    atomic_int flags[2] = { 0, 0 };
+    atomic_int flags[2] = {0, 0};
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     c.worker_threads = 1;
     c.panic_policy = ASTHRA_PANIC_FAIL_TASK;
@@ -500,7 +516,7 @@ static void *family_parent(void *args) {
 }
 
 TEST(task, parent_is_the_spawner_and_zero_once_that_is_gone) {
-    Family f = { .go = 0 };
+    Family f = {.go = 0};
     start(2);
     AsthraTaskHandle p = asthra_spawn(family_parent, &f);
     CHECK_EQ(asthra_task_parent(p).bits, 0); /* a thread */
@@ -569,7 +585,7 @@ static void *timed_awaiter(void *args) {
 }
 
 TEST(task, cancelling_a_timed_awaiter_leaves_the_handle_and_says_so) {
-    Timed t = { .other = asthra_spawn(wait_for_ever, NULL) };
+    Timed t = {.other = asthra_spawn(wait_for_ever, NULL)};
     AsthraTaskHandle h = asthra_spawn(timed_awaiter, &t);
     until_waiting(h);
     CHECK(asthra_task_cancel(h));
@@ -643,7 +659,7 @@ static void *ignores_cancel(void *flags) {
 }
 
 TEST(task, a_task_that_never_saw_its_cancel_completes) {
-    atomic_int flags[2] = { 0, 0 };
+    atomic_int flags[2] = {0, 0};
     start(2);
     AsthraTaskHandle h = asthra_spawn(ignores_cancel, flags);
     until_set(&flags[0]);
@@ -677,7 +693,7 @@ static void *waits_again_and_again(void *out) {
 }
 
 TEST(task, a_cancelled_task_is_refused_every_later_wait) {
-    uint32_t status[4] = { 9, 9, 9, 9 };
+    uint32_t status[4] = {9, 9, 9, 9};
     AsthraTaskHandle h = asthra_spawn(waits_again_and_again, status);
     until_waiting(h);
     asthra_task_cancel(h);
@@ -707,7 +723,7 @@ static void *masked_waits(void *args) {
 }
 
 TEST(task, a_masked_region_defers_a_cancel_and_nests) {
-    Masked m = { .channel = asthra_channel_create(sizeof(int), 0, "masked") };
+    Masked m = {.channel = asthra_channel_create(sizeof(int), 0, "masked")};
     AsthraTaskHandle h = asthra_spawn(masked_waits, &m);
     int value = 1;
     until_waiting(h);
@@ -738,7 +754,9 @@ static void *masks_255_times(void *unused) {
     for (int i = 0; i < 255; i++) asthra_cancel_mask_end();
     return unused;
 }
-TEST(task, masks_nest_255_deep) { asthra_await(asthra_spawn(masks_255_times, NULL)); }
+TEST(task, masks_nest_255_deep) {
+    asthra_await(asthra_spawn(masks_255_times, NULL));
+}
 
 static void *unmasks(void *unused) {
     asthra_cancel_mask_end();
@@ -1018,8 +1036,12 @@ static void go_deep(size_t workers) {
     asthra_runtime_shutdown();
 }
 
-TEST_WITHIN(60, task, a_chain_of_100000_awaits_on_one_worker) { go_deep(1); }
-TEST_WITHIN(60, task, a_chain_of_100000_awaits_on_two_workers) { go_deep(2); }
+TEST_WITHIN(60, task, a_chain_of_100000_awaits_on_one_worker) {
+    go_deep(1);
+}
+TEST_WITHIN(60, task, a_chain_of_100000_awaits_on_two_workers) {
+    go_deep(2);
+}
 
 TEST_WITHIN(60, task, a_chain_of_100000_awaits_is_cancelled_to_its_end) {
     intptr_t depth = UNDER_TSAN ? 1000 : UNDER_ASAN ? 10000 : 100000;
@@ -1096,7 +1118,9 @@ __attribute__((noinline)) static size_t use_stack(size_t bytes) {
     return deeper + (size_t)frame[0] * 0 + 1;
 }
 
-static void *uses(void *bytes) { return NUMBER(use_stack((size_t)bytes)); }
+static void *uses(void *bytes) {
+    return NUMBER(use_stack((size_t)bytes));
+}
 
 static void *nested_uses(void *depth) {
     intptr_t left = (intptr_t)depth;
@@ -1116,9 +1140,9 @@ TEST(task, every_task_can_use_half_of_the_default_stack) {
 }
 
 TEST(task, stack_bytes_are_there) {
-    static const size_t sizes[] = { 1, 4096, 100000, 200000, 1 << 20, 8 << 20 };
+    static const size_t sizes[] = {1, 4096, 100000, 200000, 1 << 20, 8 << 20};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        AsthraSpawnOptions o = { .stack_bytes = sizes[i] };
+        AsthraSpawnOptions o = {.stack_bytes = sizes[i]};
         size_t use = sizes[i] < 65536 ? 1000 : sizes[i] - 8192;
         for (int k = 0; k < 3; k++) {
             AsthraTaskHandle h = asthra_spawn_with(&o, uses, NUMBER(UNDER_ASAN ? use / 3 : use));
@@ -1128,7 +1152,7 @@ TEST(task, stack_bytes_are_there) {
 }
 
 TEST(task, tasks_with_large_stacks_wait_and_move) {
-    AsthraSpawnOptions o = { .stack_bytes = 1 << 20 };
+    AsthraSpawnOptions o = {.stack_bytes = 1 << 20};
     AsthraTaskHandle h[20];
     start(3);
     for (int round = 0; round < 5; round++) {
@@ -1139,7 +1163,7 @@ TEST(task, tasks_with_large_stacks_wait_and_move) {
 }
 
 TEST(task, a_stack_that_cannot_be_had_waits_or_panics_and_never_crashes) {
-    AsthraSpawnOptions o = { .stack_bytes = SIZE_MAX / 2 };
+    AsthraSpawnOptions o = {.stack_bytes = SIZE_MAX / 2};
     pid_t child = fork();
     if (child == 0) {
         asthra_await(asthra_spawn_with(&o, add_one, NULL));
@@ -1170,7 +1194,7 @@ static void *overflows_after_a_wait(void *unused) {
 
 TEST_PANICS(task, an_overflow_names_the_task_the_size_and_the_fix,
             " KiB; give it more with stack_bytes in AsthraSpawnOptions") {
-    AsthraSpawnOptions o = { .name = "greedy", .priority = 1 };
+    AsthraSpawnOptions o = {.name = "greedy", .priority = 1};
     asthra_await(asthra_spawn_with(&o, overflows, NULL));
 }
 
@@ -1182,23 +1206,23 @@ static void *holds_an_overflowing_child(void *unused) {
 
 TEST_PANICS(task, an_overflow_in_place_names_those_below,
             "on a stack that it shares with 'parent'") {
-    AsthraSpawnOptions o = { .name = "parent", .priority = 1 };
+    AsthraSpawnOptions o = {.name = "parent", .priority = 1};
     start(1);
     asthra_await(asthra_spawn_with(&o, holds_an_overflowing_child, NULL));
 }
 
 TEST_PANICS(task, an_overflow_of_mains_own_stack_is_told_too,
             "stack overflow: task 'overflows at ") {
-    struct rlimit small = { 1 << 20, 1 << 20 };
+    struct rlimit small = {1 << 20, 1 << 20};
     setrlimit(RLIMIT_STACK, &small);
     start(1);
     asthra_await(asthra_spawn(overflows, NULL)); /* in place: on main's stack */
 }
 
 TEST(task, an_overflow_can_fail_its_task_and_the_rest_goes_on) {
-    Range hundred = { 0, 100 };
+    Range hundred = {0, 100};
     start_failing_tasks(2);
-    AsthraSpawnOptions large = { .stack_bytes = 600000 }, ranked = { .priority = 1 };
+    AsthraSpawnOptions large = {.stack_bytes = 600000}, ranked = {.priority = 1};
     for (int i = 0; i < 30; i++) {
         AsthraTaskFunction fn = i % 2 ? overflows : overflows_after_a_wait;
         const AsthraSpawnOptions *o = i % 3 == 0 ? &large : i % 3 == 1 ? &ranked : NULL;
@@ -1226,7 +1250,7 @@ TEST(task, higher_priority_runs_earlier_and_equals_in_order) {
     AsthraTaskHandle h[12];
     start(1);
     for (int i = 0; i < 12; i++) {
-        AsthraSpawnOptions o = { .priority = i % 4 - 1 };
+        AsthraSpawnOptions o = {.priority = i % 4 - 1};
         h[i] = asthra_spawn_with(&o, notes, NUMBER(i % 4 * 100 + i));
     }
     asthra_sleep_ns(0);
@@ -1307,8 +1331,8 @@ static void end_race(Race *r, AsthraTaskHandle a, AsthraTaskHandle b) {
 }
 
 static void race(AsthraTaskFunction one, AsthraTaskFunction two, int priority, int third_priority) {
-    Race r = { .steps = 200 };
-    AsthraSpawnOptions o = { .priority = priority }, t = { .priority = third_priority };
+    Race r = {.steps = 200};
+    AsthraSpawnOptions o = {.priority = priority}, t = {.priority = third_priority};
     start(1);
     r.there = asthra_channel_create(sizeof(int), 0, "there");
     r.back = asthra_channel_create(sizeof(int), 0, "back");
@@ -1324,15 +1348,27 @@ static void race(AsthraTaskFunction one, AsthraTaskFunction two, int priority, i
     asthra_channel_destroy(r.back);
 }
 
-TEST(task, a_pair_that_plays_ping_pong_starves_nobody) { race(ping, pong, 0, 0); }
-TEST(task, yielders_starve_nobody) { race(yields, yields, 0, 0); }
-TEST(task, urgent_yielders_starve_nobody) { race(yields, yields, 5, 0); }
-TEST(task, urgent_ping_pong_starves_nobody) { race(ping, pong, 5, 0); }
-TEST(task, plain_yielders_do_not_starve_the_background) { race(yields, yields, 0, -1); }
-TEST(task, urgent_yielders_do_not_starve_the_background) { race(yields, yields, 3, -1); }
+TEST(task, a_pair_that_plays_ping_pong_starves_nobody) {
+    race(ping, pong, 0, 0);
+}
+TEST(task, yielders_starve_nobody) {
+    race(yields, yields, 0, 0);
+}
+TEST(task, urgent_yielders_starve_nobody) {
+    race(yields, yields, 5, 0);
+}
+TEST(task, urgent_ping_pong_starves_nobody) {
+    race(ping, pong, 5, 0);
+}
+TEST(task, plain_yielders_do_not_starve_the_background) {
+    race(yields, yields, 0, -1);
+}
+TEST(task, urgent_yielders_do_not_starve_the_background) {
+    race(yields, yields, 3, -1);
+}
 
 TEST(task, a_main_that_yields_starves_nobody) {
-    Race r = { .steps = 200 };
+    Race r = {.steps = 200};
     start(1);
     AsthraTaskHandle c = asthra_spawn(third, &r);
     for (long turns = 0; asthra_task_state(c) != ASTHRA_TASK_COMPLETED; turns++) {
@@ -1342,10 +1378,12 @@ TEST(task, a_main_that_yields_starves_nobody) {
     asthra_await(c);
 }
 
-static void *bound_yields(void *args) { return yields(args); }
+static void *bound_yields(void *args) {
+    return yields(args);
+}
 TEST(task, bound_yielders_starve_nobody) {
-    Race r = { .steps = 200 };
-    AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_WORKER(0) };
+    Race r = {.steps = 200};
+    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_WORKER(0)};
     start(1);
     AsthraTaskHandle a = asthra_spawn_with(&o, bound_yields, &r);
     AsthraTaskHandle b = asthra_spawn_with(&o, bound_yields, &r), c = asthra_spawn(third, &r);
@@ -1365,7 +1403,7 @@ static void *forks_for_ever(void *args) {
 }
 
 TEST(task, awaits_in_place_starve_nobody) {
-    Race r = { .steps = 50 };
+    Race r = {.steps = 50};
     start(1);
     AsthraTaskHandle a = asthra_spawn(forks_for_ever, &r), b = asthra_spawn(forks_for_ever, &r);
     AsthraTaskHandle c = asthra_spawn(third, &r);
@@ -1380,8 +1418,10 @@ static pthread_t main_thread;
 static void *on_main(void *unused) {
     for (int i = 0; i < 20; i++) {
         CHECK(pthread_equal(pthread_self(), main_thread));
-        if (i % 2) asthra_yield();
-        else asthra_sleep_ns(1000);
+        if (i % 2)
+            asthra_yield();
+        else
+            asthra_sleep_ns(1000);
         asthra_await(asthra_spawn(add_one, NULL));
     }
     return unused;
@@ -1389,7 +1429,7 @@ static void *on_main(void *unused) {
 
 TEST(task, affinity_main_runs_on_the_main_thread_alone) {
     main_thread = pthread_self();
-    AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_MAIN };
+    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_MAIN};
     for (size_t workers = 1; workers <= 4; workers++) {
         AsthraTaskHandle h[10];
         start(workers);
@@ -1415,7 +1455,7 @@ TEST(task, affinity_to_a_worker_holds_for_the_whole_task) {
     pthread_t seen[4][3];
     start(4);
     for (int w = 0; w < 4; w++) {
-        AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_WORKER(w) };
+        AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_WORKER(w)};
         for (int i = 0; i < 3; i++) h[w][i] = asthra_spawn_with(&o, stays, &seen[w][i]);
     }
     for (int w = 0; w < 4; w++) {
@@ -1427,7 +1467,7 @@ TEST(task, affinity_to_a_worker_holds_for_the_whole_task) {
 
 TEST(task, a_worker_that_does_not_exist_is_refused) {
     NEED_THREADS();
-    AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_WORKER(2) };
+    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_WORKER(2)};
     start(2);
     CHECK_EQ(asthra_spawn_with(&o, add_one, NULL).bits, 0);
     CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
@@ -1443,7 +1483,7 @@ TEST(task, a_hosting_main_runs_no_tasks) {
     c.main_thread = ASTHRA_MAIN_HOSTS;
     c.worker_threads = 1;
     CHECK(asthra_runtime_init(&c));
-    AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_MAIN };
+    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_MAIN};
     CHECK_EQ(asthra_spawn_with(&o, add_one, NULL).bits, 0);
     CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
     pthread_t seen = pthread_self();
@@ -1470,7 +1510,7 @@ static void *thread_does_all(void *unused) {
     CHECK_EQ(asthra_await_timeout(h, ASTHRA_US(100), NULL).status, ASTHRA_TIMED_OUT);
     CHECK(asthra_task_cancel(h));
     CHECK_EQ(asthra_await_result(h, NULL).status, ASTHRA_CANCELLED);
-    AsthraSpawnOptions o = { .name = "named", .priority = 2, .stack_bytes = 300000 };
+    AsthraSpawnOptions o = {.name = "named", .priority = 2, .stack_bytes = 300000};
     h = asthra_spawn_with(&o, add_one, NULL);
     CHECK_STR(asthra_task_name(h), "named");
     AsthraTaskHandle again = asthra_task_retain(h);
@@ -1480,7 +1520,7 @@ static void *thread_does_all(void *unused) {
     asthra_yield();
     CHECK_EQ(asthra_task_current().bits, 0);
     CHECK_EQ(asthra_sleep_ns(1000).status, ASTHRA_OK);
-    Range all = { 0, 500 };
+    Range all = {0, 500};
     CHECK_EQ((intptr_t)asthra_await(asthra_spawn(sum_range, &all)), 124750);
     CHECK_EQ(errno, 55);
     return unused;
@@ -1499,10 +1539,18 @@ static void many_plain_threads(size_t workers, bool main_waits_outside) {
     CHECK_EQ(atomic_load(&ran), main_waits_outside ? 8 : 9);
 }
 
-TEST(task, plain_threads_may_call_everything) { many_plain_threads(2, false); }
-TEST(task, plain_threads_may_call_everything_while_main_is_away) { many_plain_threads(2, true); }
-TEST(task, plain_threads_beside_a_single_worker) { many_plain_threads(1, false); }
-TEST(task, plain_threads_beside_a_single_worker_that_is_away) { many_plain_threads(1, true); }
+TEST(task, plain_threads_may_call_everything) {
+    many_plain_threads(2, false);
+}
+TEST(task, plain_threads_may_call_everything_while_main_is_away) {
+    many_plain_threads(2, true);
+}
+TEST(task, plain_threads_beside_a_single_worker) {
+    many_plain_threads(1, false);
+}
+TEST(task, plain_threads_beside_a_single_worker_that_is_away) {
+    many_plain_threads(1, true);
+}
 
 static void *thread_awaits(void *handle) {
     return asthra_await(*(AsthraTaskHandle *)handle);
@@ -1550,11 +1598,11 @@ TEST(task, after_a_relief_main_still_runs_what_is_bound_to_it) {
     CHECK_EQ(pthread_create(&t, NULL, thread_does_all, NULL), 0);
     pthread_join(t, NULL);
     main_thread = pthread_self();
-    AsthraSpawnOptions o = { .affinity = ASTHRA_AFFINITY_MAIN };
+    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_MAIN};
     AsthraTaskHandle h[5];
     for (int i = 0; i < 5; i++) h[i] = asthra_spawn_with(&o, on_main, NULL);
     for (int i = 0; i < 5; i++) asthra_await(h[i]);
-    sum_range(&(Range){ 0, 1000 });
+    sum_range(&(Range){0, 1000});
     asthra_runtime_shutdown();
 }
 
@@ -1578,7 +1626,7 @@ static void *short_chain(void *depth) {
 }
 static void *cancels_all_day(void *unused) {
     while (!atomic_load(&stop_all)) {
-        AsthraTaskHandle h = { atomic_exchange(&chain_handle, 0) };
+        AsthraTaskHandle h = {atomic_exchange(&chain_handle, 0)};
         if (h.bits == 0) continue;
         asthra_task_cancel(h);
         asthra_task_detach(h);
@@ -1591,7 +1639,7 @@ TEST(task, a_late_cancel_never_hits_the_next_task_in_its_place) {
     start(3);
     for (int i = 0; i < 2; i++) CHECK_EQ(pthread_create(&t[i], NULL, cancels_all_day, NULL), 0);
     for (int i = 0; i < (UNDER_TSAN ? 300 : 5000); i++) {
-        uint32_t status[4] = { 99, 99, 99, 99 };
+        uint32_t status[4] = {99, 99, 99, 99};
         AsthraTaskHandle bystanders[4], victim = asthra_spawn(short_chain, NUMBER(3));
         AsthraTaskHandle second = asthra_task_retain(victim);
         if (i % 2) asthra_yield();

@@ -92,7 +92,7 @@ static void *sleeps_without_end(void *ns) {
 }
 
 TEST(timer, a_negative_or_huge_sleep_waits_for_a_cancellation) {
-    static const int64_t longs[] = { -1, INT64_MIN, INT64_MAX, INT64_MAX - 1, INT64_MAX / 2 };
+    static const int64_t longs[] = {-1, INT64_MIN, INT64_MAX, INT64_MAX - 1, INT64_MAX / 2};
     for (size_t i = 0; i < sizeof longs / sizeof *longs; i++) {
         AsthraTaskHandle h = asthra_spawn(sleeps_without_end, NUMBER(longs[i]));
         until_waiting(h);
@@ -225,7 +225,7 @@ TEST(timer, timers_fire_among_yielders) {
 
 static void *sends_again_and_again(void *unused) {
     for (int i = 0; i < 50; i++) {
-        struct timespec pause = { 0, 2000000 };
+        struct timespec pause = {0, 2000000};
         nanosleep(&pause, NULL); /* everybody rests meanwhile */
         CHECK_EQ(asthra_channel_send(channel, &i).status, ASTHRA_OK);
     }
@@ -274,7 +274,7 @@ TEST(timer, a_timeout_races_with_a_send_and_a_cancel) {
     start(4);
     channel = asthra_channel_create(sizeof(int), 0, "c");
     for (int i = 0; i < rounds; i++) {
-        Brief b = { .ns = i % 40 * 500 + 1000, .result = { .status = 99 }, .value = -1 };
+        Brief b = {.ns = i % 40 * 500 + 1000, .result = {.status = 99}, .value = -1};
         AsthraTaskHandle h = asthra_spawn(receives_briefly, &b);
         if (i % 3 == 0) asthra_sleep_ns(i % 20 * 500);
         AsthraResult sent = asthra_channel_send_timeout(channel, &i, i % 30 * 300);
