@@ -5109,7 +5109,8 @@ ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
  *
  * One owner pushes and pops at the new end; anybody steals at the old one. What is newest is the
  * owner's alone and costs it no atomic instruction; the rest is shared. The owner moves items over
- * when others are hungry; a thief can make it so, which is dear.
+ * when others are hungry; a thief can make it so, which is dear. asthra__sync_setup comes first: a
+ * fence may not change its kind while others steal.
  */
 
 #if ASTHRA_HAS_TASK
@@ -5152,7 +5153,9 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d);
  * which stays long in one computation does not sit on the work behind it.
  *
  * Invariants
- *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head.
+ *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head,
+ *     and between T1 and T2 below, where border may be above it. The owner lowers head only where
+ *     it saw border below it: so never below tail, nor below what border was before T1.
  *   - Only the owner writes head and slots. tail, border and array change under the lock only.
  *   - An item is taken by the owner without the lock only if it is at or above border.
  *
@@ -5251,7 +5254,7 @@ ASTHRA__NOINLINE static void *asthra__deque_pop_shared(Asthra__Deque *d) {
 
 ASTHRA__FN ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
     size_t h = asthra__load(&d->head, relaxed);
-    if (h != asthra__load(&d->border, relaxed)) {
+    if (asthra__load(&d->border, relaxed) < h) {
         asthra__store(&d->head, h - 1, release);
         asthra__os_fence_light(); /* partner: the heavy one in wrest */
         if (ASTHRA__LIKELY(asthra__load(&d->border, relaxed) < h)) {
@@ -5278,8 +5281,8 @@ ASTHRA__NOINLINE static bool asthra__deque_dig(Asthra__Deque *d, size_t i) {
 ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item) {
     size_t h = asthra__load(&d->head, relaxed);
     if (ASTHRA__LIKELY(asthra__deque_at(d, h - 1) == item)) return asthra__deque_pop(d) != NULL;
-    size_t own = h - asthra__load(&d->border, relaxed);
-    for (size_t depth = 2; depth <= ASTHRA__DEQUE_DIG && depth <= own; depth++) {
+    size_t border = asthra__load(&d->border, relaxed);
+    for (size_t depth = 2; depth <= ASTHRA__DEQUE_DIG && border + depth <= h; depth++) {
         if (asthra__deque_at(d, h - depth) == item) return asthra__deque_dig(d, h - depth);
     }
     return false;

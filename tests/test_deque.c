@@ -21,6 +21,7 @@ static size_t number(void *item) {
 }
 
 TEST(deque, the_owner_pops_the_newest_and_thieves_take_the_oldest) {
+    asthra__sync_setup();
     CHECK(asthra__deque_init(&deque));
     CHECK(asthra__deque_pop(&deque) == NULL);
     CHECK(asthra__deque_wrest(&deque) == NULL);
@@ -38,6 +39,7 @@ TEST(deque, the_owner_pops_the_newest_and_thieves_take_the_oldest) {
 }
 
 TEST(deque, only_what_is_shared_is_stolen_and_the_owner_takes_it_back) {
+    asthra__sync_setup();
     CHECK(asthra__deque_init(&deque));
     for (size_t i = 0; i < 9; i++) CHECK(asthra__deque_push(&deque, item(i)));
     CHECK(asthra__deque_steal(&deque) == NULL);
@@ -54,6 +56,7 @@ TEST(deque, only_what_is_shared_is_stolen_and_the_owner_takes_it_back) {
 }
 
 TEST(deque, pop_if_takes_one_of_the_newest_few) {
+    asthra__sync_setup();
     CHECK(asthra__deque_init(&deque));
     CHECK(!asthra__deque_pop_if(&deque, item(0)));
     for (size_t i = 0; i < 20; i++) asthra__deque_push(&deque, item(i));
@@ -111,6 +114,7 @@ static void shared(size_t thieves, unsigned pops_of_8) {
     pthread_t t[4];
     atomic_store(&stop, 0);
     for (int i = 0; i < many; i++) atomic_store(&taken[i], 0);
+    asthra__sync_setup();
     CHECK(asthra__deque_init(&deque));
     for (size_t i = 0; i < thieves; i++) CHECK_EQ(pthread_create(&t[i], NULL, steals, NULL), 0);
     for (size_t i = 0; i < (size_t)many; i++) {
@@ -146,11 +150,49 @@ TEST(deque, each_item_is_taken_once_among_three_thieves) {
     shared(3, 1);
 }
 
+/* A few items come again and again, as descriptors do, while thieves move the border all the time. */
+enum { FEW = 12 };
+static atomic_int is_out[FEW];
+static void *wrests(void *unused) {
+    while (!atomic_load(&stop)) {
+        void *got = asthra__deque_wrest(&deque);
+        if (got != NULL) CHECK_EQ(atomic_exchange(&is_out[number(got)], 1), 0);
+    }
+    return unused;
+}
+TEST(deque, items_that_come_again_are_taken_once_each_time) {
+    pthread_t t[2];
+    int rounds = ASTHRA__TSAN ? 20000 : MOST;
+    asthra__sync_setup();
+    CHECK(asthra__deque_init(&deque));
+    for (size_t i = 0; i < FEW; i++) atomic_store(&is_out[i], 1);
+    for (int i = 0; i < 2; i++) CHECK_EQ(pthread_create(&t[i], NULL, wrests, NULL), 0);
+    for (int round = 0; round < rounds; round++) {
+        for (size_t i = 0; i < FEW; i++) {
+            if (!atomic_load(&is_out[i])) continue;
+            atomic_store(&is_out[i], 0);
+            CHECK(asthra__deque_push(&deque, item(i)));
+        }
+        for (size_t i = 0; i < FEW; i++) {
+            size_t wanted = (i + (size_t)round) % FEW;
+            if (!asthra__deque_pop_if(&deque, item(wanted))) continue;
+            CHECK_EQ(atomic_exchange(&is_out[wanted], 1), 0);
+        }
+    }
+    atomic_store(&stop, 1);
+    for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
+    for (void *got; (got = asthra__deque_pop(&deque)) != NULL;)
+        CHECK_EQ(atomic_exchange(&is_out[number(got)], 1), 0);
+    for (size_t i = 0; i < FEW; i++) CHECK_EQ(atomic_load(&is_out[i]), 1);
+    asthra__deque_destroy(&deque);
+}
+
 /* Push one, pop one: owner and thief fight for the last item all the time. */
 TEST(deque, the_last_item_is_taken_once) {
     pthread_t t[2];
     int rounds = ASTHRA__TSAN ? 20000 : MOST;
     many = rounds;
+    asthra__sync_setup();
     CHECK(asthra__deque_init(&deque));
     for (int i = 0; i < 2; i++) CHECK_EQ(pthread_create(&t[i], NULL, steals, NULL), 0);
     for (size_t i = 0; i < (size_t)rounds; i++) {

@@ -7,7 +7,9 @@
  * which stays long in one computation does not sit on the work behind it.
  *
  * Invariants
- *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head.
+ *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head,
+ *     and between T1 and T2 below, where border may be above it. The owner lowers head only where
+ *     it saw border below it: so never below tail, nor below what border was before T1.
  *   - Only the owner writes head and slots. tail, border and array change under the lock only.
  *   - An item is taken by the owner without the lock only if it is at or above border.
  *
@@ -107,7 +109,7 @@ ASTHRA__NOINLINE static void *asthra__deque_pop_shared(Asthra__Deque *d) {
 
 ASTHRA__FN ASTHRA__FAST void *asthra__deque_pop(Asthra__Deque *d) {
     size_t h = asthra__load(&d->head, relaxed);
-    if (h != asthra__load(&d->border, relaxed)) {
+    if (asthra__load(&d->border, relaxed) < h) {
         asthra__store(&d->head, h - 1, release);
         asthra__os_fence_light(); /* partner: the heavy one in wrest */
         if (ASTHRA__LIKELY(asthra__load(&d->border, relaxed) < h)) {
@@ -134,8 +136,8 @@ ASTHRA__NOINLINE static bool asthra__deque_dig(Asthra__Deque *d, size_t i) {
 ASTHRA__FN bool asthra__deque_pop_if(Asthra__Deque *d, void *item) {
     size_t h = asthra__load(&d->head, relaxed);
     if (ASTHRA__LIKELY(asthra__deque_at(d, h - 1) == item)) return asthra__deque_pop(d) != NULL;
-    size_t own = h - asthra__load(&d->border, relaxed);
-    for (size_t depth = 2; depth <= ASTHRA__DEQUE_DIG && depth <= own; depth++) {
+    size_t border = asthra__load(&d->border, relaxed);
+    for (size_t depth = 2; depth <= ASTHRA__DEQUE_DIG && border + depth <= h; depth++) {
         if (asthra__deque_at(d, h - depth) == item) return asthra__deque_dig(d, h - depth);
     }
     return false;

@@ -2,7 +2,8 @@
  *
  * One owner pushes and pops at the new end; anybody steals at the old one. What is newest is the
  * owner's alone and costs it no atomic instruction; the rest is shared. The owner moves items over
- * when others are hungry; a thief can make it so, which is dear.
+ * when others are hungry; a thief can make it so, which is dear. asthra__sync_setup comes first: a
+ * fence may not change its kind while others steal.
  */
 #ifndef ASTHRA__DEQUE_INTERNAL_H
 #define ASTHRA__DEQUE_INTERNAL_H
