@@ -150,7 +150,7 @@ TEST(deque, each_item_is_taken_once_among_three_thieves) {
     shared(3, 1);
 }
 
-/* A few items come again and again, as descriptors do, while thieves move the border all the time. */
+/* A few items come again and again, as descriptors do, while thieves move the border. */
 enum { FEW = 12 };
 static atomic_int is_out[FEW];
 static void *wrests(void *unused) {
