@@ -866,7 +866,7 @@ typedef struct AsthraRuntimeConfig {
     size_t worker_threads;       /* 0: the cores this process may use; 1 without threads */
     size_t max_tasks;            /* spawned and unfinished; 0: no limit */
     size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
-    AsthraMainThread main_thread;
+    AsthraMainThread main_thread; /* without threads always ASTHRA_MAIN_HELPS */
     uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
     bool enable_tier1_concurrency; /* tasks */
     bool enable_tier2_concurrency; /* channels and select */
@@ -5154,8 +5154,8 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d);
  *
  * Invariants
  *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head,
- *     and between T1 and T2 below, where border may be above it. The owner lowers head only where
- *     it saw border below it: so never below tail, nor below what border was before T1.
+ *     and between T1 and T2 below, where border may be above it. The owner lowers head to what it saw to be its
+ *     own; where border has passed that since, O2 fails and head is put back.
  *   - Only the owner writes head and slots. tail, border and array change under the lock only.
  *   - An item is taken by the owner without the lock only if it is at or above border.
  *
@@ -5164,7 +5164,7 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d);
  *
  *     O1  head = b                   T1  border = new, under the lock
  *         light fence                    heavy fence
- *     O2  border <= b? it is mine    T2  head < new? then border = head
+ *     O2  border <= b? it is mine    T2  head < new? then border = head, but not below the old
  *
  * Either O2 sees T1: then the owner puts head back and takes the way through the lock, where border
  * stands still. Or T2 sees O1: then b and what is above it is the owner's again. Between T1 and T2
@@ -5336,7 +5336,7 @@ ASTHRA__FN void *asthra__deque_wrest(Asthra__Deque *d) {
     if (after != before) {
         asthra__os_fence_heavy(); /* partner: the light one in pop */
         size_t h = asthra__load(&d->head, acquire);
-        if (h < after) asthra__store(&d->border, h, relaxed);
+        if (h < after) asthra__store(&d->border, h > before ? h : before, relaxed);
     }
     void *item = asthra__deque_take(d);
     asthra__unlock(&d->lock);

@@ -8,8 +8,8 @@
  *
  * Invariants
  *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head,
- *     and between T1 and T2 below, where border may be above it. The owner lowers head only where
- *     it saw border below it: so never below tail, nor below what border was before T1.
+ *     and between T1 and T2 below, where border may be above it. The owner lowers head to what it saw to be its
+ *     own; where border has passed that since, O2 fails and head is put back.
  *   - Only the owner writes head and slots. tail, border and array change under the lock only.
  *   - An item is taken by the owner without the lock only if it is at or above border.
  *
@@ -18,7 +18,7 @@
  *
  *     O1  head = b                   T1  border = new, under the lock
  *         light fence                    heavy fence
- *     O2  border <= b? it is mine    T2  head < new? then border = head
+ *     O2  border <= b? it is mine    T2  head < new? then border = head, but not below the old
  *
  * Either O2 sees T1: then the owner puts head back and takes the way through the lock, where border
  * stands still. Or T2 sees O1: then b and what is above it is the owner's again. Between T1 and T2
@@ -191,7 +191,7 @@ ASTHRA__FN void *asthra__deque_wrest(Asthra__Deque *d) {
     if (after != before) {
         asthra__os_fence_heavy(); /* partner: the light one in pop */
         size_t h = asthra__load(&d->head, acquire);
-        if (h < after) asthra__store(&d->border, h, relaxed);
+        if (h < after) asthra__store(&d->border, h > before ? h : before, relaxed);
     }
     void *item = asthra__deque_take(d);
     asthra__unlock(&d->lock);

@@ -26,7 +26,7 @@ typedef struct AsthraRuntimeConfig {
     size_t worker_threads;       /* 0: the cores this process may use; 1 without threads */
     size_t max_tasks;            /* spawned and unfinished; 0: no limit */
     size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
-    AsthraMainThread main_thread;
+    AsthraMainThread main_thread; /* without threads always ASTHRA_MAIN_HELPS */
     uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
     bool enable_tier1_concurrency; /* tasks */
     bool enable_tier2_concurrency; /* channels and select */
