@@ -8,8 +8,8 @@
  *
  * Invariants
  *   - tail <= border <= head, but for the owner's pop that is under way, which has lowered head,
- *     and between T1 and T2 below, where border may be above it. The owner lowers head to what it saw to be its
- *     own; where border has passed that since, O2 fails and head is put back.
+ *     and between T1 and T2 below, where border may be above it. The owner lowers head to what it
+ *     saw to be its own; where border has passed that since, O2 fails and head is put back.
  *   - Only the owner writes head and slots. tail, border and array change under the lock only.
  *   - An item is taken by the owner without the lock only if it is at or above border.
  *
