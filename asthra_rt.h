@@ -10374,7 +10374,7 @@ static AsthraStatus asthra__mutex_sleep(AsthraMutex *m, Asthra__MutexBucket *b,
 ASTHRA__NOINLINE static AsthraStatus asthra__mutex_wait(AsthraMutex *m, Asthra__Parker *self,
                                                         int64_t timeout_ns) {
     Asthra__MutexBucket *b = asthra__mutex_bucket(m);
-    int64_t deadline_ns = asthra__deadline(timeout_ns);
+    int64_t deadline_ns = timeout_ns < 0 ? INT64_MAX : asthra__deadline(timeout_ns);
     Asthra__MutexWaiter w;
     memset(&w, 0, sizeof w);
     w.mutex = m;

@@ -252,3 +252,27 @@ TEST_PANICS(mutex, destroying_a_locked_one_panics, "asthra_mutex_destroy: it is 
 TEST_PANICS(mutex, null_panics, "the mutex is NULL") {
     asthra_mutex_lock(NULL);
 }
+
+/* ---- a wait without a limit ---- */
+
+static void *lock_plain(void *unused) {
+    asthra_mutex_lock(&plain);
+    return unused;
+}
+
+/* It once had a timer, due in 292 years: under a seed, at once; else, nobody was told. */
+static void lock_for_ever(uint64_t seed) {
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
+    c.deterministic_seed = seed;
+    c.worker_threads = 1;
+    CHECK(asthra_runtime_init(&c));
+    CHECK(asthra_mutex_try_lock(&plain));
+    asthra_await(asthra_spawn(lock_plain, NULL));
+}
+TEST_PANICS(mutex, a_lock_that_never_comes_is_told, "lock of a mutex") {
+    lock_for_ever(0);
+}
+TEST_PANICS(mutex, a_lock_that_never_comes_is_told_under_a_seed, "lock of a mutex") {
+    lock_for_ever(1);
+}
