@@ -489,6 +489,9 @@ ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on);
  *
  * Fairness: a runnable task waits at most 64 turns of its worker for each task queued before it,
  * whatever the others do, as long as each turn ends.
+ *
+ * A task that is due while the system refuses it a stack waits until others have ended; where
+ * nothing else can go on, that panics.
  * Needs: nothing.  Strip with: ASTHRA_RT_NO_TASK.
  */
 
@@ -554,7 +557,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy(AsthraTaskFunction fn, const vo
  * Returns   what the task's function returned; NULL if it was cancelled before it started. A task
  *           that panicked panics here again with its message.
  * Blocks    until the task has ended; cancelling the awaiting task cancels the awaited one.
- * A zero, stale or foreign handle panics with its id, or with the reason why its spawn failed.
+ * A zero, stale or foreign handle panics with its id, or with the reason why its spawn failed; so
+ * does a lack of memory to wait with.
  */
 ASTHRA_RT_API void *asthra_await(AsthraTaskHandle t);
 
@@ -567,8 +571,8 @@ ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result
  * A task without a block, or with a smaller one, is ASTHRA_INVALID and is consumed. */
 ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, size_t size);
 
-/* The same with a limit. ASTHRA_TIMED_OUT, and ASTHRA_CANCELLED of the awaiting task (then
- * r.detail is 1), leave the handle as it was. */
+/* The same with a limit. ASTHRA_TIMED_OUT, ASTHRA_OUT_OF_MEMORY if there was none to wait with, and
+ * ASTHRA_CANCELLED of the awaiting task (then r.detail is 1) leave the handle as it was. */
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
                                                 void **result);
 
@@ -631,7 +635,8 @@ ASTHRA__INLINE void asthra_safepoint(void) {
 ASTHRA_RT_API int64_t asthra_now_ns(void);
 
 /* Waits at least ns; ns < 0 waits for a cancellation.
- * Returns   ASTHRA_OK, or ASTHRA_CANCELLED if the task is cancelled before the time is over. */
+ * Returns   ASTHRA_OK; ASTHRA_CANCELLED if the task is cancelled before the time is over;
+ *           ASTHRA_OUT_OF_MEMORY, at once, if there was none to wait with. */
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
 
 #endif
@@ -648,7 +653,8 @@ ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
  *
  * Every call but destroy may be made by any number of threads at once. A NULL channel panics. A
  * call that would wait in a cancelled task returns ASTHRA_CANCELLED; one that need not wait
- * succeeds.
+ * succeeds. One that finds no memory to wait with, or no thread to run others meanwhile, returns
+ * ASTHRA_OUT_OF_MEMORY.
  * Needs: task.  Strip with: ASTHRA_RT_NO_CHANNEL.
  */
 
@@ -695,7 +701,8 @@ ASTHRA_RT_API AsthraResult asthra_channel_receive_timeout(AsthraChannel *c, void
                                                           int64_t timeout_ns);
 
 /* Receive for loops: false at the end, which is when the channel is closed and drained, or when the
- * waiting task was cancelled. An element_size that is not the channel's panics. */
+ * waiting task was cancelled, or when there was no memory to wait with (asthra_last_error() tells).
+ * An element_size that is not the channel's panics. */
 ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t element_size);
 
 /* Closes: from now on sends fail, and receives fail once the values inside are drained. Waiting
@@ -734,6 +741,7 @@ ASTHRA_RT_API void asthra_channel_destroy(AsthraChannel *c);
 #define ASTHRA_SELECT_DEFAULT (-1)
 #define ASTHRA_SELECT_TIMEOUT (-2)
 #define ASTHRA_SELECT_CANCELLED (-3)
+#define ASTHRA_SELECT_OUT_OF_MEMORY (-4)
 
 typedef enum AsthraSelectKind { ASTHRA_SELECT_SEND, ASTHRA_SELECT_RECEIVE } AsthraSelectKind;
 
@@ -758,7 +766,8 @@ ASTHRA_RT_API AsthraSelectCase asthra_select_receive(AsthraChannel *c, void *out
  *
  * Returns   the index of the case that was chosen, its status set; ASTHRA_SELECT_DEFAULT if
  *           timeout_ns is 0 and no case was ready; ASTHRA_SELECT_TIMEOUT after timeout_ns;
- *           ASTHRA_SELECT_CANCELLED. The last three have sent and received nothing.
+ *           ASTHRA_SELECT_CANCELLED; ASTHRA_SELECT_OUT_OF_MEMORY if there was none to wait with
+ *           (asthra_last_error() says for what). The last four have sent and received nothing.
  * Owns      cases, values and channels are borrowed until it returns.
  * Blocks    until a case is ready; with no case but NULL channels, until timeout or cancellation.
  * Cost      no allocation. About 60 bytes of stack for each case while it waits, so that a thousand
@@ -823,7 +832,8 @@ typedef struct AsthraMutex {
 
 ASTHRA_RT_API void asthra_mutex_init(AsthraMutex *m);
 
-/* Returns   ASTHRA_OK, and the caller owns it; ASTHRA_CANCELLED of a task that had to wait.
+/* Returns   ASTHRA_OK, and the caller owns it; of a caller that had to wait also ASTHRA_CANCELLED,
+ *           and ASTHRA_OUT_OF_MEMORY if there was none to wait with.
  * Blocks    while another owns it.            Cost  about 10 ns when nobody does. */
 ASTHRA_RT_API AsthraResult asthra_mutex_lock(AsthraMutex *m);
 
@@ -7802,6 +7812,14 @@ static bool asthra__wait_give_up(Asthra__Wait *w, AsthraStatus outcome) {
     return true;
 }
 
+/* There was no memory for its timer. Gives up, unless it has been completed. */
+ASTHRA__COLD static bool asthra__wait_without_timer(Asthra__Wait *w) {
+    w->deadline_ns = INT64_MAX;
+    if (!asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) return false;
+    asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the timer of a wait");
+    return true;
+}
+
 static void asthra__wait_finish(Asthra__Wait *w) {
     Asthra__Parker *p = w->parker;
     uint32_t word = asthra__load(&p->word, acquire);
@@ -7833,10 +7851,8 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     w->since_ns = asthra__is_deterministic() ? asthra__now_ns() : s->worker->now_ns;
     if (timeout_ns >= 0) {
         w->deadline_ns = asthra__deadline(timeout_ns);
-        if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w))) {
-            w->deadline_ns = INT64_MAX; /* it has no timer */
-            if (asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) return ASTHRA_OUT_OF_MEMORY;
-        }
+        if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w)) && asthra__wait_without_timer(w))
+            return ASTHRA_OUT_OF_MEMORY;
     }
     asthra__leave(s, w->held != NULL ? ASTHRA__LEFT_HOLDING : ASTHRA__LEFT_WAITING, w);
     asthra__wait_finish(w);
@@ -10028,10 +10044,14 @@ static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter
 static void asthra__select_park(Asthra__Select *s) {
     AsthraStatus status = asthra__wait_park(&s->wait, s->timeout_ns);
     const Asthra__Waiter *winner = s->wait.winner;
-    s->chosen = status == ASTHRA_CANCELLED ? ASTHRA_SELECT_CANCELLED : ASTHRA_SELECT_TIMEOUT;
-    if (status != ASTHRA_OK && status != ASTHRA_CLOSED) return; /* also: no memory for a timer */
-    s->chosen = winner->index;
-    s->cases[s->chosen].status = status;
+    switch (status) {
+    case ASTHRA_TIMED_OUT: s->chosen = ASTHRA_SELECT_TIMEOUT; break;
+    case ASTHRA_CANCELLED: s->chosen = ASTHRA_SELECT_CANCELLED; break;
+    case ASTHRA_OUT_OF_MEMORY: s->chosen = ASTHRA_SELECT_OUT_OF_MEMORY; break;
+    default: /* OK or CLOSED */
+        s->chosen = winner->index;
+        s->cases[s->chosen].status = status;
+    }
 }
 
 /* Appends nodes for the cases from `first` on, parks, unlinks. */

@@ -9,7 +9,8 @@
  *
  * Every call but destroy may be made by any number of threads at once. A NULL channel panics. A
  * call that would wait in a cancelled task returns ASTHRA_CANCELLED; one that need not wait
- * succeeds.
+ * succeeds. One that finds no memory to wait with, or no thread to run others meanwhile, returns
+ * ASTHRA_OUT_OF_MEMORY.
  * Needs: task.  Strip with: ASTHRA_RT_NO_CHANNEL.
  */
 #ifndef ASTHRA__CHANNEL_H
@@ -60,7 +61,8 @@ ASTHRA_RT_API AsthraResult asthra_channel_receive_timeout(AsthraChannel *c, void
                                                           int64_t timeout_ns);
 
 /* Receive for loops: false at the end, which is when the channel is closed and drained, or when the
- * waiting task was cancelled. An element_size that is not the channel's panics. */
+ * waiting task was cancelled, or when there was no memory to wait with (asthra_last_error() tells).
+ * An element_size that is not the channel's panics. */
 ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t element_size);
 
 /* Closes: from now on sends fail, and receives fail once the values inside are drained. Waiting

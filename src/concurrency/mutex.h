@@ -27,7 +27,8 @@ typedef struct AsthraMutex {
 
 ASTHRA_RT_API void asthra_mutex_init(AsthraMutex *m);
 
-/* Returns   ASTHRA_OK, and the caller owns it; ASTHRA_CANCELLED of a task that had to wait.
+/* Returns   ASTHRA_OK, and the caller owns it; of a caller that had to wait also ASTHRA_CANCELLED,
+ *           and ASTHRA_OUT_OF_MEMORY if there was none to wait with.
  * Blocks    while another owns it.            Cost  about 10 ns when nobody does. */
 ASTHRA_RT_API AsthraResult asthra_mutex_lock(AsthraMutex *m);
 

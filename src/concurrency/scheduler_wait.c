@@ -184,6 +184,14 @@ static bool asthra__wait_give_up(Asthra__Wait *w, AsthraStatus outcome) {
     return true;
 }
 
+/* There was no memory for its timer. Gives up, unless it has been completed. */
+ASTHRA__COLD static bool asthra__wait_without_timer(Asthra__Wait *w) {
+    w->deadline_ns = INT64_MAX;
+    if (!asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) return false;
+    asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for the timer of a wait");
+    return true;
+}
+
 static void asthra__wait_finish(Asthra__Wait *w) {
     Asthra__Parker *p = w->parker;
     uint32_t word = asthra__load(&p->word, acquire);
@@ -215,10 +223,8 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns) {
     w->since_ns = asthra__is_deterministic() ? asthra__now_ns() : s->worker->now_ns;
     if (timeout_ns >= 0) {
         w->deadline_ns = asthra__deadline(timeout_ns);
-        if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w))) {
-            w->deadline_ns = INT64_MAX; /* it has no timer */
-            if (asthra__wait_give_up(w, ASTHRA_OUT_OF_MEMORY)) return ASTHRA_OUT_OF_MEMORY;
-        }
+        if (ASTHRA__UNLIKELY(!asthra__timer_add(s->worker, w)) && asthra__wait_without_timer(w))
+            return ASTHRA_OUT_OF_MEMORY;
     }
     asthra__leave(s, w->held != NULL ? ASTHRA__LEFT_HOLDING : ASTHRA__LEFT_WAITING, w);
     asthra__wait_finish(w);

@@ -304,10 +304,14 @@ static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter
 static void asthra__select_park(Asthra__Select *s) {
     AsthraStatus status = asthra__wait_park(&s->wait, s->timeout_ns);
     const Asthra__Waiter *winner = s->wait.winner;
-    s->chosen = status == ASTHRA_CANCELLED ? ASTHRA_SELECT_CANCELLED : ASTHRA_SELECT_TIMEOUT;
-    if (status != ASTHRA_OK && status != ASTHRA_CLOSED) return; /* also: no memory for a timer */
-    s->chosen = winner->index;
-    s->cases[s->chosen].status = status;
+    switch (status) {
+    case ASTHRA_TIMED_OUT: s->chosen = ASTHRA_SELECT_TIMEOUT; break;
+    case ASTHRA_CANCELLED: s->chosen = ASTHRA_SELECT_CANCELLED; break;
+    case ASTHRA_OUT_OF_MEMORY: s->chosen = ASTHRA_SELECT_OUT_OF_MEMORY; break;
+    default: /* OK or CLOSED */
+        s->chosen = winner->index;
+        s->cases[s->chosen].status = status;
+    }
 }
 
 /* Appends nodes for the cases from `first` on, parks, unlinks. */

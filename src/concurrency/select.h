@@ -16,6 +16,7 @@
 #define ASTHRA_SELECT_DEFAULT (-1)
 #define ASTHRA_SELECT_TIMEOUT (-2)
 #define ASTHRA_SELECT_CANCELLED (-3)
+#define ASTHRA_SELECT_OUT_OF_MEMORY (-4)
 
 typedef enum AsthraSelectKind { ASTHRA_SELECT_SEND, ASTHRA_SELECT_RECEIVE } AsthraSelectKind;
 
@@ -40,7 +41,8 @@ ASTHRA_RT_API AsthraSelectCase asthra_select_receive(AsthraChannel *c, void *out
  *
  * Returns   the index of the case that was chosen, its status set; ASTHRA_SELECT_DEFAULT if
  *           timeout_ns is 0 and no case was ready; ASTHRA_SELECT_TIMEOUT after timeout_ns;
- *           ASTHRA_SELECT_CANCELLED. The last three have sent and received nothing.
+ *           ASTHRA_SELECT_CANCELLED; ASTHRA_SELECT_OUT_OF_MEMORY if there was none to wait with
+ *           (asthra_last_error() says for what). The last four have sent and received nothing.
  * Owns      cases, values and channels are borrowed until it returns.
  * Blocks    until a case is ready; with no case but NULL channels, until timeout or cancellation.
  * Cost      no allocation. About 60 bytes of stack for each case while it waits, so that a thousand

@@ -10,6 +10,9 @@
  *
  * Fairness: a runnable task waits at most 64 turns of its worker for each task queued before it,
  * whatever the others do, as long as each turn ends.
+ *
+ * A task that is due while the system refuses it a stack waits until others have ended; where
+ * nothing else can go on, that panics.
  * Needs: nothing.  Strip with: ASTHRA_RT_NO_TASK.
  */
 #ifndef ASTHRA__TASK_H
@@ -79,7 +82,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy(AsthraTaskFunction fn, const vo
  * Returns   what the task's function returned; NULL if it was cancelled before it started. A task
  *           that panicked panics here again with its message.
  * Blocks    until the task has ended; cancelling the awaiting task cancels the awaited one.
- * A zero, stale or foreign handle panics with its id, or with the reason why its spawn failed.
+ * A zero, stale or foreign handle panics with its id, or with the reason why its spawn failed; so
+ * does a lack of memory to wait with.
  */
 ASTHRA_RT_API void *asthra_await(AsthraTaskHandle t);
 
@@ -92,8 +96,8 @@ ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result
  * A task without a block, or with a smaller one, is ASTHRA_INVALID and is consumed. */
 ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, size_t size);
 
-/* The same with a limit. ASTHRA_TIMED_OUT, and ASTHRA_CANCELLED of the awaiting task (then
- * r.detail is 1), leave the handle as it was. */
+/* The same with a limit. ASTHRA_TIMED_OUT, ASTHRA_OUT_OF_MEMORY if there was none to wait with, and
+ * ASTHRA_CANCELLED of the awaiting task (then r.detail is 1) leave the handle as it was. */
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
                                                 void **result);
 

@@ -18,7 +18,8 @@
 ASTHRA_RT_API int64_t asthra_now_ns(void);
 
 /* Waits at least ns; ns < 0 waits for a cancellation.
- * Returns   ASTHRA_OK, or ASTHRA_CANCELLED if the task is cancelled before the time is over. */
+ * Returns   ASTHRA_OK; ASTHRA_CANCELLED if the task is cancelled before the time is over;
+ *           ASTHRA_OUT_OF_MEMORY, at once, if there was none to wait with. */
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
 
 #endif
