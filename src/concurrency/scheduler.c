@@ -660,6 +660,12 @@ ASTHRA__FN bool asthra__scheduler_is_running(void) {
     return asthra__load(&asthra__scheduler_record.phase, acquire) == ASTHRA__PHASE_RUNNING;
 }
 
+/* There was no memory for the timer of that wait: gives others turns instead. */
+ASTHRA__COLD static void asthra__drain_by_turns(int64_t timeout_ns) {
+    int64_t start = asthra__os_now_ns();
+    while (asthra__task_unfinished() > 0 && asthra__os_now_ns() - start < timeout_ns) asthra_yield();
+}
+
 /* Waits, on the thread that shuts down, until every task has ended or, before anything was
  * cancelled, until nothing can run. */
 static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
@@ -674,10 +680,11 @@ static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
         return;
     }
     if (is_first) asthra__notify_all(); /* those at rest shall look at the drainer */
-    asthra__wait_park(&w, timeout_ns);
+    AsthraStatus status = asthra__wait_park(&w, timeout_ns);
     asthra__lock(&g->drain_lock);
     asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
     asthra__unlock(&g->drain_lock);
+    if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY)) asthra__drain_by_turns(timeout_ns);
 }
 
 ASTHRA__FN void asthra__drain_check(void) {
