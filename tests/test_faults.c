@@ -24,7 +24,7 @@
 static atomic_long calls, fail_at; /* fail_at 0: none */
 static atomic_bool fails_on;
 static atomic_int failed;
-static atomic_long live_blocks, live_bytes;
+static atomic_long live_blocks, live_bytes, live_threads;
 
 static bool fails(void) {
     long at = atomic_load(&fail_at), now = atomic_fetch_add(&calls, 1) + 1;
@@ -66,10 +66,18 @@ static int faulty_munmap(void *start, size_t size) {
 #ifndef ASTHRA_RT_NO_THREADS
 static int faulty_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                                  void *(*function)(void *), void *argument) {
-    return fails() ? EAGAIN : pthread_create(thread, attributes, function, argument);
+    if (fails()) return EAGAIN;
+    int error = pthread_create(thread, attributes, function, argument);
+    if (!error) atomic_fetch_add(&live_threads, 1);
+    return error;
+}
+static int faulty_pthread_join(pthread_t thread, void **value) {
+    atomic_fetch_sub(&live_threads, 1);
+    return pthread_join(thread, value);
 }
 static int (*const true_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *),
                                         void *) = pthread_create;
+static int (*const true_pthread_join)(pthread_t, void **) = pthread_join;
 #endif
 
 #define malloc faulty_malloc
@@ -80,6 +88,7 @@ static int (*const true_pthread_create)(pthread_t *, const pthread_attr_t *, voi
 #define munmap faulty_munmap
 #undef pthread_create
 #define pthread_create faulty_pthread_create
+#define pthread_join faulty_pthread_join
 #define ASTHRA_RT_IMPLEMENTATION
 #define ASTHRA_RT_STATIC
 #include "asthra_rt.h"
@@ -110,10 +119,12 @@ static bool is_fine_or_told(AsthraResult r) {
     return false;
 }
 
+/* The two panics that task.h promises. */
 static void note_panic(const AsthraPanicInfo *info, void *unused) {
     (void)unused;
     if (!atomic_load(&failed)) return;
-    if (strstr(info->message, "memory") || strstr(info->message, "refused")) _exit(DIED_CLEARLY);
+    if (strstr(info->message, "out of memory: no stack for the next task")) _exit(DIED_CLEARLY);
+    if (strstr(info->message, "asthra_await: out of memory")) _exit(DIED_CLEARLY);
 }
 
 static void live_once(const Program *p) {
@@ -150,6 +161,7 @@ __attribute__((noreturn)) static void run_with_fault(const Program *p, long at, 
         test_fail(__FILE__, __LINE__, "%ld blocks were live and %ld are, %ld bytes mapped and %ld",
                   blocks, atomic_load(&live_blocks), bytes, atomic_load(&live_bytes));
     }
+    CHECK_EQ(atomic_load(&live_threads), 0);
     bool was_hit = atomic_load(&failed) != 0;
     atomic_store(&failed, 0); /* from here on nothing may fail or panic */
     live_once(p);
@@ -298,6 +310,20 @@ TEST_WITHIN(120, faults, channels) {
     everywhere(talks);
 }
 
+/* A limit that is told as over is over; one that could not be set is told as such. */
+static void is_late_or_told(uint32_t status, int64_t since_ns, int64_t limit_ns) {
+    CHECK(status == ASTHRA_TIMED_OUT || status == ASTHRA_OUT_OF_MEMORY);
+    if (status == ASTHRA_TIMED_OUT) CHECK(asthra_now_ns() - since_ns >= limit_ns);
+    if (status == ASTHRA_OUT_OF_MEMORY) is_told();
+}
+static void select_ends_late(AsthraSelectBuilder *b) {
+    int64_t since_ns = asthra_now_ns();
+    int chosen = asthra_select_execute(b);
+    CHECK(chosen == ASTHRA_SELECT_TIMEOUT || chosen == ASTHRA_SELECT_OUT_OF_MEMORY);
+    is_late_or_told(chosen == ASTHRA_SELECT_TIMEOUT ? ASTHRA_TIMED_OUT : ASTHRA_OUT_OF_MEMORY,
+                    since_ns, 1000);
+}
+
 enum { CASES = 20 };
 static void selects(void) {
     AsthraChannel *c[CASES] = {NULL};
@@ -314,8 +340,7 @@ static void selects(void) {
         CHECK_EQ(asthra_channel_send(c[7], &sent).status, ASTHRA_OK);
         CHECK_EQ(asthra_select_execute(b), 7);
         CHECK_EQ(values[7], 5);
-        int chosen = asthra_select_execute(b);
-        CHECK(chosen == ASTHRA_SELECT_TIMEOUT);
+        select_ends_late(b);
     }
     if (b) asthra_select_builder_destroy(b);
     for (int i = 0; i < CASES; i++) {
@@ -348,6 +373,41 @@ static void waits_for_time(void) {
 }
 TEST_WITHIN(300, faults, timers) {
     everywhere(waits_for_time);
+}
+
+/* Nobody is on the other side: every wait ends by its limit. */
+static void *waits_with_limits(void *channel) {
+    int value = 7;
+    int64_t limit = ASTHRA_US(20), since = asthra_now_ns();
+    is_late_or_told(asthra_channel_receive_timeout(channel, &value, limit).status, since, limit);
+    since = asthra_now_ns();
+    is_late_or_told(asthra_channel_send_timeout(channel, &value, limit).status, since, limit);
+    AsthraSelectCase two[] = {asthra_select_receive(channel, &value),
+                              asthra_select_receive(NULL, &value)};
+    int chosen = asthra_select(two, 2, 1000);
+    CHECK(chosen == ASTHRA_SELECT_TIMEOUT || chosen == ASTHRA_SELECT_OUT_OF_MEMORY);
+    if (chosen == ASTHRA_SELECT_OUT_OF_MEMORY) is_told();
+    CHECK_EQ(value, 7);
+    return NULL;
+}
+static void runs_into_limits(void) {
+    AsthraTaskHandle h[4];
+    AsthraChannel *lonely[4];
+    for (int i = 0; i < 4; i++) {
+        if ((lonely[i] = asthra_channel_create(sizeof(int), 0, "lonely")) == NULL) {
+            is_told();
+            continue;
+        }
+        h[i] = asthra_spawn(waits_with_limits, lonely[i]);
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    for (int i = 0; i < 4; i++) {
+        if (lonely[i] && asthra_task_is_valid(h[i])) asthra_await(h[i]);
+        if (lonely[i]) asthra_channel_destroy(lonely[i]);
+    }
+}
+TEST_WITHIN(120, faults, limits) {
+    everywhere(runs_into_limits);
 }
 
 static AsthraMutex mutex;
@@ -420,7 +480,7 @@ static void has_threads(void) {
         CHECK_EQ(true_pthread_create(&t[i], NULL, works_outside, NULL), 0);
     }
     works_outside(NULL);
-    for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
+    for (int i = 0; i < 2; i++) true_pthread_join(t[i], NULL);
 }
 /* Not under a seed: there main is the only worker, and it is away while it joins them. */
 TEST_WITHIN(120, faults, plain_threads) {
@@ -430,6 +490,65 @@ TEST_WITHIN(120, faults, plain_threads) {
     with_every_fault(&(Program){has_threads, 2, ASTHRA_MAIN_HOSTS, 0});
 }
 #endif
+
+/* More than the first segment of descriptors and the first array of a deque hold. */
+static void spawns_many(void) {
+    enum { MANY = 3000 };
+    static AsthraTaskHandle h[MANY];
+    for (int i = 0; i < MANY; i++) {
+        h[i] = asthra_spawn(add_one, NUMBER(i));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    for (int i = 0; i < MANY; i++) {
+        if (asthra_task_is_valid(h[i])) CHECK_EQ((intptr_t)asthra_await(h[i]), i + 1);
+    }
+}
+TEST_WITHIN(120, faults, many_tasks) {
+    everywhere(spawns_many);
+}
+
+/* Shutdown cancels those that wait and lets the others finish. */
+static AsthraChannel *never;
+static atomic_int begun, ended;
+static void *waits_for_nothing(void *how) {
+    int value;
+    AsthraMutex own = ASTHRA_MUTEX_INIT;
+    AsthraSelectCase one[] = {asthra_select_receive(never, &value)};
+    atomic_fetch_add(&begun, 1);
+    asthra_mutex_lock(&own);
+    switch ((intptr_t)how) {
+    case 0: asthra_channel_receive(never, &value); break;
+    case 1: asthra_select(one, 1, ASTHRA_FOREVER); break;
+    case 2: asthra_sleep_ns(ASTHRA_FOREVER); break;
+    case 3: asthra_sleep_ns(ASTHRA_SECONDS(1000)); break;
+    default: asthra_yield(); break;
+    }
+    asthra_mutex_unlock(&own);
+    atomic_fetch_add(&ended, 1);
+    return NULL;
+}
+static void leaves_tasks_behind(void) {
+    if ((never = asthra_channel_create(sizeof(int), 0, "never")) == NULL) {
+        is_told();
+        return;
+    }
+    for (int i = 0; i < 10; i++) {
+        AsthraTaskHandle h = asthra_spawn(waits_for_nothing, NUMBER(i % 5));
+        if (!asthra_task_is_valid(h)) {
+            is_told();
+            continue;
+        }
+        if (i == 6) asthra_task_cancel(h);
+        asthra_task_detach(h);
+    }
+    asthra_yield();
+    asthra_runtime_shutdown();
+    CHECK_EQ(atomic_load(&begun), atomic_load(&ended));
+    asthra_channel_destroy(never);
+}
+TEST_WITHIN(120, faults, tasks_left_behind) {
+    everywhere(leaves_tasks_behind);
+}
 
 static void *fails_with_a_text(void *unused) {
     asthra_result_errorf(ASTHRA_FAILED, "a text of its own: %d", 7);
