@@ -6203,6 +6203,7 @@ ASTHRA__FN void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
 /* Deterministic mode, and nothing can run: to the next timer. False: there is none. */
 ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w);
+ASTHRA__FN bool asthra__drain_is_quiescent(Asthra__Scheduler *g); /* makes shutdown go on */
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
@@ -6599,15 +6600,24 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
     return ASTHRA__TSAN ? asthra__fiber_default_bytes() : 0;
 }
 
-/* No stack for t: it is tried again when others have ended or a timer has fired. Where as many in a
- * row had none as there are, nobody else will end: time must go on, or it is the last straw. */
-ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w,
+/* No stack for t. One that was cancelled needs none; another is tried again when others have ended
+ * or a timer has fired. Where as many in a row had none as there are, nobody else will end: time
+ * must go on, or it is the last straw. While shutdown waits, it cancels those that hold the stacks;
+ * how long it waits for them is its own. */
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s,
                                            Asthra__Task *t) {
+    Asthra__Worker *w = s->worker;
+    if (asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL) {
+        asthra__run(s, t, false);
+        return;
+    }
     w->starved = w->starved_turn == w->turns - 1 ? w->starved + 1 : 1;
     w->starved_turn = w->turns;
     bool is_stuck = asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
                     w->starved > asthra__load(&g->global.count, relaxed);
-    if (is_stuck && !asthra__advance_virtual_time(g, w) &&
+    bool is_last = is_stuck && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_RUNNING;
+    if (is_stuck && !is_last) asthra__drain_is_quiescent(g);
+    if (is_stuck && !asthra__advance_virtual_time(g, w) && is_last &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
         asthra__panic_with(NULL, 0,
                            "out of memory: no stack for the next task; lower stack_size, "
@@ -6621,11 +6631,11 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Worker *w = s->worker;
     size_t own_stack = s->fiber->is_single ? 0 : asthra__own_stack(t);
     if (ASTHRA__UNLIKELY(!asthra__spare_ensure(w))) {
-        asthra__run_later(asthra__scheduler(), w, t);
+        asthra__run_later(asthra__scheduler(), s, t);
     } else if (ASTHRA__UNLIKELY(own_stack != 0)) {
         Asthra__Fiber *f = asthra__fiber_create(own_stack);
         if (f == NULL) {
-            asthra__run_later(asthra__scheduler(), w, t);
+            asthra__run_later(asthra__scheduler(), s, t);
             return;
         }
         f->is_single = true;
@@ -7511,18 +7521,22 @@ ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worke
 
 /* ---- resting ---- */
 
+/* Nothing can run: the first phase of shutdown is over. False: it was, or nobody drains. */
+ASTHRA__FN bool asthra__drain_is_quiescent(Asthra__Scheduler *g) {
+    asthra__lock(&g->drain_lock);
+    Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
+    bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
+    g->drain_quiescent = g->drain_quiescent || is_ours;
+    asthra__unlock(&g->drain_lock);
+    if (is_ours) asthra__wait_wake(drainer);
+    return is_ours;
+}
+
 /* Everybody else rests too, and no timer will change that. True: it made shutdown go on, perhaps
  * on this worker. */
 ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
-        if (!asthra__rest_is_total()) return false;
-        asthra__lock(&g->drain_lock);
-        Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
-        bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
-        g->drain_quiescent = g->drain_quiescent || is_ours;
-        asthra__unlock(&g->drain_lock);
-        if (is_ours) asthra__wait_wake(drainer);
-        return is_ours;
+        return asthra__rest_is_total() && asthra__drain_is_quiescent(g);
     }
     if (asthra__all_are_asleep()) asthra__report_asleep();
     return false;

@@ -245,6 +245,7 @@ static void test_run(const TestCase *test, const sigset_t *mask, TestCounts *cou
     if (ended && WIFEXITED(status) && WEXITSTATUS(status) == TEST_EXIT_SKIPPED) {
         counts->skipped++;
         printf("skip %s.%s: %s", test->module, test->name, *text ? text : "\n");
+        fflush(stdout); /* or the children of the next test say it again */
         return;
     }
     snprintf(why, sizeof why, "no end after %d s", limit);

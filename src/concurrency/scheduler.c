@@ -361,15 +361,24 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
     return ASTHRA__TSAN ? asthra__fiber_default_bytes() : 0;
 }
 
-/* No stack for t: it is tried again when others have ended or a timer has fired. Where as many in a
- * row had none as there are, nobody else will end: time must go on, or it is the last straw. */
-ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Worker *w,
+/* No stack for t. One that was cancelled needs none; another is tried again when others have ended
+ * or a timer has fired. Where as many in a row had none as there are, nobody else will end: time
+ * must go on, or it is the last straw. While shutdown waits, it cancels those that hold the stacks;
+ * how long it waits for them is its own. */
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s,
                                            Asthra__Task *t) {
+    Asthra__Worker *w = s->worker;
+    if (asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL) {
+        asthra__run(s, t, false);
+        return;
+    }
     w->starved = w->starved_turn == w->turns - 1 ? w->starved + 1 : 1;
     w->starved_turn = w->turns;
     bool is_stuck = asthra__ring_count(&w->ring) == 0 && asthra__load(&w->next, relaxed) == NULL &&
                     w->starved > asthra__load(&g->global.count, relaxed);
-    if (is_stuck && !asthra__advance_virtual_time(g, w) &&
+    bool is_last = is_stuck && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_RUNNING;
+    if (is_stuck && !is_last) asthra__drain_is_quiescent(g);
+    if (is_stuck && !asthra__advance_virtual_time(g, w) && is_last &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
         asthra__panic_with(NULL, 0,
                            "out of memory: no stack for the next task; lower stack_size, "
@@ -383,11 +392,11 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Worker *w = s->worker;
     size_t own_stack = s->fiber->is_single ? 0 : asthra__own_stack(t);
     if (ASTHRA__UNLIKELY(!asthra__spare_ensure(w))) {
-        asthra__run_later(asthra__scheduler(), w, t);
+        asthra__run_later(asthra__scheduler(), s, t);
     } else if (ASTHRA__UNLIKELY(own_stack != 0)) {
         Asthra__Fiber *f = asthra__fiber_create(own_stack);
         if (f == NULL) {
-            asthra__run_later(asthra__scheduler(), w, t);
+            asthra__run_later(asthra__scheduler(), s, t);
             return;
         }
         f->is_single = true;

@@ -194,18 +194,22 @@ ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worke
 
 /* ---- resting ---- */
 
+/* Nothing can run: the first phase of shutdown is over. False: it was, or nobody drains. */
+ASTHRA__FN bool asthra__drain_is_quiescent(Asthra__Scheduler *g) {
+    asthra__lock(&g->drain_lock);
+    Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
+    bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
+    g->drain_quiescent = g->drain_quiescent || is_ours;
+    asthra__unlock(&g->drain_lock);
+    if (is_ours) asthra__wait_wake(drainer);
+    return is_ours;
+}
+
 /* Everybody else rests too, and no timer will change that. True: it made shutdown go on, perhaps
  * on this worker. */
 ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) {
-        if (!asthra__rest_is_total()) return false;
-        asthra__lock(&g->drain_lock);
-        Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
-        bool is_ours = drainer != NULL && !g->drain_quiescent && asthra__wait_claim(drainer);
-        g->drain_quiescent = g->drain_quiescent || is_ours;
-        asthra__unlock(&g->drain_lock);
-        if (is_ours) asthra__wait_wake(drainer);
-        return is_ours;
+        return asthra__rest_is_total() && asthra__drain_is_quiescent(g);
     }
     if (asthra__all_are_asleep()) asthra__report_asleep();
     return false;

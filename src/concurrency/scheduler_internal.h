@@ -417,6 +417,7 @@ ASTHRA__FN void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
 /* Deterministic mode, and nothing can run: to the next timer. False: there is none. */
 ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w);
+ASTHRA__FN bool asthra__drain_is_quiescent(Asthra__Scheduler *g); /* makes shutdown go on */
 ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
