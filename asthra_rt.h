@@ -7350,8 +7350,10 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
  * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
  * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
- * starts a watcher. When everybody rests, the one that lies down last sleeps until the next timer;
- * it sees nothing meanwhile, so whoever lies down after it, or leaves the rest, finds another.
+ * starts a watcher. When everybody rests, the one that lies down last is the watcher, whoever
+ * ticked before, and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down
+ * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all still
+ * rest; whoever leaves says so, then looks whether somebody ticks.)
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
@@ -7359,8 +7361,8 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
 
 #if ASTHRA_HAS_TASK
 
-/* Scheduler.watching: nobody; one in ticks; one until the next timer, while everybody rests */
-enum { ASTHRA__WATCH_NONE, ASTHRA__WATCH_TICKS, ASTHRA__WATCH_SLEEPS };
+/* Scheduler.watching: 0, or the watcher's mark, with this while it sleeps until the next timer */
+#define ASTHRA__WATCH_SLEEPS 1u
 
 enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
 
@@ -7542,72 +7544,87 @@ ASTHRA__COLD static bool asthra__all_rest(Asthra__Scheduler *g) {
     return false;
 }
 
-/* Becomes the watcher unless somebody ticks already. One that sleeps long is relieved: it does not
- * see what changes meanwhile. */
-static bool asthra__take_watch(Asthra__Scheduler *g) {
-    if (asthra__load(&g->watching, relaxed) == ASTHRA__WATCH_TICKS) return false;
-    return asthra__exchange(&g->watching, (uint32_t)ASTHRA__WATCH_TICKS, acq_rel) !=
-           ASTHRA__WATCH_TICKS;
+static uint32_t asthra__watch_mark(const Asthra__Worker *w) {
+    return (uint32_t)(w->number + 1) * 2;
 }
 
-/* How long to sleep; *watches: in ticks, as the watcher. */
-static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
-                                bool *watches) {
-    bool all_rest = asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
+/* True: w is the watcher. Of those who lie down while others are awake, one that finds none that
+ * ticks; the one that lies down last in any case. */
+static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bool all_rest) {
+    uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, relaxed);
+    if (all_rest) {
+        asthra__store(&g->watching, mark | ASTHRA__WATCH_SLEEPS, seq_cst);
+        return true;
+    }
+    while (seen == 0 || (seen & ASTHRA__WATCH_SLEEPS) || seen == mark) {
+        if (asthra__cas(&g->watching, &seen, mark, acq_rel)) return true;
+    }
+    return false;
+}
+
+/* Wakes up: if it was the watcher and was not relieved, it is one that ticks. */
+static void asthra__wake_watch(Asthra__Scheduler *g, const Asthra__Worker *w) {
+    uint32_t seen = asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS;
+    if (asthra__load(&g->watching, relaxed) == seen)
+        asthra__cas(&g->watching, &seen, asthra__watch_mark(w), acq_rel);
+}
+
+static void asthra__stop_watching(Asthra__Scheduler *g, const Asthra__Worker *w) {
+    uint32_t seen = asthra__load(&g->watching, relaxed);
+    if ((seen | ASTHRA__WATCH_SLEEPS) == (asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS))
+        asthra__cas(&g->watching, &seen, 0u, seq_cst);
+}
+
+static bool asthra__all_sleep(Asthra__Scheduler *g) {
+    return asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
+}
+
+/* How long to sleep. */
+static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us) {
+    bool all_rest = asthra__all_sleep(g);
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
     int64_t earliest = asthra__timers_earliest();
     if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
     if (all_rest && earliest == INT64_MAX) {
-        if (*watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
-        *watches = false;
+        asthra__stop_watching(g, w);
         return ASTHRA_FOREVER;
     }
-    if (!*watches && !(*watches = asthra__take_watch(g))) return ASTHRA_FOREVER;
+    if (!asthra__take_watch(g, w, all_rest)) return ASTHRA_FOREVER;
+    if (all_rest && !asthra__all_sleep(g)) {
+        asthra__wake_watch(g, w);
+        all_rest = false;
+    }
     w->now_ns = asthra__os_now_ns();
     int64_t left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
-    if (all_rest) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_SLEEPS, seq_cst);
     if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
     if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
     return left < 0 ? 0 : left;
 }
 
-/* After a long sleep: have we been relieved? */
-static bool asthra__still_watches(Asthra__Scheduler *g, bool watches) {
-    uint32_t sleeps = ASTHRA__WATCH_SLEEPS;
-    if (!watches || asthra__load(&g->watching, relaxed) == ASTHRA__WATCH_TICKS) return watches;
-    return asthra__cas(&g->watching, &sleeps, (uint32_t)ASTHRA__WATCH_TICKS, acq_rel);
-}
-
 /* Lies down once. True: roused by a producer, which counted us as a searcher. */
-static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us,
-                               bool *watches) {
+static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us) {
     uint32_t asleep = 1;
     asthra__store(&w->asleep, 1u, seq_cst);
     asthra__add(&g->rests, 1u, seq_cst);
     asthra__add(&g->sleeping, 1u, seq_cst);
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
-        int64_t left = asthra__rest_for(g, w, tick_us, watches);
+        int64_t left = asthra__rest_for(g, w, tick_us);
         if (left != 0) asthra__os_wait(&w->asleep, 1, left);
-        *watches = asthra__still_watches(g, *watches);
+        asthra__wake_watch(g, w);
     }
     if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
     asthra__sub(&g->sleeping, 1u, seq_cst);
     return false;
 }
 
-static void asthra__stop_watching(Asthra__Scheduler *g, bool watches) {
-    if (watches) asthra__store(&g->watching, (uint32_t)ASTHRA__WATCH_NONE, seq_cst);
-}
-
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
         return;
-    if (asthra__load(&g->watching, relaxed) != ASTHRA__WATCH_TICKS &&
-        asthra__load(&g->searching, relaxed) == 0) {
-        asthra__rouse_any(g);
-    }
+    uint32_t seen = asthra__load(&g->watching, seq_cst);
+    bool ticks = seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
+    if (!ticks && asthra__load(&g->searching, relaxed) == 0) asthra__rouse_any(g);
 }
 
 /* Searches; a find by the last searcher calls for another. */
@@ -7627,19 +7644,19 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t tick_us = ASTHRA__TICK_FIRST_US;
-    bool is_counted = false, watches = false;
+    bool is_counted = false;
     for (;;) {
         Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
         is_counted = false;
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
-            asthra__stop_watching(g, watches);
+            asthra__stop_watching(g, w);
             return NULL;
         }
         if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
-        if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us, &watches);
+        if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us);
         if (item == NULL && !is_counted) item = asthra__watch(g, w);
         if (item == NULL) continue;
-        asthra__stop_watching(g, watches);
+        asthra__stop_watching(g, w);
         asthra__leave_rest(g);
         return item;
     }

@@ -183,12 +183,12 @@ static void *computes(void *unused) {
 }
 static void *sleeps_then_stops(void *unused) {
     asthra_sleep_ns(ASTHRA_MS(1));
-    atomic_store(&stop, 1);
+    atomic_store(&stop, 1); /* nobody saw it wait, perhaps: whoever waits for that looks here too */
     return unused;
 }
 static void *computes_after_spawning_a_sleeper(void *unused) {
     AsthraTaskHandle h = asthra_spawn(sleeps_then_stops, NULL);
-    until_waiting(h);
+    while (asthra_task_state(h) != ASTHRA_TASK_WAITING && !atomic_load(&stop)) asthra_yield();
     computes(NULL);
     asthra_await(h);
     return unused;
