@@ -6911,7 +6911,8 @@ ASTHRA__FN bool asthra__scheduler_is_running(void) {
 /* There was no memory for the timer of that wait: gives others turns instead. */
 ASTHRA__COLD static void asthra__drain_by_turns(int64_t timeout_ns) {
     int64_t start = asthra__os_now_ns();
-    while (asthra__task_unfinished() > 0 && asthra__os_now_ns() - start < timeout_ns) asthra_yield();
+    while (asthra__task_unfinished() > 0 && asthra__os_now_ns() - start < timeout_ns)
+        asthra_yield();
 }
 
 /* Waits, on the thread that shuts down, until every task has ended or, before anything was
@@ -7352,8 +7353,8 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
  * starts a watcher. When everybody rests, the one that lies down last is the watcher, whoever
  * ticked before, and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down
- * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all still
- * rest; whoever leaves says so, then looks whether somebody ticks.)
+ * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all
+ * still rest; whoever leaves says so, then looks whether somebody ticks.)
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.

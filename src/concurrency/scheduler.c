@@ -672,7 +672,8 @@ ASTHRA__FN bool asthra__scheduler_is_running(void) {
 /* There was no memory for the timer of that wait: gives others turns instead. */
 ASTHRA__COLD static void asthra__drain_by_turns(int64_t timeout_ns) {
     int64_t start = asthra__os_now_ns();
-    while (asthra__task_unfinished() > 0 && asthra__os_now_ns() - start < timeout_ns) asthra_yield();
+    while (asthra__task_unfinished() > 0 && asthra__os_now_ns() - start < timeout_ns)
+        asthra_yield();
 }
 
 /* Waits, on the thread that shuts down, until every task has ended or, before anything was

@@ -24,8 +24,8 @@
  * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
  * starts a watcher. When everybody rests, the one that lies down last is the watcher, whoever
  * ticked before, and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down
- * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all still
- * rest; whoever leaves says so, then looks whether somebody ticks.)
+ * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all
+ * still rest; whoever leaves says so, then looks whether somebody ticks.)
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
