@@ -6113,6 +6113,7 @@ enum { /* Asthra__Scheduler.rare */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
     ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips 0 */
+    bool has_fork_hook;
     Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
@@ -6156,6 +6157,18 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
+ASTHRA__FN void asthra__epoch_next(void); /* from here on every seat is an old one's */
+ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
+ASTHRA__FN Asthra__Seat *asthra__seat_setup(Asthra__Worker *w); /* of this thread; w may be NULL */
+/* Both return the seat by the time the caller goes on. */
+ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
+ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);    /* an idle loop in store */
+ASTHRA__FN void asthra__loop(void *unused);                 /* what every pool stack runs */
+ASTHRA__FN void asthra__worker_run(Asthra__Seat *s);        /* on its own stack, to the end */
+
+/* scheduler_start.c */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
@@ -6163,11 +6176,6 @@ ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
-ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
-/* Both return the seat by the time the caller goes on. */
-ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
-ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
-ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
 ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
 
 /* scheduler_queue.c */
@@ -6260,23 +6268,13 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void);
  *   - An OS thread's own stack (main's, or the base of a worker thread) is bound to its worker.
  *   - A task with a stack size of its own, and under ThreadSanitizer every task, gets a single-use
  *     fiber whose loop runs that task and then gives way.
- *
- * Start and stop. The first seat that is asked for starts the record; the first spawn starts the
- * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a
- * forked child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
- *
- * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it
- * waits in a call of ours, so between its calls its queues can be stolen from but nothing runs
- * there. With a single worker that would let a plain thread wait for ever; when a plain thread
- * makes work or waits there, a relief thread is started, and from then on worker 0 runs only what
- * is bound to it.
  */
 
 #if ASTHRA_HAS_TASK
 
 #include <string.h>
 
-enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16, ASTHRA__THREAD_STACK = 64 * 1024 };
+enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16 };
 
 static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh seat has 0 */
 
@@ -6293,7 +6291,8 @@ static inline uint32_t asthra__epoch(void) {
     return asthra__load(&asthra__scheduler_record.epoch, relaxed);
 }
 
-static void asthra__epoch_next(Asthra__Scheduler *g) {
+ASTHRA__FN void asthra__epoch_next(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
     uint32_t next = asthra__load(&g->epoch, relaxed) + 1;
     asthra__store(&g->epoch, next + (next == 0), relaxed);
 }
@@ -6330,8 +6329,9 @@ static void asthra__seat_leave(Asthra__Thread *t) {
     s->epoch = 0;
 }
 
-static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
+ASTHRA__FN Asthra__Seat *asthra__seat_setup(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Thread *t = asthra__thread();
     Asthra__Seat *s = asthra__seat_of(t);
     memset(s, 0, sizeof *s);
     s->thread = t;
@@ -6351,6 +6351,7 @@ static void asthra__seat_setup(Asthra__Thread *t, Asthra__Worker *w) {
     g->seats = s;
     asthra__unlock(&g->seats_lock);
     s->epoch = asthra__epoch();
+    return s;
 }
 
 /* A thread that does not belong to the running runtime calls it. */
@@ -6370,7 +6371,7 @@ ASTHRA__COLD static Asthra__Seat *asthra__seat_join(Asthra__Thread *t) {
                            "(ASTHRA_RT_NO_AUTO_INIT is defined)");
 #endif
     }
-    if (asthra__seat_of(t)->epoch != asthra__epoch()) asthra__seat_setup(t, NULL);
+    if (asthra__seat_of(t)->epoch != asthra__epoch()) asthra__seat_setup(NULL);
     return asthra__seat_of(t);
 }
 
@@ -6469,7 +6470,7 @@ ASTHRA__COLD static void asthra__spare_give(Asthra__Worker *w) {
 }
 
 /* Makes sure of one idle loop. */
-static bool asthra__spare_ensure(Asthra__Worker *w) {
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
     if (ASTHRA__LIKELY(w->spare != NULL)) return true;
     uint32_t got = 0;
     Asthra__Fiber *list = asthra__fiber_take(w->number < 0 ? 1 : ASTHRA__SPARES_BATCH, &got);
@@ -6664,7 +6665,7 @@ static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
 }
 
 /* The entry of every pool fiber. */
-static void asthra__loop(void *unused) {
+ASTHRA__FN void asthra__loop(void *unused) {
     (void)unused;
     asthra__fiber_arrive(asthra__seat()->fiber);
     asthra__arrived(asthra__seat());
@@ -6687,6 +6688,37 @@ static void asthra__loop(void *unused) {
     }
 }
 
+ASTHRA__FN void asthra__worker_run(Asthra__Seat *s) {
+    Asthra__Worker *w = s->worker;
+    if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
+}
+
+#endif
+
+/* ---- [scheduler] body ------------------------------------- concurrency/scheduler_start.c ---- */
+/* scheduler - threads, start and stop.                                     [scheduler] body: start
+ *
+ * Start and stop. The first seat that is asked for starts the record; the first spawn starts the
+ * threads. A start counts the epoch up, and a seat of an older epoch sets itself up again. In a
+ * forked child the record is forgotten, not freed: other threads' halves of it cannot be trusted.
+ *
+ * The thread that starts the runtime sits on worker 0 if it helps. It takes part only while it
+ * waits in a call of ours, so between its calls its queues can be stolen from but nothing runs
+ * there. With a single worker that would let a plain thread wait for ever; when a plain thread
+ * makes work or waits there, a relief thread is started, and from then on worker 0 runs only what
+ * is bound to it.
+ *
+ * Stop has two phases. Queued and running tasks end by themselves: the first is over when nothing
+ * can run. Then those that are parked are cancelled, and the second waits for them for as long as
+ * the configuration says. Whatever still stands is told by name and left where it is.
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+enum { ASTHRA__THREAD_STACK = 64 * 1024 };
+
 /* ---- threads ---- */
 
 #if ASTHRA_HAS_THREADS
@@ -6694,9 +6726,7 @@ static void *asthra__worker_main(void *argument) {
     Asthra__Worker *w = argument;
     Asthra__Thread *t = asthra__thread();
     asthra__os_fault_stack_enter(&t->fault_stack);
-    asthra__seat_setup(t, w);
-    Asthra__Seat *s = asthra__seat();
-    if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
+    asthra__worker_run(asthra__seat_setup(w));
     asthra__os_fault_stack_leave(t->fault_stack);
     t->fault_stack = NULL;
     Asthra__Scheduler *g = asthra__scheduler();
@@ -6827,7 +6857,7 @@ static void asthra__scheduler_forget(void) {
 /* From here on no thread belongs to this runtime; those that end keep off it. */
 static void asthra__seats_dismiss(Asthra__Scheduler *g) {
     asthra__lock(&g->seats_lock);
-    asthra__epoch_next(g);
+    asthra__epoch_next();
     g->seats = NULL;
     asthra__unlock(&g->seats_lock);
 }
@@ -6851,7 +6881,6 @@ static unsigned asthra__count_workers(const Asthra__SchedulerConfig *c) {
 }
 
 static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerConfig *c) {
-    static bool has_fork_hook;
     g->config = *c;
     g->config.main_helps = c->main_helps || c->seed != 0 || !ASTHRA_HAS_THREADS;
     asthra__store(&g->worker_count, asthra__count_workers(c), release);
@@ -6866,16 +6895,15 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     asthra__sync_setup();
-    if (!has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_after_fork);
-    has_fork_hook = true;
+    if (!g->has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_after_fork);
+    g->has_fork_hook = true;
     size_t stack = c->stack_bytes != 0 ? c->stack_bytes : (sizeof(void *) == 8 ? 256u : 64u) * 1024;
     asthra__fiber_setup(stack, asthra__loop);
     if (!asthra__workers_create(g, g->workers_made)) return false;
     if (g->config.main_helps && !asthra__spare_ensure(&g->workers[0])) return false;
-    asthra__epoch_next(g);
+    asthra__epoch_next();
     Asthra__Thread *t = asthra__thread();
-    asthra__seat_setup(t, g->config.main_helps ? &g->workers[0] : NULL);
-    g->main_seat = asthra__seat_of(t);
+    g->main_seat = asthra__seat_setup(g->config.main_helps ? &g->workers[0] : NULL);
     g->main_seat->is_main = true;
     if (g->config.main_helps) asthra__store(&g->workers[0].is_outside, 1u, relaxed);
     asthra__os_fault_stack_enter(&t->fault_stack);
@@ -6905,7 +6933,7 @@ ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c) {
 }
 
 ASTHRA__FN bool asthra__scheduler_is_running(void) {
-    return asthra__load(&asthra__scheduler_record.phase, acquire) == ASTHRA__PHASE_RUNNING;
+    return asthra__load(&asthra__scheduler()->phase, acquire) == ASTHRA__PHASE_RUNNING;
 }
 
 /* There was no memory for the timer of that wait: gives others turns instead. */
@@ -8323,6 +8351,9 @@ typedef struct Asthra__AwaitNode {
     Asthra__Parker *parker;
 } Asthra__AwaitNode;
 
+/* task_record.c */
+ASTHRA__FN Asthra__Task *asthra__task_take(Asthra__Seat *s); /* NULL: no memory */
+ASTHRA__FN void asthra__task_free(Asthra__Seat *s, Asthra__Task *t);
 /* The descriptor that h names, or a panic: `verb` is the public function's name. With `consumes`
  * there must be a handle left to consume. */
 ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes);
@@ -8333,12 +8364,14 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__task_refuse(AsthraTaskHandl
                                                                  const char *verb);
 ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t);
 ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it has none */
+
+/* task.c */
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
 
 #endif
 
-/* ---- [task] body ----------------------------------------------------- concurrency/task.c ---- */
-/* task - functions that run on all cores, and their results.               [task] body
+/* ---- [task] body ---------------------------------------------- concurrency/task_record.c ---- */
+/* task - descriptors and handles.                                         [task] body: record
  *
  * A task is a descriptor of two cache lines. Descriptors live in segments that double in size and
  * are never unmapped while the runtime runs, so an index, checked against their number, always
@@ -8370,8 +8403,6 @@ void __lsan_unregister_root_region(const void *start, size_t bytes);
 #endif
 
 enum { ASTHRA__SEGMENT_FIRST = 1024, ASTHRA__FRESH_BATCH = 64, ASTHRA__EXTRA_KEPT = 1024 };
-
-ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
 
 /* ---- descriptors ---- */
 
@@ -8448,7 +8479,7 @@ static Asthra__Task *asthra__task_fresh(Asthra__Seat *s) {
 }
 
 /* A free descriptor, or NULL. */
-static Asthra__Task *asthra__task_take(Asthra__Seat *s) {
+ASTHRA__FN Asthra__Task *asthra__task_take(Asthra__Seat *s) {
     if (ASTHRA__UNLIKELY(s->loaded == NULL && s->fresh == s->fresh_end) &&
         !asthra__task_refill(s)) {
         return NULL;
@@ -8492,7 +8523,7 @@ ASTHRA__FN void asthra__task_flush(Asthra__Seat *s) {
     asthra__task_flush_loaded(s);
 }
 
-static void asthra__task_free(Asthra__Seat *s, Asthra__Task *t) {
+ASTHRA__FN void asthra__task_free(Asthra__Seat *s, Asthra__Task *t) {
     if (ASTHRA__UNLIKELY(t->error != NULL)) asthra__error_free(t->error);
     if (ASTHRA__UNLIKELY(t->extra != NULL) && t->extra->room > ASTHRA__EXTRA_KEPT) {
         asthra__free(t->extra);
@@ -8581,6 +8612,37 @@ ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes) {
     *bytes = marks & ASTHRA__TASK_EXTRA ? t->extra->block_bytes : t->block_size;
     return marks & ASTHRA__TASK_EXTRA ? (void *)(t->extra + 1) : t->block;
 }
+
+ASTHRA__FN void asthra__task_teardown(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, relaxed);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        asthra__error_free(t->error);
+        asthra__free(t->extra);
+    }
+    for (unsigned k = 0; k < ASTHRA__SEGMENTS; k++) {
+        size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
+        if (g->segments[k] == NULL) continue;
+        ASTHRA__ROOTS(unregister, g->segments[k], bytes);
+        asthra__os_unmap(g->segments[k], bytes);
+    }
+}
+
+#endif
+
+/* ---- [task] body ----------------------------------------------------- concurrency/task.c ---- */
+/* task - functions that run on all cores, and their results.               [task] body
+ *
+ * A task is a descriptor (see task_record.c), spawned, cancelled and asked about here; awaiting it
+ * is task_await.c.
+ */
+
+#if ASTHRA_HAS_TASK
+
+#include <string.h>
+
+ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
 
 /* ---- spawn ---- */
 
@@ -8823,22 +8885,6 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
     asthra__os_fence_light(); /* pairs with the heavy one in scheduler_stop */
     if (ASTHRA__UNLIKELY(asthra__load(&g->phase, relaxed) == ASTHRA__PHASE_DRAINING)) {
         asthra__drain_check();
-    }
-}
-
-ASTHRA__FN void asthra__task_teardown(void) {
-    Asthra__Scheduler *g = asthra__scheduler();
-    uint32_t count = asthra__load(&g->descriptors, relaxed);
-    for (uint32_t i = 1; i < count; i++) {
-        Asthra__Task *t = asthra__task_at(i);
-        asthra__error_free(t->error);
-        asthra__free(t->extra);
-    }
-    for (unsigned k = 0; k < ASTHRA__SEGMENTS; k++) {
-        size_t bytes = ((size_t)ASTHRA__SEGMENT_FIRST << k) * sizeof(Asthra__Task);
-        if (g->segments[k] == NULL) continue;
-        ASTHRA__ROOTS(unregister, g->segments[k], bytes);
-        asthra__os_unmap(g->segments[k], bytes);
     }
 }
 

@@ -327,6 +327,7 @@ enum { /* Asthra__Scheduler.rare */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
     ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips 0 */
+    bool has_fork_hook;
     Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
@@ -370,6 +371,18 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
+ASTHRA__FN void asthra__epoch_next(void); /* from here on every seat is an old one's */
+ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
+ASTHRA__FN Asthra__Seat *asthra__seat_setup(Asthra__Worker *w); /* of this thread; w may be NULL */
+/* Both return the seat by the time the caller goes on. */
+ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
+ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);    /* an idle loop in store */
+ASTHRA__FN void asthra__loop(void *unused);                 /* what every pool stack runs */
+ASTHRA__FN void asthra__worker_run(Asthra__Seat *s);        /* on its own stack, to the end */
+
+/* scheduler_start.c */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
@@ -377,11 +390,6 @@ ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
-ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
-/* Both return the seat by the time the caller goes on. */
-ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
-ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
-ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
 ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
 
 /* scheduler_queue.c */

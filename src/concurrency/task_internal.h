@@ -12,6 +12,9 @@ typedef struct Asthra__AwaitNode {
     Asthra__Parker *parker;
 } Asthra__AwaitNode;
 
+/* task_record.c */
+ASTHRA__FN Asthra__Task *asthra__task_take(Asthra__Seat *s); /* NULL: no memory */
+ASTHRA__FN void asthra__task_free(Asthra__Seat *s, Asthra__Task *t);
 /* The descriptor that h names, or a panic: `verb` is the public function's name. With `consumes`
  * there must be a handle left to consume. */
 ASTHRA__FN Asthra__Task *asthra__task_resolve(AsthraTaskHandle h, const char *verb, bool consumes);
@@ -22,6 +25,8 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__task_refuse(AsthraTaskHandl
                                                                  const char *verb);
 ASTHRA__FN Asthra__Lock *asthra__task_stripe(const Asthra__Task *t);
 ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it has none */
+
+/* task.c */
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
 
 #endif
