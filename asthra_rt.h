@@ -6056,7 +6056,7 @@ struct Asthra__Worker {
 
 /* What the scheduler keeps for each thread, inside its Asthra__Thread. */
 struct Asthra__Seat {
-    uint32_t epoch; /* of the runtime that it belongs to; 0: none */
+    uint32_t epoch; /* of its runtime, + 1; 0: none */
     bool is_main;   /* the thread that started the runtime */
     Asthra__Thread *thread;
     Asthra__Worker *worker; /* NULL: a plain thread */
@@ -6112,7 +6112,7 @@ enum { /* Asthra__Scheduler.rare */
 /* The one record of the scheduler. */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
-    ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips 0 */
+    ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips UINT32_MAX */
     bool has_fork_hook;
     Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
@@ -6276,7 +6276,7 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void);
 
 enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16 };
 
-static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh seat has 0 */
+static Asthra__Scheduler asthra__scheduler_record;
 
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
@@ -6287,14 +6287,15 @@ ASTHRA__FN ASTHRA__FAST bool asthra__is_deterministic(void) {
 
 /* ---- seats ---- */
 
+/* What a seat of this runtime has; a fresh one has 0. */
 static inline uint32_t asthra__epoch(void) {
-    return asthra__load(&asthra__scheduler_record.epoch, relaxed);
+    return asthra__load(&asthra__scheduler_record.epoch, relaxed) + 1;
 }
 
 ASTHRA__FN void asthra__epoch_next(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     uint32_t next = asthra__load(&g->epoch, relaxed) + 1;
-    asthra__store(&g->epoch, next + (next == 0), relaxed);
+    asthra__store(&g->epoch, next == UINT32_MAX ? 0 : next, relaxed);
 }
 
 static Asthra__Seat *asthra__seat_of(Asthra__Thread *t) {

@@ -28,7 +28,7 @@
 
 enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16 };
 
-static Asthra__Scheduler asthra__scheduler_record = {.epoch = 1}; /* a fresh seat has 0 */
+static Asthra__Scheduler asthra__scheduler_record;
 
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void) {
     return &asthra__scheduler_record;
@@ -39,14 +39,15 @@ ASTHRA__FN ASTHRA__FAST bool asthra__is_deterministic(void) {
 
 /* ---- seats ---- */
 
+/* What a seat of this runtime has; a fresh one has 0. */
 static inline uint32_t asthra__epoch(void) {
-    return asthra__load(&asthra__scheduler_record.epoch, relaxed);
+    return asthra__load(&asthra__scheduler_record.epoch, relaxed) + 1;
 }
 
 ASTHRA__FN void asthra__epoch_next(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     uint32_t next = asthra__load(&g->epoch, relaxed) + 1;
-    asthra__store(&g->epoch, next + (next == 0), relaxed);
+    asthra__store(&g->epoch, next == UINT32_MAX ? 0 : next, relaxed);
 }
 
 static Asthra__Seat *asthra__seat_of(Asthra__Thread *t) {

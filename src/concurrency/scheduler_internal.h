@@ -270,7 +270,7 @@ struct Asthra__Worker {
 
 /* What the scheduler keeps for each thread, inside its Asthra__Thread. */
 struct Asthra__Seat {
-    uint32_t epoch; /* of the runtime that it belongs to; 0: none */
+    uint32_t epoch; /* of its runtime, + 1; 0: none */
     bool is_main;   /* the thread that started the runtime */
     Asthra__Thread *thread;
     Asthra__Worker *worker; /* NULL: a plain thread */
@@ -326,7 +326,7 @@ enum { /* Asthra__Scheduler.rare */
 /* The one record of the scheduler. */
 typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
-    ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips 0 */
+    ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips UINT32_MAX */
     bool has_fork_hook;
     Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
