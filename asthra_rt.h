@@ -70,7 +70,14 @@
 
 #ifdef ASTHRA_RT_IMPLEMENTATION
 #if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
-#error "strict -std=c11: define _GNU_SOURCE before the first system header, or use -std=gnu11"
+#if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
+    defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
+    (defined(_TIME_H) && !defined(CLOCK_MONOTONIC))
+#error "strict -std=c11: include asthra_rt.h first, or define _GNU_SOURCE before, or use gnu11"
+#endif
+#define _GNU_SOURCE
+#undef _FEATURES_H /* only plain headers were read so far: the rest can be had whole */
+#include <features.h>
 #endif
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* the bodies need it; harmless above Part I */
@@ -178,11 +185,11 @@
 #include <stdint.h>
 
 #if defined(__GNUC__) || defined(__clang__)
-#define ASTHRA_PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define ASTHRA_NORETURN __attribute__((noreturn))
-#define ASTHRA_UNUSED __attribute__((unused))
-#define ASTHRA_MUST_USE __attribute__((warn_unused_result))
-#define ASTHRA__CLEANUP(f) __attribute__((cleanup(f), unused))
+#define ASTHRA_PRINTF(f, a) __attribute__((__format__(__printf__, f, a)))
+#define ASTHRA_NORETURN __attribute__((__noreturn__))
+#define ASTHRA_UNUSED __attribute__((__unused__))
+#define ASTHRA_MUST_USE __attribute__((__warn_unused_result__))
+#define ASTHRA__CLEANUP(f) __attribute__((__cleanup__(f), __unused__))
 #define ASTHRA__ALIGNOF(T) __alignof__(T)
 #else
 #define ASTHRA_PRINTF(f, a)
@@ -930,29 +937,29 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
 
 /* Linkage of a function that upper floors call: static in the book, hidden in the workshop. */
 #ifdef ASTHRA__WORKSHOP
-#define ASTHRA__FN __attribute__((visibility("hidden"))) extern
+#define ASTHRA__FN __attribute__((__visibility__("hidden"))) extern
 #else
 #define ASTHRA__FN ASTHRA_UNUSED static
 #endif
 
 #define ASTHRA__LIKELY(x) __builtin_expect(!!(x), 1)
 #define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define ASTHRA__NOINLINE __attribute__((noinline))
-#define ASTHRA__COLD __attribute__((cold, noinline))
+#define ASTHRA__NOINLINE __attribute__((__noinline__))
+#define ASTHRA__COLD __attribute__((__cold__, __noinline__))
 /* Everything that a short hot function calls becomes part of it, but for what says noinline. That
  * doubles the code, so not where size is what counts. */
 #ifdef __OPTIMIZE_SIZE__
 #define ASTHRA__FLATTEN
 #else
-#define ASTHRA__FLATTEN __attribute__((flatten))
+#define ASTHRA__FLATTEN __attribute__((__flatten__))
 #endif
 /* A few instructions on every hot path: part of its callers in the book. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && !defined(ASTHRA__WORKSHOP)
-#define ASTHRA__FAST inline __attribute__((always_inline))
+#define ASTHRA__FAST inline __attribute__((__always_inline__))
 #else
 #define ASTHRA__FAST
 #endif
-#define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
+#define ASTHRA__ALIGNED(n) __attribute__((__aligned__(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
 #define ASTHRA__CONTAINER_CONST(T, member, pointer) \
     ((const T *)(const void *)((const char *)(pointer)-offsetof(T, member)))
@@ -1875,7 +1882,7 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #define ASTHRA__OS_UNWINDER(name) __asm__(name)
 #define ASTHRA__OS_HAS_UNWINDER 1
 #else
-#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((weak))
+#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
 #define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
 #endif
 extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
@@ -1915,7 +1922,7 @@ typedef struct Asthra__OsName {
     void *start;
 } Asthra__OsName;
 extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
-    __attribute__((weak));
+    __attribute__((__weak__));
 
 typedef struct Asthra__OsLine {
     char *out;
@@ -2002,7 +2009,7 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
 /* Linkage and name of a routine that assembly may define: a strong hidden symbol in every mode, so
  * that the call is direct in shared objects too and two runtimes in one program do not link. */
 #if ASTHRA_HAS_ASM
-#define ASTHRA__SWAP_FN __attribute__((visibility("hidden"))) extern
+#define ASTHRA__SWAP_FN __attribute__((__visibility__("hidden"))) extern
 #define ASTHRA__SWAP_NAMED(name) __asm__(name)
 #else
 #define ASTHRA__SWAP_FN ASTHRA__FN
@@ -2277,7 +2284,7 @@ __asm__(".pushsection .text.asthra__swap_call,\"ax\",@progbits\n"
         ".size asthra__swap_escape, .-asthra__swap_escape\n"
         ".popsection\n");
 
-__attribute__((visibility("hidden"))) extern void
+__attribute__((__visibility__("hidden"))) extern void
 asthra__swap_start(void) __asm__("asthra__swap_start");
 
 /* What asthra__swap pops, as the table above draws it. */
@@ -2546,7 +2553,7 @@ __asm__(".pushsection .text.asthra__swap_call,\"ax\",%progbits\n"
         ".size asthra__swap_escape, .-asthra__swap_escape\n"
         ".popsection\n");
 
-__attribute__((visibility("hidden"))) extern void
+__attribute__((__visibility__("hidden"))) extern void
 asthra__swap_start(void) __asm__("asthra__swap_start");
 
 /* What asthra__swap loads, as the table above draws it. */
@@ -2811,7 +2818,8 @@ static void asthra__text_put_number(Asthra__Text *t, Asthra__TextDirective *d, c
 
 static void asthra__text_put_string(Asthra__Text *t, Asthra__TextDirective *d, const char *string) {
     if (!string) string = "(null)";
-    size_t count = d->precision < 0 ? strlen(string) : strnlen(string, (size_t)d->precision);
+    size_t most = d->precision < 0 ? SIZE_MAX : (size_t)d->precision, count = 0;
+    while (count < most && string[count]) count++;
     d->zero = false;
     asthra__text_put(t, d, "", 0, string, count);
 }
@@ -4611,7 +4619,7 @@ ASTHRA__FN void asthra__table_after_fork(void);
 /* A function declared static stays static when stb_ds says extern (C11 6.2.2p4), and keeps its
  * attributes: no symbol leaves, what is unused is dropped, and shifts of bytes into the sign bit of
  * an int, which both compilers define, pass the undefined-behaviour sanitizer. */
-#define ASTHRA__STBDS_FN ASTHRA_UNUSED __attribute__((no_sanitize("undefined"))) static
+#define ASTHRA__STBDS_FN ASTHRA_UNUSED __attribute__((__no_sanitize__("undefined"))) static
 struct stbds_string_arena;
 ASTHRA__STBDS_FN void stbds_rand_seed(size_t seed);
 ASTHRA__STBDS_FN size_t stbds_hash_bytes(void *p, size_t len, size_t seed);
@@ -5512,7 +5520,7 @@ void *__tsan_get_current_fiber(void);
 #endif
 
 /* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
-extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((weak));
+extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((__weak__));
 
 static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
     if (asthra__cxa_get_globals != NULL) {
@@ -10359,7 +10367,7 @@ static struct {
     Asthra__Once fork_hook;
 } asthra__mutex;
 
-typedef ASTHRA__ATOMIC(uintptr_t) Asthra__MutexWord __attribute__((may_alias));
+typedef ASTHRA__ATOMIC(uintptr_t) Asthra__MutexWord __attribute__((__may_alias__));
 _Static_assert(sizeof(Asthra__MutexWord) <= sizeof(AsthraMutex), "the owner fits");
 
 static inline Asthra__MutexWord *asthra__mutex_owner(AsthraMutex *m) {

@@ -70,7 +70,14 @@
 
 #ifdef ASTHRA_RT_IMPLEMENTATION
 #if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
-#error "strict -std=c11: define _GNU_SOURCE before the first system header, or use -std=gnu11"
+#if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
+    defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
+    (defined(_TIME_H) && !defined(CLOCK_MONOTONIC))
+#error "strict -std=c11: include asthra_rt.h first, or define _GNU_SOURCE before, or use gnu11"
+#endif
+#define _GNU_SOURCE
+#undef _FEATURES_H /* only plain headers were read so far: the rest can be had whole */
+#include <features.h>
 #endif
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* the bodies need it; harmless above Part I */

@@ -65,7 +65,7 @@ void *__tsan_get_current_fiber(void);
 #endif
 
 /* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
-extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((weak));
+extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((__weak__));
 
 static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {
     if (asthra__cxa_get_globals != NULL) {

@@ -58,7 +58,7 @@ static struct {
     Asthra__Once fork_hook;
 } asthra__mutex;
 
-typedef ASTHRA__ATOMIC(uintptr_t) Asthra__MutexWord __attribute__((may_alias));
+typedef ASTHRA__ATOMIC(uintptr_t) Asthra__MutexWord __attribute__((__may_alias__));
 _Static_assert(sizeof(Asthra__MutexWord) <= sizeof(AsthraMutex), "the owner fits");
 
 static inline Asthra__MutexWord *asthra__mutex_owner(AsthraMutex *m) {

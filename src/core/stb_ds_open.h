@@ -334,7 +334,7 @@
 /* A function declared static stays static when stb_ds says extern (C11 6.2.2p4), and keeps its
  * attributes: no symbol leaves, what is unused is dropped, and shifts of bytes into the sign bit of
  * an int, which both compilers define, pass the undefined-behaviour sanitizer. */
-#define ASTHRA__STBDS_FN ASTHRA_UNUSED __attribute__((no_sanitize("undefined"))) static
+#define ASTHRA__STBDS_FN ASTHRA_UNUSED __attribute__((__no_sanitize__("undefined"))) static
 struct stbds_string_arena;
 ASTHRA__STBDS_FN void stbds_rand_seed(size_t seed);
 ASTHRA__STBDS_FN size_t stbds_hash_bytes(void *p, size_t len, size_t seed);

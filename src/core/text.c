@@ -86,7 +86,8 @@ static void asthra__text_put_number(Asthra__Text *t, Asthra__TextDirective *d, c
 
 static void asthra__text_put_string(Asthra__Text *t, Asthra__TextDirective *d, const char *string) {
     if (!string) string = "(null)";
-    size_t count = d->precision < 0 ? strlen(string) : strnlen(string, (size_t)d->precision);
+    size_t most = d->precision < 0 ? SIZE_MAX : (size_t)d->precision, count = 0;
+    while (count < most && string[count]) count++;
     d->zero = false;
     asthra__text_put(t, d, "", 0, string, count);
 }

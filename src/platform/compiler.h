@@ -14,11 +14,11 @@
 #include <stdint.h>
 
 #if defined(__GNUC__) || defined(__clang__)
-#define ASTHRA_PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define ASTHRA_NORETURN __attribute__((noreturn))
-#define ASTHRA_UNUSED __attribute__((unused))
-#define ASTHRA_MUST_USE __attribute__((warn_unused_result))
-#define ASTHRA__CLEANUP(f) __attribute__((cleanup(f), unused))
+#define ASTHRA_PRINTF(f, a) __attribute__((__format__(__printf__, f, a)))
+#define ASTHRA_NORETURN __attribute__((__noreturn__))
+#define ASTHRA_UNUSED __attribute__((__unused__))
+#define ASTHRA_MUST_USE __attribute__((__warn_unused_result__))
+#define ASTHRA__CLEANUP(f) __attribute__((__cleanup__(f), __unused__))
 #define ASTHRA__ALIGNOF(T) __alignof__(T)
 #else
 #define ASTHRA_PRINTF(f, a)

@@ -15,29 +15,29 @@
 
 /* Linkage of a function that upper floors call: static in the book, hidden in the workshop. */
 #ifdef ASTHRA__WORKSHOP
-#define ASTHRA__FN __attribute__((visibility("hidden"))) extern
+#define ASTHRA__FN __attribute__((__visibility__("hidden"))) extern
 #else
 #define ASTHRA__FN ASTHRA_UNUSED static
 #endif
 
 #define ASTHRA__LIKELY(x) __builtin_expect(!!(x), 1)
 #define ASTHRA__UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define ASTHRA__NOINLINE __attribute__((noinline))
-#define ASTHRA__COLD __attribute__((cold, noinline))
+#define ASTHRA__NOINLINE __attribute__((__noinline__))
+#define ASTHRA__COLD __attribute__((__cold__, __noinline__))
 /* Everything that a short hot function calls becomes part of it, but for what says noinline. That
  * doubles the code, so not where size is what counts. */
 #ifdef __OPTIMIZE_SIZE__
 #define ASTHRA__FLATTEN
 #else
-#define ASTHRA__FLATTEN __attribute__((flatten))
+#define ASTHRA__FLATTEN __attribute__((__flatten__))
 #endif
 /* A few instructions on every hot path: part of its callers in the book. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && !defined(ASTHRA__WORKSHOP)
-#define ASTHRA__FAST inline __attribute__((always_inline))
+#define ASTHRA__FAST inline __attribute__((__always_inline__))
 #else
 #define ASTHRA__FAST
 #endif
-#define ASTHRA__ALIGNED(n) __attribute__((aligned(n)))
+#define ASTHRA__ALIGNED(n) __attribute__((__aligned__(n)))
 #define ASTHRA__CONTAINER(T, member, pointer) ((T *)(void *)((char *)(pointer)-offsetof(T, member)))
 #define ASTHRA__CONTAINER_CONST(T, member, pointer) \
     ((const T *)(const void *)((const char *)(pointer)-offsetof(T, member)))

@@ -193,7 +193,7 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #define ASTHRA__OS_UNWINDER(name) __asm__(name)
 #define ASTHRA__OS_HAS_UNWINDER 1
 #else
-#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((weak))
+#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
 #define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
 #endif
 extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
@@ -233,7 +233,7 @@ typedef struct Asthra__OsName {
     void *start;
 } Asthra__OsName;
 extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
-    __attribute__((weak));
+    __attribute__((__weak__));
 
 typedef struct Asthra__OsLine {
     char *out;

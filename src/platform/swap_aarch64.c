@@ -234,7 +234,7 @@ __asm__(".pushsection .text.asthra__swap_call,\"ax\",%progbits\n"
         ".size asthra__swap_escape, .-asthra__swap_escape\n"
         ".popsection\n");
 
-__attribute__((visibility("hidden"))) extern void
+__attribute__((__visibility__("hidden"))) extern void
 asthra__swap_start(void) __asm__("asthra__swap_start");
 
 /* What asthra__swap loads, as the table above draws it. */

@@ -17,7 +17,7 @@
 /* Linkage and name of a routine that assembly may define: a strong hidden symbol in every mode, so
  * that the call is direct in shared objects too and two runtimes in one program do not link. */
 #if ASTHRA_HAS_ASM
-#define ASTHRA__SWAP_FN __attribute__((visibility("hidden"))) extern
+#define ASTHRA__SWAP_FN __attribute__((__visibility__("hidden"))) extern
 #define ASTHRA__SWAP_NAMED(name) __asm__(name)
 #else
 #define ASTHRA__SWAP_FN ASTHRA__FN
