@@ -543,8 +543,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn(AsthraTaskFunction fn, void *args);
 #define asthra_spawn(fn, args) asthra_spawn_at((fn), (args), ASTHRA__AT(#fn))
 
-/* The same with options (NULL: defaults). A worker that does not exist, and the main thread under
- * ASTHRA_MAIN_HOSTS, are refused with a zero handle. */
+/* The same with options (NULL: defaults). A worker that does not exist, the main thread under
+ * ASTHRA_MAIN_HOSTS and a stack of no sensible size are refused with a zero handle. */
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
                                                  void *args);
 
@@ -887,7 +887,7 @@ typedef struct AsthraRuntimeConfig {
     uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
     bool enable_tier1_concurrency; /* tasks */
     bool enable_tier2_concurrency; /* channels and select */
-    bool enable_tier3_concurrency; /* external threads */
+    bool enable_tier3_concurrency; /* threads that are neither workers nor main: spawn, create */
     bool enable_panic_handler;     /* report on stderr and history; the hook runs either way */
     AsthraPanicPolicy panic_policy; /* that tasks start with */
     AsthraOptimizationLevel opt_level;
@@ -5908,8 +5908,8 @@ ASTHRA__FN int64_t asthra__now_ns(void);
 /* now + timeout, or INT64_MAX for ever. */
 ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns);
 
-/* True if this tier (1 tasks, 2 channels, 3 external) is configured; else false with the reason,
- * naming the field, in asthra_last_error. */
+/* True if this tier (1 tasks, 2 channels) is configured, and 3 too where a thread calls that is
+ * neither a worker nor main; else false with the reason, naming the field, in asthra_last_error. */
 ASTHRA__FN bool asthra__tier_is_on(int tier);
 
 ASTHRA__FN uint64_t asthra__current_id(void); /* of the running task; 0: none */
@@ -6114,7 +6114,7 @@ enum { /* Asthra__Scheduler.rare */
     ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
     ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
     ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
-    ASTHRA__RARE_TIER = 8      /* tasks are switched off */
+    ASTHRA__RARE_TIER = 8      /* tasks, or external threads, are switched off */
 };
 
 /* The one record of the scheduler. */
@@ -6429,8 +6429,11 @@ ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
 ASTHRA__FN bool asthra__tier_is_on(int tier) {
     static const char *const fields[] = {"", "enable_tier1_concurrency", "enable_tier2_concurrency",
                                          "enable_tier3_concurrency"};
-    asthra__seat();
-    if (asthra__scheduler_record.config.tier_is_on[tier]) return true;
+    const Asthra__Seat *s = asthra__seat();
+    const bool *is_on = asthra__scheduler_record.config.tier_is_on;
+    bool is_external = s->worker == NULL && !s->is_main;
+    if (is_on[tier] && is_external) tier = 3;
+    if (is_on[tier]) return true;
     asthra__error_set(ASTHRA_INVALID, "%s is false in the runtime's configuration", fields[tier]);
     return false;
 }
@@ -6629,9 +6632,11 @@ ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s
     if (is_stuck && !is_last) asthra__drain_is_quiescent(g);
     if (is_stuck && !asthra__advance_virtual_time(g, w) && is_last &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
-        asthra__panic_with(NULL, 0,
-                           "out of memory: no stack for the next task; lower stack_size, "
-                           "spawn fewer tasks at once, or raise the memory limit");
+        size_t own = asthra__own_stack(t);
+        asthra_panic_at(NULL,
+                        "out of memory: no stack for the next task, '%s' of %zu KiB; lower "
+                        "stack_size, spawn fewer tasks at once, or raise the memory limit",
+                        t->name, (own != 0 ? own : asthra__fiber_default_bytes()) / 1024);
     }
     asthra__list_push(&g->global, &t->runnable);
 }
@@ -6897,7 +6902,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     uint32_t rare = ASTHRA__RARE_UNMANNED;
     if (is_lone && ASTHRA_HAS_THREADS) rare |= ASTHRA__RARE_RELIEF;
     if (c->max_tasks != 0) rare |= ASTHRA__RARE_LIMIT;
-    if (!c->tier_is_on[1]) rare |= ASTHRA__RARE_TIER;
+    if (!c->tier_is_on[1] || !c->tier_is_on[3]) rare |= ASTHRA__RARE_TIER;
     asthra__store(&g->rare, rare, relaxed);
     g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
@@ -8766,7 +8771,9 @@ static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int1
         affinity = ASTHRA_AFFINITY_WORKER(0);
     if (affinity == ASTHRA_AFFINITY_MAIN) {
         asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
-    } else if (affinity < 0 || (unsigned)affinity > count) {
+    } else if (affinity < 0) {
+        asthra__error_set(ASTHRA_INVALID, "affinity: %d is none of ASTHRA_AFFINITY_", affinity);
+    } else if ((unsigned)affinity > count) {
         asthra__error_set(ASTHRA_INVALID, "affinity: worker %d asked for, there are %u, from 0",
                           affinity - 1, count);
     } else {
@@ -8783,6 +8790,11 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, As
     Asthra__Seat *s = asthra__seat();
     int16_t affinity;
     if (o == NULL) o = &defaults;
+    if (o->stack_bytes > SIZE_MAX / 1024) {
+        asthra__error_set(ASTHRA_INVALID, "stack_bytes: %zu asked for, at most %zu", o->stack_bytes,
+                          SIZE_MAX / 1024);
+        return asthra__spawn_failed(s, NULL);
+    }
     if (!asthra__task_affinity(asthra__scheduler(), o->affinity, &affinity)) {
         return asthra__spawn_failed(s, NULL);
     }
@@ -8969,12 +8981,14 @@ ASTHRA__FN void asthra__task_cancel_parked(void) {
 }
 
 ASTHRA_RT_API bool asthra_cancel_requested(void) {
+    if (asthra__seat_if_any() == NULL) return false; /* before the start too */
     asthra__turn();
     return asthra__cancel_pending();
 }
 
 ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
-    Asthra__Task *t = asthra__seat()->task;
+    Asthra__Seat *s = asthra__seat_if_any();
+    Asthra__Task *t = s == NULL ? NULL : s->task;
     if (t == NULL) return;
     uint8_t masks = asthra__load(&t->masks, relaxed);
     ASTHRA__CHECK(masks < UINT8_MAX);
@@ -8982,7 +8996,8 @@ ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
 }
 
 ASTHRA_RT_API void asthra_cancel_mask_end(void) {
-    Asthra__Task *t = asthra__seat()->task;
+    Asthra__Seat *s = asthra__seat_if_any();
+    Asthra__Task *t = s == NULL ? NULL : s->task;
     if (t == NULL) return;
     uint8_t masks = asthra__load(&t->masks, relaxed);
     if (masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");
@@ -10648,8 +10663,8 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     } else if (c->worker_threads > 1024) {
         asthra__error_set(ASTHRA_INVALID, "worker_threads is %zu, at most 1024", c->worker_threads);
     } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
-        asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or at least 16384 bytes",
-                          c->stack_size);
+        asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or 16384 to %zu bytes",
+                          c->stack_size, SIZE_MAX / 1024);
     } else if ((unsigned)c->main_thread > ASTHRA_MAIN_HOSTS) {
         asthra__error_set(ASTHRA_INVALID, "main_thread is %d, no AsthraMainThread",
                           (int)c->main_thread);

@@ -110,6 +110,9 @@ TEST(runtime, what_needs_no_workers_does_not_start_it) {
     CHECK_EQ(asthra_task_current().bits, 0);
     CHECK(!asthra_task_is_valid(none));
     asthra_yield();
+    CHECK(!asthra_cancel_requested());
+    asthra_cancel_mask_begin();
+    asthra_cancel_mask_end();
     CHECK(!asthra_runtime_is_running());
 }
 
@@ -134,6 +137,41 @@ TEST(runtime, a_part_that_is_off_fails_naming_its_field) {
     CHECK(strstr(asthra_result_message(asthra_last_error()), "enable_tier2_concurrency") != NULL);
     CHECK_EQ(asthra_sleep_ns(1000).status, ASTHRA_OK);
     asthra_runtime_shutdown();
+}
+
+static bool last_error_names_tier3(void) {
+    return strstr(asthra_result_message(asthra_last_error()), "enable_tier3_concurrency") != NULL;
+}
+static void *is_refused_as_a_thread(void *unused) {
+    CHECK_EQ(asthra_spawn(add_one, NULL).bits, 0);
+    CHECK(last_error_names_tier3());
+    CHECK(asthra_channel_create(4, 0, "off") == NULL);
+    CHECK(last_error_names_tier3());
+    CHECK(asthra_select_builder_create() == NULL);
+    return unused;
+}
+static void *makes_a_channel(void *unused) {
+    AsthraChannel *c = asthra_channel_create(4, 0, "on");
+    CHECK(c != NULL);
+    asthra_channel_destroy(c);
+    CHECK_EQ((intptr_t)asthra_await(asthra_spawn(add_one, NULL)), 1);
+    return unused;
+}
+
+TEST(runtime, with_tier3_off_only_main_and_tasks_may_spawn) {
+    NEED_THREADS();
+    for (int hosts = 0; hosts < 2; hosts++) {
+        AsthraRuntimeConfig c = with_workers(2);
+        pthread_t thread;
+        c.enable_tier3_concurrency = false;
+        c.main_thread = hosts ? ASTHRA_MAIN_HOSTS : ASTHRA_MAIN_HELPS;
+        CHECK(asthra_runtime_init(&c));
+        makes_a_channel(NULL);
+        asthra_await(asthra_spawn(makes_a_channel, NULL));
+        CHECK_EQ(pthread_create(&thread, NULL, is_refused_as_a_thread, NULL), 0);
+        CHECK_EQ(pthread_join(thread, NULL), 0);
+        asthra_runtime_shutdown();
+    }
 }
 
 static atomic_int gate;

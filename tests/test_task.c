@@ -1163,7 +1163,7 @@ TEST(task, tasks_with_large_stacks_wait_and_move) {
 }
 
 TEST(task, a_stack_that_cannot_be_had_waits_or_panics_and_never_crashes) {
-    AsthraSpawnOptions o = {.stack_bytes = SIZE_MAX / 2};
+    AsthraSpawnOptions o = {.stack_bytes = SIZE_MAX / 2048};
     pid_t child = fork();
     if (child == 0) {
         asthra_await(asthra_spawn_with(&o, add_one, NULL));
@@ -1172,6 +1172,13 @@ TEST(task, a_stack_that_cannot_be_had_waits_or_panics_and_never_crashes) {
     int status = 0;
     CHECK_EQ(waitpid(child, &status, 0), child);
     CHECK(WIFEXITED(status) || (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT));
+}
+
+TEST(task, a_stack_beyond_all_memory_is_a_failed_spawn) {
+    AsthraSpawnOptions o = {.stack_bytes = SIZE_MAX};
+    CHECK_EQ(asthra_spawn_with(&o, add_one, NULL).bits, 0);
+    CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
+    CHECK(strstr(asthra_result_message(asthra_last_error()), "stack_bytes") != NULL);
 }
 
 #if !UNDER_ASAN && !UNDER_TSAN

@@ -173,8 +173,11 @@ ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns) {
 ASTHRA__FN bool asthra__tier_is_on(int tier) {
     static const char *const fields[] = {"", "enable_tier1_concurrency", "enable_tier2_concurrency",
                                          "enable_tier3_concurrency"};
-    asthra__seat();
-    if (asthra__scheduler_record.config.tier_is_on[tier]) return true;
+    const Asthra__Seat *s = asthra__seat();
+    const bool *is_on = asthra__scheduler_record.config.tier_is_on;
+    bool is_external = s->worker == NULL && !s->is_main;
+    if (is_on[tier] && is_external) tier = 3;
+    if (is_on[tier]) return true;
     asthra__error_set(ASTHRA_INVALID, "%s is false in the runtime's configuration", fields[tier]);
     return false;
 }
@@ -373,9 +376,11 @@ ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s
     if (is_stuck && !is_last) asthra__drain_is_quiescent(g);
     if (is_stuck && !asthra__advance_virtual_time(g, w) && is_last &&
         asthra__load(&w->timers.earliest_ns, relaxed) == INT64_MAX) {
-        asthra__panic_with(NULL, 0,
-                           "out of memory: no stack for the next task; lower stack_size, "
-                           "spawn fewer tasks at once, or raise the memory limit");
+        size_t own = asthra__own_stack(t);
+        asthra_panic_at(NULL,
+                        "out of memory: no stack for the next task, '%s' of %zu KiB; lower "
+                        "stack_size, spawn fewer tasks at once, or raise the memory limit",
+                        t->name, (own != 0 ? own : asthra__fiber_default_bytes()) / 1024);
     }
     asthra__list_push(&g->global, &t->runnable);
 }

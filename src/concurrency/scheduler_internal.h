@@ -114,8 +114,8 @@ ASTHRA__FN int64_t asthra__now_ns(void);
 /* now + timeout, or INT64_MAX for ever. */
 ASTHRA__FN int64_t asthra__deadline(int64_t timeout_ns);
 
-/* True if this tier (1 tasks, 2 channels, 3 external) is configured; else false with the reason,
- * naming the field, in asthra_last_error. */
+/* True if this tier (1 tasks, 2 channels) is configured, and 3 too where a thread calls that is
+ * neither a worker nor main; else false with the reason, naming the field, in asthra_last_error. */
 ASTHRA__FN bool asthra__tier_is_on(int tier);
 
 ASTHRA__FN uint64_t asthra__current_id(void); /* of the running task; 0: none */
@@ -320,7 +320,7 @@ enum { /* Asthra__Scheduler.rare */
     ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
     ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
     ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
-    ASTHRA__RARE_TIER = 8      /* tasks are switched off */
+    ASTHRA__RARE_TIER = 8      /* tasks, or external threads, are switched off */
 };
 
 /* The one record of the scheduler. */

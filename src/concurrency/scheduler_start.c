@@ -192,7 +192,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     uint32_t rare = ASTHRA__RARE_UNMANNED;
     if (is_lone && ASTHRA_HAS_THREADS) rare |= ASTHRA__RARE_RELIEF;
     if (c->max_tasks != 0) rare |= ASTHRA__RARE_LIMIT;
-    if (!c->tier_is_on[1]) rare |= ASTHRA__RARE_TIER;
+    if (!c->tier_is_on[1] || !c->tier_is_on[3]) rare |= ASTHRA__RARE_TIER;
     asthra__store(&g->rare, rare, relaxed);
     g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);

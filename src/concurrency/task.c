@@ -124,7 +124,9 @@ static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int1
         affinity = ASTHRA_AFFINITY_WORKER(0);
     if (affinity == ASTHRA_AFFINITY_MAIN) {
         asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
-    } else if (affinity < 0 || (unsigned)affinity > count) {
+    } else if (affinity < 0) {
+        asthra__error_set(ASTHRA_INVALID, "affinity: %d is none of ASTHRA_AFFINITY_", affinity);
+    } else if ((unsigned)affinity > count) {
         asthra__error_set(ASTHRA_INVALID, "affinity: worker %d asked for, there are %u, from 0",
                           affinity - 1, count);
     } else {
@@ -141,6 +143,11 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, As
     Asthra__Seat *s = asthra__seat();
     int16_t affinity;
     if (o == NULL) o = &defaults;
+    if (o->stack_bytes > SIZE_MAX / 1024) {
+        asthra__error_set(ASTHRA_INVALID, "stack_bytes: %zu asked for, at most %zu", o->stack_bytes,
+                          SIZE_MAX / 1024);
+        return asthra__spawn_failed(s, NULL);
+    }
     if (!asthra__task_affinity(asthra__scheduler(), o->affinity, &affinity)) {
         return asthra__spawn_failed(s, NULL);
     }
@@ -327,12 +334,14 @@ ASTHRA__FN void asthra__task_cancel_parked(void) {
 }
 
 ASTHRA_RT_API bool asthra_cancel_requested(void) {
+    if (asthra__seat_if_any() == NULL) return false; /* before the start too */
     asthra__turn();
     return asthra__cancel_pending();
 }
 
 ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
-    Asthra__Task *t = asthra__seat()->task;
+    Asthra__Seat *s = asthra__seat_if_any();
+    Asthra__Task *t = s == NULL ? NULL : s->task;
     if (t == NULL) return;
     uint8_t masks = asthra__load(&t->masks, relaxed);
     ASTHRA__CHECK(masks < UINT8_MAX);
@@ -340,7 +349,8 @@ ASTHRA_RT_API void asthra_cancel_mask_begin(void) {
 }
 
 ASTHRA_RT_API void asthra_cancel_mask_end(void) {
-    Asthra__Task *t = asthra__seat()->task;
+    Asthra__Seat *s = asthra__seat_if_any();
+    Asthra__Task *t = s == NULL ? NULL : s->task;
     if (t == NULL) return;
     uint8_t masks = asthra__load(&t->masks, relaxed);
     if (masks == 0) asthra_panic_at(NULL, "asthra_cancel_mask_end: no region is open");

@@ -61,8 +61,8 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn(AsthraTaskFunction fn, void *args);
 #define asthra_spawn(fn, args) asthra_spawn_at((fn), (args), ASTHRA__AT(#fn))
 
-/* The same with options (NULL: defaults). A worker that does not exist, and the main thread under
- * ASTHRA_MAIN_HOSTS, are refused with a zero handle. */
+/* The same with options (NULL: defaults). A worker that does not exist, the main thread under
+ * ASTHRA_MAIN_HOSTS and a stack of no sensible size are refused with a zero handle. */
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
                                                  void *args);
 

@@ -35,8 +35,8 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     } else if (c->worker_threads > 1024) {
         asthra__error_set(ASTHRA_INVALID, "worker_threads is %zu, at most 1024", c->worker_threads);
     } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
-        asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or at least 16384 bytes",
-                          c->stack_size);
+        asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or 16384 to %zu bytes",
+                          c->stack_size, SIZE_MAX / 1024);
     } else if ((unsigned)c->main_thread > ASTHRA_MAIN_HOSTS) {
         asthra__error_set(ASTHRA_INVALID, "main_thread is %d, no AsthraMainThread",
                           (int)c->main_thread);

@@ -30,7 +30,7 @@ typedef struct AsthraRuntimeConfig {
     uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
     bool enable_tier1_concurrency; /* tasks */
     bool enable_tier2_concurrency; /* channels and select */
-    bool enable_tier3_concurrency; /* external threads */
+    bool enable_tier3_concurrency; /* threads that are neither workers nor main: spawn, create */
     bool enable_panic_handler;     /* report on stderr and history; the hook runs either way */
     AsthraPanicPolicy panic_policy; /* that tasks start with */
     AsthraOptimizationLevel opt_level;
