@@ -912,6 +912,10 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
 
+/* Names the calling thread in reports: copied, cut at 31 bytes; NULL takes the name back. Threads
+ * need no registration otherwise, so this does not start the runtime. Returns true. */
+ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
+
 #ifdef __cplusplus
 }
 #endif
@@ -10745,6 +10749,11 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
 
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config) {
     return asthra_runtime_init(config);
+}
+
+ASTHRA_RT_API bool asthra_register_this_thread(const char *name) {
+    asthra__thread_set_name(name);
+    return true;
 }
 
 #endif /* ASTHRA_RT_IMPLEMENTATION */

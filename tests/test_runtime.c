@@ -622,3 +622,9 @@ TEST(runtime, many_workers_on_few_cores) {
     for (int i = 0; i < 500; i++) asthra_await(h[i]);
     asthra_runtime_shutdown();
 }
+
+TEST_PANICS(runtime, a_report_says_the_name_a_thread_registered, "in thread 'indexer'") {
+    CHECK(asthra_register_this_thread("indexer"));
+    CHECK(!asthra_runtime_is_running());
+    asthra_panic("as said");
+}

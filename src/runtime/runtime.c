@@ -7,6 +7,7 @@
 
 #include "../concurrency/scheduler_internal.h"
 #include "../core/panic_internal.h"
+#include "../core/thread_internal.h"
 
 #include <string.h>
 
@@ -117,4 +118,9 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
 
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config) {
     return asthra_runtime_init(config);
+}
+
+ASTHRA_RT_API bool asthra_register_this_thread(const char *name) {
+    asthra__thread_set_name(name);
+    return true;
 }

@@ -55,4 +55,8 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
 
+/* Names the calling thread in reports: copied, cut at 31 bytes; NULL takes the name back. Threads
+ * need no registration otherwise, so this does not start the runtime. Returns true. */
+ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
+
 #endif
