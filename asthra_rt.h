@@ -579,7 +579,8 @@ ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result
 ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, size_t size);
 
 /* The same with a limit. ASTHRA_TIMED_OUT, ASTHRA_OUT_OF_MEMORY if there was none to wait with, and
- * ASTHRA_CANCELLED of the awaiting task (then r.detail is 1) leave the handle as it was. */
+ * ASTHRA_CANCELLED of the awaiting task (then r.detail is 1) leave the handle as it was. With
+ * timeout_ns < 0 it is asthra_await_result, and a cancel goes on to the awaited task. */
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
                                                 void **result);
 
@@ -6214,7 +6215,8 @@ static inline bool asthra__is_fair_turn(uint32_t turn) {
 /* after a claim from afar */
 ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome);
 ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w);
-ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
+ASTHRA__FN bool asthra__cancel_is_pending(const Asthra__Task *t); /* cancelled, not masked */
+ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* the same, and t knows; NULL: false */
 
 /* scheduler_idle.c */
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the workers leave */
@@ -7740,7 +7742,7 @@ ASTHRA__FN Asthra__Parker *asthra__parker(void) {
     return s->task != NULL ? &s->task->parker : &s->parker;
 }
 
-static bool asthra__cancel_is_pending(const Asthra__Task *t) {
+ASTHRA__FN bool asthra__cancel_is_pending(const Asthra__Task *t) {
     return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 &&
            asthra__load(&t->masks, relaxed) == 0;
 }
@@ -9119,7 +9121,8 @@ ASTHRA_RT_API void asthra_safepoint_slow(void) {
  * newest first, which costs less than finding one task in its middle.
  *
  * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await
- * returns when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light
+ * returns when the child has; the awaiter has seen its cancel if the child ended by it, and not if
+ * the child completed all the same. `awaiting` says where to. Dekker again: we write `awaiting`, light
  * fence, look at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
  */
 
@@ -9196,7 +9199,7 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     if (me != NULL && timeout_ns < 0) {
         asthra__store(&me->awaiting, bits, release);
         asthra__os_fence_light();
-        if (ASTHRA__UNLIKELY(asthra__cancel_observe(me))) asthra__task_forward_cancel(bits);
+        if (ASTHRA__UNLIKELY(asthra__cancel_is_pending(me))) asthra__task_forward_cancel(bits);
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
@@ -9225,7 +9228,10 @@ static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, AsthraT
     }
     if (value != NULL) *value = t->value;
     r.value.pointer = t->value;
-    if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) r = asthra__result_of(ASTHRA_CANCELLED);
+    if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) {
+        r = asthra__result_of(ASTHRA_CANCELLED);
+        asthra__cancel_observe(s->task);
+    }
     if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_FAILED)) {
         r = asthra__result_of(ASTHRA_PANICKED);
         if (t->error != NULL) {

@@ -772,6 +772,52 @@ TEST(task, masks_outside_tasks_change_nothing) {
     asthra_cancel_mask_end();
 }
 
+static void *awaits_a_sleeper(void *depth) {
+    if (depth == NULL) {
+        CHECK_EQ(asthra_sleep_ns(ASTHRA_FOREVER).status, ASTHRA_CANCELLED);
+        return NULL;
+    }
+    AsthraTaskHandle h = asthra_spawn(awaits_a_sleeper, NUMBER((intptr_t)depth - 1));
+    CHECK_EQ(asthra_await_result(h, NULL).status, ASTHRA_CANCELLED);
+    return NULL;
+}
+
+TEST(task, an_awaiter_that_was_cancelled_through_its_child_is_cancelled) {
+    for (size_t workers = 1; workers <= 4; workers += 3) {
+        start(workers);
+        for (intptr_t depth = 0; depth < 20; depth++) {
+            AsthraTaskHandle h = asthra_spawn(awaits_a_sleeper, NUMBER(depth));
+            while (asthra_task_state(h) != ASTHRA_TASK_WAITING) asthra_yield();
+            CHECK(asthra_task_cancel(h));
+            CHECK_EQ(asthra_await_result(h, NULL).status, ASTHRA_CANCELLED);
+        }
+        asthra_runtime_shutdown();
+    }
+}
+
+static void *cancels_itself_and_awaits(void *unused) {
+    (void)unused;
+    AsthraTaskHandle first = asthra_spawn(add_one, NULL);
+    CHECK(asthra_task_cancel(asthra_task_current()));
+    CHECK_EQ(asthra_await_result(first, NULL).status, ASTHRA_CANCELLED); /* it had not started */
+    return NULL;
+}
+static void *awaits_what_completes_all_the_same(void *unused) {
+    CHECK(asthra_task_cancel(asthra_task_current()));
+    asthra_await_result(*(AsthraTaskHandle *)unused, NULL);
+    return NULL;
+}
+
+TEST(task, an_awaiter_whose_child_completed_never_saw_its_cancel) {
+    start(1);
+    AsthraTaskHandle h = asthra_spawn(cancels_itself_and_awaits, NULL);
+    CHECK_EQ(asthra_await_result(h, NULL).status, ASTHRA_CANCELLED);
+    AsthraTaskHandle done = asthra_spawn(add_one, NULL);
+    while (asthra_task_state(done) != ASTHRA_TASK_COMPLETED) asthra_yield();
+    h = asthra_spawn(awaits_what_completes_all_the_same, &done);
+    CHECK_EQ(asthra_await_result(h, NULL).status, ASTHRA_OK);
+}
+
 /* A chain of awaits, in place where it can be: the last one sleeps. */
 static atomic_int chain_is_whole;
 static void *chain(void *depth) {

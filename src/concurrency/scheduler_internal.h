@@ -416,7 +416,8 @@ static inline bool asthra__is_fair_turn(uint32_t turn) {
 /* after a claim from afar */
 ASTHRA__FN void asthra__wait_end(Asthra__Wait *w, AsthraStatus outcome);
 ASTHRA__FN void asthra__wait_switched(Asthra__Worker *ours, Asthra__Wait *w);
-ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* NULL: false */
+ASTHRA__FN bool asthra__cancel_is_pending(const Asthra__Task *t); /* cancelled, not masked */
+ASTHRA__FN bool asthra__cancel_observe(Asthra__Task *t); /* the same, and t knows; NULL: false */
 
 /* scheduler_idle.c */
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w); /* NULL: the workers leave */

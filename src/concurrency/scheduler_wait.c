@@ -27,7 +27,7 @@ ASTHRA__FN Asthra__Parker *asthra__parker(void) {
     return s->task != NULL ? &s->task->parker : &s->parker;
 }
 
-static bool asthra__cancel_is_pending(const Asthra__Task *t) {
+ASTHRA__FN bool asthra__cancel_is_pending(const Asthra__Task *t) {
     return (asthra__load(&t->word, relaxed) & ASTHRA__TASK_CANCEL) != 0 &&
            asthra__load(&t->masks, relaxed) == 0;
 }

@@ -97,7 +97,8 @@ ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle t, void **result
 ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, size_t size);
 
 /* The same with a limit. ASTHRA_TIMED_OUT, ASTHRA_OUT_OF_MEMORY if there was none to wait with, and
- * ASTHRA_CANCELLED of the awaiting task (then r.detail is 1) leave the handle as it was. */
+ * ASTHRA_CANCELLED of the awaiting task (then r.detail is 1) leave the handle as it was. With
+ * timeout_ns < 0 it is asthra_await_result, and a cancel goes on to the awaited task. */
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
                                                 void **result);
 

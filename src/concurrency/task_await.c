@@ -16,7 +16,8 @@
  * newest first, which costs less than finding one task in its middle.
  *
  * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await
- * returns when the child has. `awaiting` says where to. Dekker again: we write `awaiting`, light
+ * returns when the child has; the awaiter has seen its cancel if the child ended by it, and not if
+ * the child completed all the same. `awaiting` says where to. Dekker again: we write `awaiting`, light
  * fence, look at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
  */
 #include "task_internal.h"
@@ -94,7 +95,7 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     if (me != NULL && timeout_ns < 0) {
         asthra__store(&me->awaiting, bits, release);
         asthra__os_fence_light();
-        if (ASTHRA__UNLIKELY(asthra__cancel_observe(me))) asthra__task_forward_cancel(bits);
+        if (ASTHRA__UNLIKELY(asthra__cancel_is_pending(me))) asthra__task_forward_cancel(bits);
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
@@ -123,7 +124,10 @@ static AsthraResult asthra__await_take(Asthra__Seat *s, Asthra__Task *t, AsthraT
     }
     if (value != NULL) *value = t->value;
     r.value.pointer = t->value;
-    if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) r = asthra__result_of(ASTHRA_CANCELLED);
+    if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_CANCELLED)) {
+        r = asthra__result_of(ASTHRA_CANCELLED);
+        asthra__cancel_observe(s->task);
+    }
     if (ASTHRA__UNLIKELY(end == ASTHRA_TASK_FAILED)) {
         r = asthra__result_of(ASTHRA_PANICKED);
         if (t->error != NULL) {
