@@ -10519,7 +10519,6 @@ ASTHRA__NOINLINE static AsthraStatus asthra__mutex_wait(AsthraMutex *m, Asthra__
     w.mutex = m;
     w.parker = self;
     w.wait.what = "lock of a mutex";
-    w.wait.name = "";
     asthra__once(&asthra__mutex.fork_hook, asthra__mutex_hook_fork);
     asthra__lock(&b->lock);
     asthra__mutex_append(b, &w);
