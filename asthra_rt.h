@@ -5191,7 +5191,7 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d);
  *
  * Either O2 sees T1: then the owner puts head back and takes the way through the lock, where border
  * stands still. Or T2 sees O1: then b and what is above it is the owner's again. Between T1 and T2
- * nobody steals, because the thief holds the lock.
+ * nobody steals, because the thief holds the lock. This protocol is tests/model/deque.pml.
  *
  * Measured on two cores of a virtual machine: a pop with a fence or a lock 4 ns, without 0.5; the
  * heavy fence 11 us beside a running owner. So owners share by themselves while somebody is hungry
