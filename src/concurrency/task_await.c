@@ -17,8 +17,8 @@
  *
  * An untimed await is firm: a cancel of the awaiter goes on to the child instead, and the await
  * returns when the child has; the awaiter has seen its cancel if the child ended by it, and not if
- * the child completed all the same. `awaiting` says where to. Dekker again: we write `awaiting`, light
- * fence, look at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
+ * the child completed all the same. `awaiting` says where to. Dekker again: we write `awaiting`,
+ * light fence, look at our own CANCEL; the canceller sets CANCEL, heavy fence, reads `awaiting`.
  */
 #include "task_internal.h"
 
