@@ -907,8 +907,9 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
 
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
- * them, reports by name what still stands on stderr, and frees everything. Called by the thread
- * that started the runtime, outside tasks; without a running runtime it does nothing. */
+ * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
+ * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
+ * thread that started the runtime, outside tasks; without a running runtime it does nothing. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
@@ -6254,6 +6255,8 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
 ASTHRA__FN Asthra__Task *asthra__task_at(uint32_t index);
 ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t);
 ASTHRA__FN void asthra__task_cancel_parked(void); /* every one that waits */
+/* Those that wait or yield just now. False: all had been cancelled before. */
+ASTHRA__FN bool asthra__task_cancel_idle(void);
 ASTHRA__FN void asthra__task_flush(Asthra__Seat *s);    /* gives a seat's free descriptors back */
 ASTHRA__FN void asthra__task_teardown(void);
 ASTHRA__FN uint64_t asthra__task_unfinished(void);
@@ -6963,9 +6966,9 @@ ASTHRA__COLD static void asthra__drain_by_turns(int64_t timeout_ns) {
         asthra_yield();
 }
 
-/* Waits, on the thread that shuts down, until every task has ended or, before anything was
- * cancelled, until nothing can run. */
-static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
+/* Waits, on the thread that shuts down, until every task has ended or, before everything was
+ * cancelled, until nothing can run. False: the time was over before. */
+static bool asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
     Asthra__Wait w = {.what = "shutdown", .held = &g->drain_lock, .is_firm = true};
     asthra__lock(&g->drain_lock);
     g->drain_quiescent = !is_first;
@@ -6974,7 +6977,7 @@ static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
     if (asthra__task_unfinished() == 0 && asthra__wait_retract(&w)) {
         asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
         asthra__unlock(&g->drain_lock);
-        return;
+        return true;
     }
     if (is_first) asthra__notify_all(); /* those at rest shall look at the drainer */
     AsthraStatus status = asthra__wait_park(&w, timeout_ns);
@@ -6982,6 +6985,18 @@ static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
     asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
     asthra__unlock(&g->drain_lock);
     if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY)) asthra__drain_by_turns(timeout_ns);
+    return status == ASTHRA_OK;
+}
+
+/* Lets run what runs until nothing can. Tasks that keep one another going, or yield for ever, would
+ * never come to that: each time that the time is over, those that wait just then are cancelled. */
+static void asthra__drain_first(Asthra__Scheduler *g) {
+    int64_t timeout_ns = g->config.shutdown_timeout_ns;
+    if (timeout_ns >= 0 && timeout_ns < ASTHRA_MS(1)) timeout_ns = ASTHRA_MS(1);
+    if (asthra__is_deterministic()) timeout_ns = ASTHRA_FOREVER; /* time stands while they run */
+    while (asthra__task_unfinished() > 0 && !asthra__drain(g, true, timeout_ns)) {
+        if (!asthra__task_cancel_idle()) return;
+    }
 }
 
 ASTHRA__FN void asthra__drain_check(void) {
@@ -7033,7 +7048,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
-    if (asthra__task_unfinished() > 0) asthra__drain(g, true, ASTHRA_FOREVER);
+    asthra__drain_first(g);
     if (asthra__task_unfinished() > 0) {
         asthra__task_cancel_parked();
         asthra__drain(g, false, g->config.shutdown_timeout_ns);
@@ -8984,6 +8999,23 @@ ASTHRA__FN void asthra__task_cancel_parked(void) {
         if (!(word & ASTHRA__TASK_ALIVE) || (word & ASTHRA__TASK_END)) continue;
         asthra__task_forward_cancel((word & ASTHRA__TASK_GENERATION) | i);
     }
+}
+
+/* Of tasks that await one another the last one counts: what it does is what all do. */
+ASTHRA__FN bool asthra__task_cancel_idle(void) {
+    bool found = false;
+    uint32_t count = asthra__load(&asthra__scheduler()->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        uint64_t word = asthra__load(&t->word, acquire);
+        if (!(word & ASTHRA__TASK_ALIVE) || (word & ASTHRA__TASK_END)) continue;
+        if ((word & ASTHRA__TASK_CANCEL) || asthra__load(&t->awaiting, acquire) != 0) continue;
+        found = true;
+        uint32_t claim = asthra__load(&t->parker.word, acquire) & ASTHRA__WAIT_CLAIM;
+        if (claim == ASTHRA__WAIT_OPEN || claim == ASTHRA__WAIT_DONE)
+            asthra__task_forward_cancel((word & ASTHRA__TASK_GENERATION) | i);
+    }
+    return found;
 }
 
 ASTHRA_RT_API bool asthra_cancel_requested(void) {

@@ -521,6 +521,46 @@ TEST(runtime, a_masked_ticker_is_reported_by_name) {
     standing_all(sleeps_masked, "stubborn");
 }
 
+TEST(runtime, a_task_that_yields_for_ever_is_reported_by_name) {
+    standing_all(yields_for_ever, "stubborn");
+}
+
+static AsthraChannel *there, *back;
+static void *serves(void *unused) {
+    int ball = 0;
+    for (;;) {
+        if (asthra_channel_send(there, &ball).status) return unused;
+        if (asthra_channel_receive(back, &ball).status) return unused;
+    }
+}
+static void *answers(void *unused) {
+    int ball = 0;
+    for (;;) {
+        if (asthra_channel_receive(there, &ball).status) return unused;
+        if (asthra_channel_send(back, &ball).status) return unused;
+    }
+}
+static void *polls(void *unused) {
+    while (!asthra_cancel_requested()) asthra_yield();
+    return unused;
+}
+
+TEST(runtime, shutdown_ends_tasks_that_keep_one_another_busy) {
+    for (size_t workers = 1; workers <= 3; workers++) {
+        AsthraRuntimeConfig c = with_workers(workers);
+        c.shutdown_timeout_ns = ASTHRA_MS(20);
+        CHECK(asthra_runtime_init(&c));
+        there = asthra_channel_create(sizeof(int), 0, "there");
+        back = asthra_channel_create(sizeof(int), 0, "back");
+        asthra_task_detach(asthra_spawn(serves, NULL));
+        asthra_task_detach(asthra_spawn(answers, NULL));
+        asthra_task_detach(asthra_spawn(polls, NULL));
+        asthra_runtime_shutdown();
+        asthra_channel_destroy(there);
+        asthra_channel_destroy(back);
+    }
+}
+
 static void *tries_shutdown(void *unused) {
     asthra_runtime_shutdown();
     return unused;

@@ -455,6 +455,8 @@ ASTHRA__FN void asthra__task_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskSta
 ASTHRA__FN Asthra__Task *asthra__task_at(uint32_t index);
 ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t);
 ASTHRA__FN void asthra__task_cancel_parked(void); /* every one that waits */
+/* Those that wait or yield just now. False: all had been cancelled before. */
+ASTHRA__FN bool asthra__task_cancel_idle(void);
 ASTHRA__FN void asthra__task_flush(Asthra__Seat *s);    /* gives a seat's free descriptors back */
 ASTHRA__FN void asthra__task_teardown(void);
 ASTHRA__FN uint64_t asthra__task_unfinished(void);

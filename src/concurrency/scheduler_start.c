@@ -247,9 +247,9 @@ ASTHRA__COLD static void asthra__drain_by_turns(int64_t timeout_ns) {
         asthra_yield();
 }
 
-/* Waits, on the thread that shuts down, until every task has ended or, before anything was
- * cancelled, until nothing can run. */
-static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
+/* Waits, on the thread that shuts down, until every task has ended or, before everything was
+ * cancelled, until nothing can run. False: the time was over before. */
+static bool asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_ns) {
     Asthra__Wait w = {.what = "shutdown", .held = &g->drain_lock, .is_firm = true};
     asthra__lock(&g->drain_lock);
     g->drain_quiescent = !is_first;
@@ -258,7 +258,7 @@ static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
     if (asthra__task_unfinished() == 0 && asthra__wait_retract(&w)) {
         asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
         asthra__unlock(&g->drain_lock);
-        return;
+        return true;
     }
     if (is_first) asthra__notify_all(); /* those at rest shall look at the drainer */
     AsthraStatus status = asthra__wait_park(&w, timeout_ns);
@@ -266,6 +266,18 @@ static void asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
     asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
     asthra__unlock(&g->drain_lock);
     if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY)) asthra__drain_by_turns(timeout_ns);
+    return status == ASTHRA_OK;
+}
+
+/* Lets run what runs until nothing can. Tasks that keep one another going, or yield for ever, would
+ * never come to that: each time that the time is over, those that wait just then are cancelled. */
+static void asthra__drain_first(Asthra__Scheduler *g) {
+    int64_t timeout_ns = g->config.shutdown_timeout_ns;
+    if (timeout_ns >= 0 && timeout_ns < ASTHRA_MS(1)) timeout_ns = ASTHRA_MS(1);
+    if (asthra__is_deterministic()) timeout_ns = ASTHRA_FOREVER; /* time stands while they run */
+    while (asthra__task_unfinished() > 0 && !asthra__drain(g, true, timeout_ns)) {
+        if (!asthra__task_cancel_idle()) return;
+    }
 }
 
 ASTHRA__FN void asthra__drain_check(void) {
@@ -317,7 +329,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
-    if (asthra__task_unfinished() > 0) asthra__drain(g, true, ASTHRA_FOREVER);
+    asthra__drain_first(g);
     if (asthra__task_unfinished() > 0) {
         asthra__task_cancel_parked();
         asthra__drain(g, false, g->config.shutdown_timeout_ns);

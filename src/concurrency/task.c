@@ -333,6 +333,23 @@ ASTHRA__FN void asthra__task_cancel_parked(void) {
     }
 }
 
+/* Of tasks that await one another the last one counts: what it does is what all do. */
+ASTHRA__FN bool asthra__task_cancel_idle(void) {
+    bool found = false;
+    uint32_t count = asthra__load(&asthra__scheduler()->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        Asthra__Task *t = asthra__task_at(i);
+        uint64_t word = asthra__load(&t->word, acquire);
+        if (!(word & ASTHRA__TASK_ALIVE) || (word & ASTHRA__TASK_END)) continue;
+        if ((word & ASTHRA__TASK_CANCEL) || asthra__load(&t->awaiting, acquire) != 0) continue;
+        found = true;
+        uint32_t claim = asthra__load(&t->parker.word, acquire) & ASTHRA__WAIT_CLAIM;
+        if (claim == ASTHRA__WAIT_OPEN || claim == ASTHRA__WAIT_DONE)
+            asthra__task_forward_cancel((word & ASTHRA__TASK_GENERATION) | i);
+    }
+    return found;
+}
+
 ASTHRA_RT_API bool asthra_cancel_requested(void) {
     if (asthra__seat_if_any() == NULL) return false; /* before the start too */
     asthra__turn();

@@ -49,8 +49,9 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
 
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
- * them, reports by name what still stands on stderr, and frees everything. Called by the thread
- * that started the runtime, outside tasks; without a running runtime it does nothing. */
+ * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
+ * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
+ * thread that started the runtime, outside tasks; without a running runtime it does nothing. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
