@@ -617,11 +617,17 @@ ASTHRA_RT_API bool asthra_cancel_requested(void);
 ASTHRA_RT_API void asthra_cancel_mask_begin(void);
 ASTHRA_RT_API void asthra_cancel_mask_end(void);
 
-/* For loops that never call the runtime: one load and a predictable branch. */
+/* For loops that never call the runtime: lets others run if they wait and the caller has not let
+ * them for a fifth of a millisecond. One load and a predictable branch while nobody waits; about
+ * 5 ns while somebody might. Nothing on a thread that runs no tasks. */
 ASTHRA__WORD volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
 ASTHRA_RT_API void asthra_safepoint_slow(void);
 ASTHRA__INLINE void asthra_safepoint(void) {
+#if defined(__GNUC__) || defined(__clang__)
+    if (__atomic_load_n(&asthra_safepoint_word, __ATOMIC_RELAXED)) asthra_safepoint_slow();
+#else
     if (asthra_safepoint_word) asthra_safepoint_slow();
+#endif
 }
 
 #endif
@@ -6053,6 +6059,8 @@ struct Asthra__Worker {
 #endif
     bool has_thread;
     ASTHRA__ATOMIC(uint32_t) only_bound; /* main's, when a relief thread serves the queues */
+    uint32_t safepoint_turn, safepoint_calls; /* the last safepoint's turn, and how many in it */
+    int64_t safepoint_ns;                     /* when that turn, or the last look, began */
     /* Read by others now and then. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(Asthra__Runnable *) next; /* see asthra__next_take */
     ASTHRA__ATOMIC(uint32_t) owner_in;
@@ -6232,6 +6240,13 @@ ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
 ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w); /* while it is away */
 ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w);
+/* Has the turn lasted, and does somebody wait? */
+ASTHRA__FN bool asthra__safepoint_is_due(Asthra__Worker *w);
+/* Something waits that no idle worker may see: loops look at their safepoints from here on. */
+static inline void asthra__safepoint_ask(void) {
+    if (ASTHRA__UNLIKELY(!__atomic_load_n(&asthra_safepoint_word, __ATOMIC_RELAXED)))
+        __atomic_store_n(&asthra_safepoint_word, 1u, __ATOMIC_RELAXED);
+}
 
 /* scheduler_timer.c */
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */
@@ -6874,6 +6889,7 @@ static void asthra__scheduler_forget(void) {
     size_t kept = offsetof(Asthra__Scheduler, config);
     memset((char *)g + kept, 0, sizeof *g - kept);
     asthra__fiber_forget();
+    __atomic_store_n(&asthra_safepoint_word, 0u, __ATOMIC_RELAXED);
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_NONE, release);
 }
 
@@ -6917,6 +6933,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
+    if (c->seed != 0) asthra__safepoint_ask(); /* a seed counts safepoints, from the first on */
     asthra__sync_setup();
     if (!g->has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_after_fork);
     g->has_fork_hook = true;
@@ -7289,6 +7306,7 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     bool is_ours = f->bound_to < 0 || f->bound_to == w->number;
     if (ASTHRA__LIKELY(is_next && is_ours)) {
         item = asthra__next_put(w, item);
+        asthra__safepoint_ask();
         if (item == NULL) return;
         f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
     }
@@ -7302,7 +7320,10 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
 ASTHRA__FN ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
     asthra__os_fence_light(); /* as in asthra__notify */
     uint32_t hungry = asthra__load(&g->sleeping, relaxed) | asthra__load(&g->searching, relaxed);
-    if (ASTHRA__UNLIKELY(hungry != 0)) asthra__feed_slow(w);
+    if (ASTHRA__UNLIKELY(hungry != 0))
+        asthra__feed_slow(w);
+    else
+        asthra__safepoint_ask();
 }
 
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
@@ -7419,6 +7440,10 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all
  * still rest; whoever leaves says so, then looks whether somebody ticks.)
  *
+ * Safepoints. Where every worker computes, nobody watches, and nobody else may run what is bound to
+ * one of them. So whoever makes something runnable, sets a timer or stops watching also sets the
+ * word that safepoints read; a loop that has used its turn for a while then looks for itself.
+ *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
  */
@@ -7428,7 +7453,12 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
 /* Scheduler.watching: 0, or the watcher's mark, with this while it sleeps until the next timer */
 #define ASTHRA__WATCH_SLEEPS 1u
 
-enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
+enum {
+    ASTHRA__SEARCH_ROUNDS = 40,
+    ASTHRA__TICK_FIRST_US = 50,
+    ASTHRA__TICK_MOST_US = 1000,
+    ASTHRA__SAFEPOINT_US = 200
+};
 
 /* ---- waking ---- */
 
@@ -7456,9 +7486,11 @@ ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
 ASTHRA__FN void asthra__notify(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__os_fence_light();
-    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0)) return;
     if (asthra__load(&g->searching, relaxed) != 0) return;
-    asthra__rouse_any(g);
+    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0))
+        asthra__safepoint_ask();
+    else
+        asthra__rouse_any(g);
 }
 
 ASTHRA__COLD ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w) {
@@ -7469,7 +7501,7 @@ ASTHRA__COLD ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w) {
 
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
     asthra__os_fence_light();
-    asthra__rouse(asthra__scheduler(), w);
+    if (!asthra__rouse(asthra__scheduler(), w)) asthra__safepoint_ask();
 }
 
 ASTHRA__FN void asthra__notify_all(void) {
@@ -7560,6 +7592,41 @@ static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w) 
         if (is_stuck && item == NULL && other != w) item = asthra__next_of_stuck(w, other);
     }
     return item;
+}
+
+/* ---- safepoints ---- */
+
+static bool asthra__somebody_watches(Asthra__Scheduler *g) {
+    uint32_t seen = asthra__load(&g->watching, seq_cst);
+    return seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
+}
+
+/* Nobody waits, so that safepoints cost nothing until somebody asks again. Whoever asks publishes
+ * first, then looks at the word, with a light fence between; we clear it, then look once more. */
+ASTHRA__COLD static void asthra__safepoint_rest(Asthra__Scheduler *g, Asthra__Worker *w) {
+    __atomic_store_n(&asthra_safepoint_word, 0u, __ATOMIC_RELAXED);
+    asthra__os_fence_heavy();
+    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
+    if (has_timers || asthra__work_exists(g, w)) asthra__safepoint_ask();
+}
+
+/* A clock costs more than the rest of it, so it is read at every sixteenth call of a turn. */
+ASTHRA__FN bool asthra__safepoint_is_due(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    bool is_new = w->safepoint_turn != w->turns;
+    w->safepoint_turn = w->turns;
+    w->safepoint_calls = is_new ? 0 : w->safepoint_calls + 1;
+    if (w->safepoint_calls % 16 != 0) return false;
+    int64_t now_ns = asthra__os_now_ns();
+    if (is_new) w->safepoint_ns = now_ns;
+    if (now_ns - w->safepoint_ns < ASTHRA__SAFEPOINT_US * 1000) return false;
+    w->safepoint_ns = now_ns;
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+        asthra__timers_run(&g->workers[i], now_ns);
+    if (asthra__work_exists(g, w)) return true;
+    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
+    if (!has_timers) asthra__safepoint_rest(g, w);
+    return false;
 }
 
 /* Main is away and its queues get no turns: those who have work enough look there now and then. */
@@ -7686,9 +7753,8 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
 static void asthra__leave_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
         return;
-    uint32_t seen = asthra__load(&g->watching, seq_cst);
-    bool ticks = seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
-    if (!ticks && asthra__load(&g->searching, relaxed) == 0) asthra__rouse_any(g);
+    if (!asthra__somebody_watches(g) && asthra__load(&g->searching, relaxed) == 0)
+        asthra__rouse_any(g);
 }
 
 /* Searches; a find by the last searcher calls for another. */
@@ -7722,6 +7788,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
         if (item == NULL) continue;
         asthra__stop_watching(g, w);
         asthra__leave_rest(g);
+        asthra__safepoint_ask(); /* timers are watched by nobody, perhaps */
         return item;
     }
 }
@@ -8034,6 +8101,8 @@ ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
     asthra__heap_up(t, t->count++, e);
     asthra__store(&t->earliest_ns, t->heap[0].deadline_ns, release);
     asthra__unlock(&t->lock);
+    asthra__os_fence_light();
+    asthra__safepoint_ask();
     return true;
 }
 
@@ -9129,7 +9198,12 @@ ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
 }
 
 ASTHRA_RT_API void asthra_safepoint_slow(void) {
-    asthra_yield();
+    const Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->worker == NULL) return;
+    if (asthra__is_deterministic())
+        asthra__turn();
+    else if (asthra__safepoint_is_due(s->worker))
+        asthra_yield();
 }
 
 #endif

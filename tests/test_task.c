@@ -1714,3 +1714,68 @@ TEST(task, a_safepoint_may_stand_anywhere) {
     for (int i = 0; i < 1000; i++) asthra_safepoint();
     asthra_safepoint_slow();
 }
+
+static atomic_int may_go_on;
+static void *loops_with_safepoints(void *unused) {
+    while (!atomic_load(&may_go_on)) asthra_safepoint();
+    return unused;
+}
+static void *lets_them_go_on(void *unused) {
+    atomic_store(&may_go_on, 1);
+    return unused;
+}
+static void *sleeps_then_lets_them_go_on(void *unused) {
+    asthra_sleep_ns(ASTHRA_MS(1));
+    return lets_them_go_on(unused);
+}
+
+/* As many loops as workers, so that nobody is left to watch or to steal. */
+static void loops_end(size_t workers, uint64_t seed, AsthraTaskFunction ends_them) {
+    AsthraTaskHandle h[8];
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.worker_threads = workers;
+    c.deterministic_seed = seed;
+    atomic_store(&may_go_on, 0);
+    CHECK(asthra_runtime_init(&c));
+    for (size_t i = 0; i < 2 * workers; i++) h[i] = asthra_spawn(loops_with_safepoints, NULL);
+    asthra_await(asthra_spawn(ends_them, NULL));
+    for (size_t i = 0; i < 2 * workers; i++) asthra_await(h[i]);
+    asthra_runtime_shutdown();
+}
+TEST(task, safepoints_let_queued_tasks_run) {
+    for (int i = 0; i < 10; i++) {
+        loops_end(1, 0, lets_them_go_on);
+        loops_end(3, 0, lets_them_go_on);
+        loops_end(1, 77 + (uint64_t)i, lets_them_go_on);
+    }
+}
+TEST(task, safepoints_let_timers_fire) {
+    for (int i = 0; i < 10; i++) {
+        loops_end(1, 0, sleeps_then_lets_them_go_on);
+        loops_end(3, 0, sleeps_then_lets_them_go_on);
+    }
+}
+
+/* Main sleeps on its own stack, which only worker 0 may run, while a task has that worker. */
+TEST(task, safepoints_let_main_go_on) {
+    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_MAIN};
+    for (size_t workers = 1; workers <= 3; workers++) {
+        start(workers);
+        atomic_store(&may_go_on, 0);
+        AsthraTaskHandle h = asthra_spawn_with(&o, loops_with_safepoints, NULL);
+        CHECK_EQ(asthra_sleep_ns(ASTHRA_MS(1)).status, ASTHRA_OK);
+        atomic_store(&may_go_on, 1);
+        asthra_await(h);
+        asthra_runtime_shutdown();
+    }
+}
+
+/* Where nobody waits the word is 0 again, and a loop costs nothing. */
+static void *loops_until_nobody_asks(void *unused) {
+    while (asthra_safepoint_word) asthra_safepoint();
+    return unused;
+}
+TEST(task, safepoints_rest_when_nobody_waits) {
+    start(1);
+    asthra_await(asthra_spawn(loops_until_nobody_asks, NULL));
+}

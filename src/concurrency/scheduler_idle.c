@@ -27,6 +27,10 @@
  * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all
  * still rest; whoever leaves says so, then looks whether somebody ticks.)
  *
+ * Safepoints. Where every worker computes, nobody watches, and nobody else may run what is bound to
+ * one of them. So whoever makes something runnable, sets a timer or stops watching also sets the
+ * word that safepoints read; a loop that has used its turn for a while then looks for itself.
+ *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
  * scheduler_report.c.
  */
@@ -37,7 +41,12 @@
 /* Scheduler.watching: 0, or the watcher's mark, with this while it sleeps until the next timer */
 #define ASTHRA__WATCH_SLEEPS 1u
 
-enum { ASTHRA__SEARCH_ROUNDS = 40, ASTHRA__TICK_FIRST_US = 50, ASTHRA__TICK_MOST_US = 1000 };
+enum {
+    ASTHRA__SEARCH_ROUNDS = 40,
+    ASTHRA__TICK_FIRST_US = 50,
+    ASTHRA__TICK_MOST_US = 1000,
+    ASTHRA__SAFEPOINT_US = 200
+};
 
 /* ---- waking ---- */
 
@@ -65,9 +74,11 @@ ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
 ASTHRA__FN void asthra__notify(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__os_fence_light();
-    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0)) return;
     if (asthra__load(&g->searching, relaxed) != 0) return;
-    asthra__rouse_any(g);
+    if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0))
+        asthra__safepoint_ask();
+    else
+        asthra__rouse_any(g);
 }
 
 ASTHRA__COLD ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w) {
@@ -78,7 +89,7 @@ ASTHRA__COLD ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w) {
 
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w) {
     asthra__os_fence_light();
-    asthra__rouse(asthra__scheduler(), w);
+    if (!asthra__rouse(asthra__scheduler(), w)) asthra__safepoint_ask();
 }
 
 ASTHRA__FN void asthra__notify_all(void) {
@@ -169,6 +180,41 @@ static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w) 
         if (is_stuck && item == NULL && other != w) item = asthra__next_of_stuck(w, other);
     }
     return item;
+}
+
+/* ---- safepoints ---- */
+
+static bool asthra__somebody_watches(Asthra__Scheduler *g) {
+    uint32_t seen = asthra__load(&g->watching, seq_cst);
+    return seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
+}
+
+/* Nobody waits, so that safepoints cost nothing until somebody asks again. Whoever asks publishes
+ * first, then looks at the word, with a light fence between; we clear it, then look once more. */
+ASTHRA__COLD static void asthra__safepoint_rest(Asthra__Scheduler *g, Asthra__Worker *w) {
+    __atomic_store_n(&asthra_safepoint_word, 0u, __ATOMIC_RELAXED);
+    asthra__os_fence_heavy();
+    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
+    if (has_timers || asthra__work_exists(g, w)) asthra__safepoint_ask();
+}
+
+/* A clock costs more than the rest of it, so it is read at every sixteenth call of a turn. */
+ASTHRA__FN bool asthra__safepoint_is_due(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    bool is_new = w->safepoint_turn != w->turns;
+    w->safepoint_turn = w->turns;
+    w->safepoint_calls = is_new ? 0 : w->safepoint_calls + 1;
+    if (w->safepoint_calls % 16 != 0) return false;
+    int64_t now_ns = asthra__os_now_ns();
+    if (is_new) w->safepoint_ns = now_ns;
+    if (now_ns - w->safepoint_ns < ASTHRA__SAFEPOINT_US * 1000) return false;
+    w->safepoint_ns = now_ns;
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+        asthra__timers_run(&g->workers[i], now_ns);
+    if (asthra__work_exists(g, w)) return true;
+    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
+    if (!has_timers) asthra__safepoint_rest(g, w);
+    return false;
 }
 
 /* Main is away and its queues get no turns: those who have work enough look there now and then. */
@@ -295,9 +341,8 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
 static void asthra__leave_rest(Asthra__Scheduler *g) {
     if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
         return;
-    uint32_t seen = asthra__load(&g->watching, seq_cst);
-    bool ticks = seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
-    if (!ticks && asthra__load(&g->searching, relaxed) == 0) asthra__rouse_any(g);
+    if (!asthra__somebody_watches(g) && asthra__load(&g->searching, relaxed) == 0)
+        asthra__rouse_any(g);
 }
 
 /* Searches; a find by the last searcher calls for another. */
@@ -331,6 +376,7 @@ ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
         if (item == NULL) continue;
         asthra__stop_watching(g, w);
         asthra__leave_rest(g);
+        asthra__safepoint_ask(); /* timers are watched by nobody, perhaps */
         return item;
     }
 }

@@ -253,6 +253,8 @@ struct Asthra__Worker {
 #endif
     bool has_thread;
     ASTHRA__ATOMIC(uint32_t) only_bound; /* main's, when a relief thread serves the queues */
+    uint32_t safepoint_turn, safepoint_calls; /* the last safepoint's turn, and how many in it */
+    int64_t safepoint_ns;                     /* when that turn, or the last look, began */
     /* Read by others now and then. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(Asthra__Runnable *) next; /* see asthra__next_take */
     ASTHRA__ATOMIC(uint32_t) owner_in;
@@ -432,6 +434,13 @@ ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
 ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w); /* while it is away */
 ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w);
+/* Has the turn lasted, and does somebody wait? */
+ASTHRA__FN bool asthra__safepoint_is_due(Asthra__Worker *w);
+/* Something waits that no idle worker may see: loops look at their safepoints from here on. */
+static inline void asthra__safepoint_ask(void) {
+    if (ASTHRA__UNLIKELY(!__atomic_load_n(&asthra_safepoint_word, __ATOMIC_RELAXED)))
+        __atomic_store_n(&asthra_safepoint_word, 1u, __ATOMIC_RELAXED);
+}
 
 /* scheduler_timer.c */
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */

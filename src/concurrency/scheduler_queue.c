@@ -216,6 +216,7 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     bool is_ours = f->bound_to < 0 || f->bound_to == w->number;
     if (ASTHRA__LIKELY(is_next && is_ours)) {
         item = asthra__next_put(w, item);
+        asthra__safepoint_ask();
         if (item == NULL) return;
         f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
     }
@@ -229,7 +230,10 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
 ASTHRA__FN ASTHRA__FAST void asthra__feed(Asthra__Scheduler *g, Asthra__Worker *w) {
     asthra__os_fence_light(); /* as in asthra__notify */
     uint32_t hungry = asthra__load(&g->sleeping, relaxed) | asthra__load(&g->searching, relaxed);
-    if (ASTHRA__UNLIKELY(hungry != 0)) asthra__feed_slow(w);
+    if (ASTHRA__UNLIKELY(hungry != 0))
+        asthra__feed_slow(w);
+    else
+        asthra__safepoint_ask();
 }
 
 ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {

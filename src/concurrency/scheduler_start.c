@@ -155,6 +155,7 @@ static void asthra__scheduler_forget(void) {
     size_t kept = offsetof(Asthra__Scheduler, config);
     memset((char *)g + kept, 0, sizeof *g - kept);
     asthra__fiber_forget();
+    __atomic_store_n(&asthra_safepoint_word, 0u, __ATOMIC_RELAXED);
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_NONE, release);
 }
 
@@ -198,6 +199,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
+    if (c->seed != 0) asthra__safepoint_ask(); /* a seed counts safepoints, from the first on */
     asthra__sync_setup();
     if (!g->has_fork_hook) asthra__os_on_fork(NULL, NULL, asthra__scheduler_after_fork);
     g->has_fork_hook = true;

@@ -69,6 +69,8 @@ ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
     asthra__heap_up(t, t->count++, e);
     asthra__store(&t->earliest_ns, t->heap[0].deadline_ns, release);
     asthra__unlock(&t->lock);
+    asthra__os_fence_light();
+    asthra__safepoint_ask();
     return true;
 }
 

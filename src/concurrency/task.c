@@ -461,7 +461,12 @@ ASTHRA__FLATTEN ASTHRA_RT_API void asthra_yield(void) {
 }
 
 ASTHRA_RT_API void asthra_safepoint_slow(void) {
-    asthra_yield();
+    const Asthra__Seat *s = asthra__seat_if_any();
+    if (s == NULL || s->worker == NULL) return;
+    if (asthra__is_deterministic())
+        asthra__turn();
+    else if (asthra__safepoint_is_due(s->worker))
+        asthra_yield();
 }
 
 #endif

@@ -135,11 +135,17 @@ ASTHRA_RT_API bool asthra_cancel_requested(void);
 ASTHRA_RT_API void asthra_cancel_mask_begin(void);
 ASTHRA_RT_API void asthra_cancel_mask_end(void);
 
-/* For loops that never call the runtime: one load and a predictable branch. */
+/* For loops that never call the runtime: lets others run if they wait and the caller has not let
+ * them for a fifth of a millisecond. One load and a predictable branch while nobody waits; about
+ * 5 ns while somebody might. Nothing on a thread that runs no tasks. */
 ASTHRA__WORD volatile uint32_t asthra_safepoint_word; /* the one object that crosses the API */
 ASTHRA_RT_API void asthra_safepoint_slow(void);
 ASTHRA__INLINE void asthra_safepoint(void) {
+#if defined(__GNUC__) || defined(__clang__)
+    if (__atomic_load_n(&asthra_safepoint_word, __ATOMIC_RELAXED)) asthra_safepoint_slow();
+#else
     if (asthra_safepoint_word) asthra_safepoint_slow();
+#endif
 }
 
 #endif
