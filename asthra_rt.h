@@ -8308,7 +8308,7 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests;
 }
 
-ASTHRA__FN void asthra__report_asleep(void) {
+ASTHRA__COLD ASTHRA__FN void asthra__report_asleep(void) {
     static const char text[] = "all tasks are asleep";
     if (asthra__exchange(&asthra__scheduler()->is_asleep_told, 1u, acq_rel)) return;
     asthra__text_report("all tasks are asleep, and nothing is left that could wake one:");
@@ -8388,7 +8388,7 @@ static void asthra__name_those_below(Asthra__Text *out, const Asthra__Task *top)
 }
 
 /* On the free part of an idle loop's stack. */
-static void asthra__overflow_panic(void *fiber) {
+ASTHRA__COLD static void asthra__overflow_panic(void *fiber) {
     const Asthra__Fiber *f = fiber;
     char message[400];
     Asthra__Text t = asthra__text_on(message, sizeof message);
