@@ -140,7 +140,7 @@ check-workshop: $B/workshop/program
 
 # ---- gates ------------------------------------------------------------------------------------------
 
-HOUSE := strict workshop features hygiene hosts docs examples logscan dist style spin
+HOUSE := strict workshop features hygiene hosts code docs examples logscan dist style spin
 gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; tests/run end $1
 
 test: $(STB)
