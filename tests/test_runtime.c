@@ -454,11 +454,13 @@ TEST(runtime, shutdown_cancels_the_parked_in_the_deterministic_mode_too) {
 static AsthraChannel *abandoned[8];
 static int abandoned_count;
 
-/* What stands after the time is told by name, and the program goes on. */
+/* What stands after the time is told by name, and the program goes on. 0 workers: under a seed,
+ * where time stands still while anything runs. */
 static void standing(AsthraTaskFunction fn, const char *words, size_t workers, AsthraMainThread m) {
     char text[4096];
     AsthraRuntimeConfig c = with_workers(workers);
     c.main_thread = m;
+    c.deterministic_seed = workers == 0 ? 7 : 0;
     c.shutdown_timeout_ns = ASTHRA_MS(20);
     int out = dup(STDERR_FILENO);
     FILE *caught = tmpfile();
@@ -467,7 +469,8 @@ static void standing(AsthraTaskFunction fn, const char *words, size_t workers, A
     AsthraSpawnOptions o = {.name = "stubborn"};
     shared = abandoned[abandoned_count++] = asthra_channel_create(sizeof(int), 0, "shared");
     AsthraTaskHandle h = asthra_spawn_with(&o, fn, NULL);
-    asthra_sleep_ns(ASTHRA_MS(1));
+    for (int i = 0; i < 20; i++) asthra_yield();
+    if (workers != 0) asthra_sleep_ns(ASTHRA_MS(1));
     asthra_task_detach(h);
     asthra_runtime_shutdown();
     dup2(out, STDERR_FILENO);
@@ -506,7 +509,7 @@ static void *sleeps_masked(void *unused) {
 }
 
 static void standing_all(AsthraTaskFunction fn, const char *words) {
-    for (size_t workers = 1; workers <= 3; workers++)
+    for (size_t workers = 0; workers <= 3; workers++)
         standing(fn, words, workers, ASTHRA_MAIN_HELPS);
     standing(fn, words, 1, ASTHRA_MAIN_HOSTS);
 }
@@ -546,8 +549,9 @@ static void *polls(void *unused) {
 }
 
 TEST(runtime, shutdown_ends_tasks_that_keep_one_another_busy) {
-    for (size_t workers = 1; workers <= 3; workers++) {
+    for (size_t workers = 0; workers <= 3; workers++) {
         AsthraRuntimeConfig c = with_workers(workers);
+        c.deterministic_seed = workers == 0 ? 7 : 0;
         c.shutdown_timeout_ns = ASTHRA_MS(20);
         CHECK(asthra_runtime_init(&c));
         there = asthra_channel_create(sizeof(int), 0, "there");

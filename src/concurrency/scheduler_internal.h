@@ -365,6 +365,7 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(Asthra__Parker *) drainer;
     Asthra__Lock drain_lock;
     bool drain_quiescent;
+    uint32_t drain_turns;
     uint64_t random_state;
     int64_t virtual_ns;
     ASTHRA__ATOMIC(bool) is_deterministic;
@@ -393,6 +394,7 @@ ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
 ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
+ASTHRA__FN void asthra__drain_turn(void);  /* a turn has begun during shutdown under a seed */
 
 /* scheduler_queue.c */
 ASTHRA__FN void asthra__list_push(Asthra__ListQueue *q, Asthra__Runnable *item);

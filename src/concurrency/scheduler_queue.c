@@ -259,6 +259,7 @@ ASTHRA__FN void asthra__runnable_task(Asthra__Seat *s, Asthra__Task *t) {
 static Asthra__Runnable *asthra__pick_deterministic(Asthra__Scheduler *g) {
     uint32_t count = asthra__load(&g->global.count, relaxed);
     if (count == 0) return NULL;
+    if (asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING) asthra__drain_turn();
     return asthra__list_pop_at(&g->global, asthra__random(count < 32 ? count : 32));
 }
 

@@ -21,7 +21,7 @@
 
 #include <string.h>
 
-enum { ASTHRA__THREAD_STACK = 64 * 1024 };
+enum { ASTHRA__THREAD_STACK = 64 * 1024, ASTHRA__DRAIN_TURNS = 1 << 20 };
 
 /* ---- threads ---- */
 
@@ -276,20 +276,29 @@ static bool asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
 static void asthra__drain_first(Asthra__Scheduler *g) {
     int64_t timeout_ns = g->config.shutdown_timeout_ns;
     if (timeout_ns >= 0 && timeout_ns < ASTHRA_MS(1)) timeout_ns = ASTHRA_MS(1);
-    if (asthra__is_deterministic()) timeout_ns = ASTHRA_FOREVER; /* time stands while they run */
+    if (asthra__is_deterministic()) timeout_ns = ASTHRA_FOREVER; /* see asthra__drain_turn */
     while (asthra__task_unfinished() > 0 && !asthra__drain(g, true, timeout_ns)) {
         if (!asthra__task_cancel_idle()) return;
     }
 }
 
-ASTHRA__FN void asthra__drain_check(void) {
-    Asthra__Scheduler *g = asthra__scheduler();
-    if (asthra__task_unfinished() != 0) return;
+static void asthra__drain_end(Asthra__Scheduler *g, AsthraStatus outcome) {
     asthra__lock(&g->drain_lock);
     Asthra__Parker *drainer = asthra__load(&g->drainer, relaxed);
     bool is_ours = drainer != NULL && asthra__wait_claim(drainer);
+    if (is_ours) drainer->wait->outcome = outcome;
     asthra__unlock(&g->drain_lock);
     if (is_ours) asthra__wait_wake(drainer);
+}
+
+ASTHRA__FN void asthra__drain_check(void) {
+    if (asthra__task_unfinished() == 0) asthra__drain_end(asthra__scheduler(), ASTHRA_OK);
+}
+
+/* Under a seed time stands still while anything can run, so there the limit is one of turns. */
+ASTHRA__FN void asthra__drain_turn(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (++g->drain_turns % ASTHRA__DRAIN_TURNS == 0) asthra__drain_end(g, ASTHRA_TIMED_OUT);
 }
 
 /* Gives the workers that were told to stop a while to leave the tasks that still stand. */
