@@ -3492,6 +3492,8 @@ ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 
 /* Notes why a call that returns NULL, false or a zero handle failed. Formatted, copied. */
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
+/* The same with the status's own sentence: needs no memory, for what is no surprise. */
+ASTHRA__FN void asthra__error_note(AsthraStatus status);
 ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
 
 /* A hook: where the running task keeps its error record; NULL: no task, the thread's serves. */
@@ -3642,6 +3644,14 @@ ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) 
     va_start(list, format);
     asthra__result_note_list(status, format, list);
     va_end(list);
+}
+
+ASTHRA__FN void asthra__error_note(AsthraStatus status) {
+    struct AsthraError **slot = asthra__result_slot_kept();
+    if (*slot && asthra__result_status_of(*slot) == ASTHRA_OK)
+        asthra__result_note(status, NULL, NULL);
+    else /* a constant record in its place, as when there is no memory */
+        *slot = (struct AsthraError *)(uintptr_t)asthra__result_sentence((uint32_t)status);
 }
 
 ASTHRA__FN void asthra__error_clear(void) {
@@ -9848,6 +9858,7 @@ ASTHRA_RT_API bool asthra_channel_close(AsthraChannel *c) {
     asthra__unlock(&c->lock);
     asthra__channel_wake_all(receivers);
     asthra__channel_wake_all(senders);
+    if (!is_first) asthra__error_note(ASTHRA_CLOSED);
     return is_first;
 }
 
@@ -9946,7 +9957,9 @@ ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t eleme
                         "asthra_channel_next: channel '%s' carries values of %zu bytes, not %zu",
                         c->name, c->element_size, element_size);
     asthra__turn();
-    return asthra__channel_receive(c, out, -1) == ASTHRA_OK;
+    AsthraStatus status = asthra__channel_receive(c, out, -1);
+    if (ASTHRA__UNLIKELY(status != ASTHRA_OK)) asthra__error_note(status);
+    return status == ASTHRA_OK;
 }
 
 ASTHRA_RT_API bool asthra_channel_is_closed(const AsthraChannel *c) {
@@ -10700,8 +10713,7 @@ ASTHRA_RT_API void asthra_mutex_init(AsthraMutex *m) {
     memset(m, 0, sizeof *m);
 }
 
-ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t timeout_ns) {
-    ASTHRA__MUTEX_NEEDS(m);
+static inline AsthraResult asthra__mutex_lock(AsthraMutex *m, int64_t timeout_ns) {
     asthra__turn();
     Asthra__Parker *self = asthra__parker();
     AsthraResult ok = {0, 0, {NULL}};
@@ -10710,13 +10722,21 @@ ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t tim
 }
 
 ASTHRA_RT_API AsthraResult asthra_mutex_lock(AsthraMutex *m) {
-    return asthra_mutex_lock_timeout(m, -1);
+    ASTHRA__MUTEX_NEEDS(m);
+    return asthra__mutex_lock(m, -1);
+}
+
+ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t timeout_ns) {
+    ASTHRA__MUTEX_NEEDS(m);
+    return asthra__mutex_lock(m, timeout_ns);
 }
 
 ASTHRA_RT_API bool asthra_mutex_try_lock(AsthraMutex *m) {
     ASTHRA__MUTEX_NEEDS(m);
     asthra__turn();
-    return asthra__mutex_try(m, asthra__parker());
+    if (ASTHRA__LIKELY(asthra__mutex_try(m, asthra__parker()))) return true;
+    asthra__error_note(ASTHRA_WOULD_BLOCK);
+    return false;
 }
 
 ASTHRA__COLD ASTHRA_NORETURN static void asthra__mutex_not_mine(uintptr_t owner) {

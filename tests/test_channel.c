@@ -308,6 +308,7 @@ TEST(channel, closing_again_changes_nothing) {
     AsthraChannel *c = ints(1);
     CHECK(asthra_channel_close(c));
     CHECK(!asthra_channel_close(c));
+    CHECK_EQ(asthra_last_error().status, ASTHRA_CLOSED);
     CHECK(asthra_channel_is_closed(c));
     asthra_channel_destroy(c);
 }
@@ -364,6 +365,7 @@ TEST(channel, next_ends_when_closed_and_drained) {
     while (asthra_channel_next(c, &value, sizeof value)) CHECK_EQ(value, expected++);
     CHECK_EQ(expected, 10);
     CHECK_EQ(value, 9);
+    CHECK_EQ(asthra_last_error().status, ASTHRA_CLOSED);
     asthra_await(t);
     asthra_channel_destroy(c);
 }
@@ -603,6 +605,7 @@ static void *use_while_cancelled(void *args) {
     CHECK_EQ(receive_int(c), 8);
     CHECK_EQ(asthra_channel_receive(c, &value).status, ASTHRA_CANCELLED);
     CHECK(!asthra_channel_next(c, &value, sizeof value));
+    CHECK_EQ(asthra_last_error().status, ASTHRA_CANCELLED);
     CHECK_EQ(asthra_channel_try_receive(c, &value).status, ASTHRA_WOULD_BLOCK);
     return c;
 }

@@ -30,6 +30,7 @@ TEST(mutex, init_makes_an_unlocked_one) {
 TEST(mutex, try_fails_while_somebody_owns_it) {
     CHECK(asthra_mutex_try_lock(&plain));
     CHECK(!asthra_mutex_try_lock(&plain)); /* the caller too */
+    CHECK_EQ(asthra_last_error().status, ASTHRA_WOULD_BLOCK);
     asthra_mutex_unlock(&plain);
     CHECK(asthra_mutex_try_lock(&plain));
     asthra_mutex_unlock(&plain);
@@ -249,7 +250,7 @@ TEST_PANICS(mutex, destroying_a_locked_one_panics, "asthra_mutex_destroy: it is 
     asthra_mutex_lock(&plain);
     asthra_mutex_destroy(&plain);
 }
-TEST_PANICS(mutex, null_panics, "the mutex is NULL") {
+TEST_PANICS(mutex, null_panics, "asthra_mutex_lock: the mutex is NULL") {
     asthra_mutex_lock(NULL);
 }
 

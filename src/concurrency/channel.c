@@ -274,6 +274,7 @@ ASTHRA_RT_API bool asthra_channel_close(AsthraChannel *c) {
     asthra__unlock(&c->lock);
     asthra__channel_wake_all(receivers);
     asthra__channel_wake_all(senders);
+    if (!is_first) asthra__error_note(ASTHRA_CLOSED);
     return is_first;
 }
 
@@ -372,7 +373,9 @@ ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t eleme
                         "asthra_channel_next: channel '%s' carries values of %zu bytes, not %zu",
                         c->name, c->element_size, element_size);
     asthra__turn();
-    return asthra__channel_receive(c, out, -1) == ASTHRA_OK;
+    AsthraStatus status = asthra__channel_receive(c, out, -1);
+    if (ASTHRA__UNLIKELY(status != ASTHRA_OK)) asthra__error_note(status);
+    return status == ASTHRA_OK;
 }
 
 ASTHRA_RT_API bool asthra_channel_is_closed(const AsthraChannel *c) {

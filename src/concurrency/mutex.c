@@ -248,8 +248,7 @@ ASTHRA_RT_API void asthra_mutex_init(AsthraMutex *m) {
     memset(m, 0, sizeof *m);
 }
 
-ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t timeout_ns) {
-    ASTHRA__MUTEX_NEEDS(m);
+static inline AsthraResult asthra__mutex_lock(AsthraMutex *m, int64_t timeout_ns) {
     asthra__turn();
     Asthra__Parker *self = asthra__parker();
     AsthraResult ok = {0, 0, {NULL}};
@@ -258,13 +257,21 @@ ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t tim
 }
 
 ASTHRA_RT_API AsthraResult asthra_mutex_lock(AsthraMutex *m) {
-    return asthra_mutex_lock_timeout(m, -1);
+    ASTHRA__MUTEX_NEEDS(m);
+    return asthra__mutex_lock(m, -1);
+}
+
+ASTHRA_RT_API AsthraResult asthra_mutex_lock_timeout(AsthraMutex *m, int64_t timeout_ns) {
+    ASTHRA__MUTEX_NEEDS(m);
+    return asthra__mutex_lock(m, timeout_ns);
 }
 
 ASTHRA_RT_API bool asthra_mutex_try_lock(AsthraMutex *m) {
     ASTHRA__MUTEX_NEEDS(m);
     asthra__turn();
-    return asthra__mutex_try(m, asthra__parker());
+    if (ASTHRA__LIKELY(asthra__mutex_try(m, asthra__parker()))) return true;
+    asthra__error_note(ASTHRA_WOULD_BLOCK);
+    return false;
 }
 
 ASTHRA__COLD ASTHRA_NORETURN static void asthra__mutex_not_mine(uintptr_t owner) {

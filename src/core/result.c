@@ -142,6 +142,14 @@ ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) 
     va_end(list);
 }
 
+ASTHRA__FN void asthra__error_note(AsthraStatus status) {
+    struct AsthraError **slot = asthra__result_slot_kept();
+    if (*slot && asthra__result_status_of(*slot) == ASTHRA_OK)
+        asthra__result_note(status, NULL, NULL);
+    else /* a constant record in its place, as when there is no memory */
+        *slot = (struct AsthraError *)(uintptr_t)asthra__result_sentence((uint32_t)status);
+}
+
 ASTHRA__FN void asthra__error_clear(void) {
     Asthra__Thread *t = asthra__thread_if_attached();
     struct AsthraError **slot = t ? asthra__result_slot(t) : NULL;

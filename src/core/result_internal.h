@@ -11,6 +11,8 @@ ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 
 /* Notes why a call that returns NULL, false or a zero handle failed. Formatted, copied. */
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
+/* The same with the status's own sentence: needs no memory, for what is no surprise. */
+ASTHRA__FN void asthra__error_note(AsthraStatus status);
 ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap when there is none */
 
 /* A hook: where the running task keeps its error record; NULL: no task, the thread's serves. */
