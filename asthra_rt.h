@@ -1117,6 +1117,7 @@ ASTHRA__FN void asthra__os_fence_heavy(void);
 /* The calling thread's own stack, whatever stack it stands on now. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
 ASTHRA__FN bool asthra__os_is_main_thread(void);
+ASTHRA__FN uint64_t asthra__os_thread_id(void); /* as the system's tools show it */
 /* Threads of the process, a sanitizer's own included; 0: cannot tell. */
 ASTHRA__FN size_t asthra__os_thread_count(void);
 ASTHRA__FN void asthra__os_write_error(const char *text, size_t length); /* stderr, signal-safe */
@@ -1564,8 +1565,12 @@ ASTHRA__FN void asthra__os_fence_heavy(void) {
 
 /* This process and its threads. */
 
+ASTHRA__FN uint64_t asthra__os_thread_id(void) {
+    return (uint64_t)syscall(SYS_gettid);
+}
+
 ASTHRA__FN bool asthra__os_is_main_thread(void) {
-    return syscall(SYS_gettid) == (long)getpid();
+    return asthra__os_thread_id() == (uint64_t)getpid();
 }
 
 /* The main thread's stack is the mapping that holds the kernel's gift of random bytes. It grows
@@ -3271,6 +3276,7 @@ struct Asthra__Thread {
     bool is_attached;
     bool is_main;           /* the process's first thread; in a forked child the only */
     unsigned char detaches; /* how often it has ended: destructors may call us again */
+    uint64_t id;            /* as the system's tools show it: for reports of one without a name */
 
     const char *panic;             /* the panic's slot: the message of the one in progress */
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
@@ -3344,6 +3350,7 @@ static void asthra__thread_fill(Asthra__Thread *t) {
     memset(t, 0, sizeof *t);
     t->detaches = detaches;
     t->errno_place = &errno;
+    t->id = asthra__os_thread_id();
     t->is_main = asthra__os_is_main_thread();
     if (t->is_main) memcpy(t->name, "main", sizeof "main");
 }
@@ -3397,7 +3404,7 @@ static void asthra__thread_fork_child(void) {
     asthra__sync_fork_child();
     asthra__thread_list.first = NULL;
     Asthra__Thread *t = asthra__thread_if_attached();
-    if (t) t->is_main = asthra__os_is_main_thread();
+    if (t) t->is_main = asthra__os_is_main_thread(), t->id = asthra__os_thread_id();
     if (t && t->link) asthra__thread_enlist(t);
     asthra__unlock(&asthra__thread_list.lock);
 }
@@ -5879,6 +5886,8 @@ typedef struct Asthra__Wait {
     Asthra__Parker *parker;  /* from here on the scheduler's */
     Asthra__Fiber *fiber;
     int64_t since_ns, deadline_ns;
+    /* instead of what and name, where those are too few; NULL unless set once it is open */
+    void (*describe)(Asthra__Text *t, const struct Asthra__Wait *w);
     size_t timer_slot; /* position in its heap + 1; 0: not in one */
     struct Asthra__Worker *timer_owner;
     ASTHRA__ATOMIC(uint32_t) signal; /* a plain thread sleeps on this */
@@ -6096,6 +6105,7 @@ struct Asthra__Seat {
     Asthra__Fiber *fiber;   /* we stand on it */
     Asthra__Fiber root;     /* the stack that the thread came with */
     Asthra__Parker parker;  /* of the thread itself */
+    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what was called in place outside tasks */
     Asthra__Task *loaded, *spare;            /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
@@ -7875,6 +7885,7 @@ ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
     w->fiber = s->worker != NULL ? s->fiber : NULL;
     w->outcome = ASTHRA_OK;
     w->winner = NULL;
+    w->describe = NULL;
     w->timer_slot = 0;
     w->deadline_ns = INT64_MAX;
     asthra__store(&w->signal, 0u, relaxed);
@@ -8197,6 +8208,13 @@ void __asan_handle_no_return(void);
 
 /* ---- names ---- */
 
+static void asthra__describe_thread(Asthra__Text *t, const Asthra__Thread *thread) {
+    if (thread->name[0] != '\0')
+        asthra__text_format(t, "thread '%s'", thread->name);
+    else
+        asthra__text_format(t, "thread %llu", (unsigned long long)thread->id);
+}
+
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room) {
     Asthra__Text t = asthra__text_on(out, room);
     if (p->index != 0) {
@@ -8204,8 +8222,7 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
         asthra__text_format(&t, "task %llu '%s'", (unsigned long long)asthra__task_bits(task),
                             task->name);
     } else {
-        const Asthra__Seat *s = ASTHRA__CONTAINER_CONST(Asthra__Seat, parker, p);
-        asthra__text_format(&t, "thread '%s'", s->thread->name);
+        asthra__describe_thread(&t, ASTHRA__CONTAINER_CONST(Asthra__Seat, parker, p)->thread);
     }
     return out;
 }
@@ -8219,21 +8236,61 @@ static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p, bool
         asthra__text_add(t, claim == ASTHRA__WAIT_IDLE ? "running" : "may run");
         return;
     }
-    asthra__text_format(t, "%s", is_still ? p->wait->what : "waiting");
-    if (is_still && p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
+    if (!is_still) {
+        asthra__text_add(t, "waiting");
+        return;
+    }
+    const Asthra__Wait *wait = p->wait;
+    if (wait->describe != NULL) {
+        wait->describe(t, wait);
+        return;
+    }
+    asthra__text_add(t, wait->what);
+    if (wait->name != NULL) asthra__text_format(t, " '%s'", wait->name);
 }
 
-/* What t does, as one line. A task that awaits a child in place has no wait of its own. */
+static const Asthra__Task *asthra__task_of(uint64_t bits) {
+    uint32_t index = (uint32_t)bits;
+    if (index == 0 || index >= asthra__load(&asthra__scheduler()->descriptors, acquire))
+        return NULL;
+    const Asthra__Task *t = asthra__task_at(index);
+    return asthra__task_bits(t) == bits ? t : NULL;
+}
+
+/* An await of a child in place, which is no wait of its own. */
+static void asthra__describe_await(Asthra__Text *line, uint64_t bits) {
+    const Asthra__Task *t = asthra__task_of(bits);
+    if (t != NULL)
+        asthra__text_format(line, "await of task '%s'", t->name);
+    else
+        asthra__text_format(line, "await of task %llu", (unsigned long long)bits);
+}
+
+/* What t does, as one line. */
 static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t, bool is_still) {
-    AsthraTaskHandle child = {asthra__load(&t->awaiting, relaxed)};
+    uint64_t child = asthra__load(&t->awaiting, relaxed);
     asthra__text_format(line, "task '%s': ", t->name);
     if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
         asthra__text_add(line, "not started");
-    } else if (child.bits != 0) {
-        asthra__text_format(line, "await of task %llu", (unsigned long long)child.bits);
+    } else if (child != 0) {
+        asthra__describe_await(line, child);
     } else {
         asthra__describe_wait(line, &t->parker, is_still);
     }
+}
+
+/* What the thread of s does; false: it runs the program's own code. */
+static bool asthra__describe_seat(Asthra__Text *line, const Asthra__Seat *s, bool is_still) {
+    uint64_t child = asthra__load(&s->awaiting, acquire);
+    bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
+    if (!waits && child == 0) return false;
+    asthra__describe_thread(line, s->thread);
+    asthra__text_add(line, ": ");
+    if (child != 0)
+        asthra__describe_await(line, child);
+    else
+        asthra__describe_wait(line, &s->parker, is_still);
+    return true;
 }
 
 static bool asthra__is_unfinished(const Asthra__Task *t) {
@@ -8246,11 +8303,19 @@ typedef struct Asthra__Groups {
     Asthra__Table counts, oldest; /* by line: how many, and since when at the earliest */
 } Asthra__Groups;
 
-static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p,
-                               bool is_still) {
-    uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
-    bool waits = is_still && claim == ASTHRA__WAIT_OPEN;
-    uint64_t since = waits ? (uint64_t)p->wait->since_ns : UINT64_MAX;
+/* Since when p waits; UINT64_MAX: it does not. Whoever awaits `child` in place waits at least since
+ * that one does. */
+static uint64_t asthra__waits_since(const Asthra__Parker *p, uint64_t child) {
+    const Asthra__Task *t;
+    while ((asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_OPEN) {
+        if ((t = asthra__task_of(child)) == NULL) return UINT64_MAX;
+        p = &t->parker;
+        child = asthra__load(&t->awaiting, relaxed);
+    }
+    return (uint64_t)p->wait->since_ns;
+}
+
+static void asthra__groups_add(Asthra__Groups *g, const char *line, uint64_t since) {
     uint64_t count = ++*asthra__table_slot_text(&g->counts, line);
     uint64_t *oldest = asthra__table_slot_text(&g->oldest, line);
     if (count == 1 || since < *oldest) *oldest = since;
@@ -8277,7 +8342,7 @@ static void asthra__report_everybody(bool is_still) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Groups groups;
     uint32_t count = asthra__load(&g->descriptors, acquire);
-    char line[200];
+    char line[300];
     asthra__table_create(&groups.counts, ASTHRA__TABLE_TEXTS);
     asthra__table_create(&groups.oldest, ASTHRA__TABLE_TEXTS);
     for (uint32_t i = 1; i < count; i++) {
@@ -8285,16 +8350,17 @@ static void asthra__report_everybody(bool is_still) {
         if (!asthra__is_unfinished(t)) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
         asthra__describe_task(&text, t, is_still);
-        asthra__groups_add(&groups, line, &t->parker, is_still);
+        uint64_t child = asthra__load(&t->awaiting, relaxed);
+        asthra__groups_add(&groups, line,
+                           is_still ? asthra__waits_since(&t->parker, child) : UINT64_MAX);
     }
     asthra__lock(&g->seats_lock);
     for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
-        bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
-        if (!waits) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
-        asthra__text_format(&text, "thread '%s': ", s->thread->name);
-        asthra__describe_wait(&text, &s->parker, is_still);
-        asthra__groups_add(&groups, line, &s->parker, is_still);
+        if (!asthra__describe_seat(&text, s, is_still)) continue;
+        uint64_t child = asthra__load(&s->awaiting, relaxed);
+        asthra__groups_add(&groups, line,
+                           is_still ? asthra__waits_since(&s->parker, child) : UINT64_MAX);
     }
     asthra__unlock(&g->seats_lock);
     asthra__groups_print(&groups, asthra__now_ns());
@@ -9331,7 +9397,9 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
+        if (me == NULL) asthra__store(&s->awaiting, bits, release); /* partner: a report */
         *seat = asthra__run_in_place(s, t);
+        if (me == NULL) asthra__store(&(*seat)->awaiting, (uint64_t)0, relaxed);
     } else {
         status = asthra__await_parked(t, bits, timeout_ns);
         *seat = asthra__seat();
@@ -10328,6 +10396,25 @@ ASTHRA__NOINLINE static void asthra__select_wait_from(Asthra__Select *s, int fir
     }
 }
 
+/* "select of receive on channel 'a', send on channel 'b'"; in a report, while nobody can go on. */
+static void asthra__select_describe(Asthra__Text *t, const Asthra__Wait *w) {
+    const Asthra__Select *s = ASTHRA__CONTAINER_CONST(Asthra__Select, wait, w);
+    int named = 0, others = 0;
+    asthra__text_add(t, "select");
+    for (int i = 0; i < s->count; i++) {
+        const AsthraSelectCase *k = &s->cases[i];
+        if (!k->channel) continue;
+        if (named == 4) {
+            others++;
+            continue;
+        }
+        asthra__text_format(t, "%s%s on channel '%s'", named++ ? ", " : " of ",
+                            k->kind == ASTHRA_SELECT_SEND ? "send" : "receive", k->channel->name);
+    }
+    if (others) asthra__text_format(t, ", and %d more", others);
+    if (!named) asthra__text_add(t, " without a channel");
+}
+
 ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int count,
                                                 int64_t timeout_ns) {
     Asthra__Select s;
@@ -10335,14 +10422,13 @@ ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int cou
     s.count = count;
     s.timeout_ns = timeout_ns;
     s.wait.what = "select";
-    s.wait.name = "";
+    s.wait.name = NULL;
     s.wait.held = NULL;
     s.wait.is_firm = false;
     s.wait.outcome = ASTHRA_OK;
-    for (int i = 0; i < count && !*s.wait.name; i++)
-        if (cases[i].channel) s.wait.name = cases[i].channel->name;
     asthra__select_touch_all(cases, count);
     s.self = asthra__wait_open(&s.wait);
+    s.wait.describe = asthra__select_describe;
     asthra__select_wait_from(&s, 0);
     return s.chosen;
 }

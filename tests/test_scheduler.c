@@ -311,6 +311,42 @@ TEST_PANICS(scheduler, all_asleep_names_main_too, "thread 'main': receive on cha
     start(2);
     receives(asthra_channel_create(sizeof(int), 0, "never"));
 }
+static void *says_its_name(void *out) {
+    return asthra__parker_name(asthra__parker(), out, 64) == out ? out : NULL;
+}
+/* It once was "thread ''". */
+TEST(scheduler, a_thread_without_a_name_is_told_by_its_number) {
+    char said[64] = "", number[64];
+    pthread_t t;
+    start(1);
+    CHECK_EQ(pthread_create(&t, NULL, says_its_name, said), 0);
+    pthread_join(t, NULL);
+    CHECK(strtoull(said + strlen("thread "), NULL, 10) > 1);
+    snprintf(number, sizeof number, "thread %llu",
+             (unsigned long long)strtoull(said + strlen("thread "), NULL, 10));
+    CHECK_STR(said, number);
+}
+/* Called in place on main's stack, or on another worker: the line is the same. */
+TEST_PANICS(scheduler, all_asleep_names_main_where_it_awaits,
+            "thread 'main': await of task 'receiver', since ") {
+    need_to_see_all_threads();
+    start(1);
+    AsthraSpawnOptions o = {.name = "receiver"};
+    AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "never");
+    asthra_await(asthra_spawn_with(&o, receives, c));
+}
+TEST_PANICS(scheduler, all_asleep_names_every_channel_of_a_select,
+            "select of receive on channel 'never', send on channel 'full', since ") {
+    need_to_see_all_threads();
+    start(1);
+    int value = 0;
+    AsthraSelectCase cases[] = {
+        asthra_select_receive(NULL, &value),
+        asthra_select_receive(asthra_channel_create(sizeof(int), 0, "never"), &value),
+        asthra_select_send(asthra_channel_create(sizeof(int), 0, "full"), &value),
+    };
+    asthra_select(cases, 3, ASTHRA_FOREVER);
+}
 TEST_PANICS(scheduler, all_asleep_is_seen_under_a_hosting_main, "all tasks are asleep") {
     need_to_see_all_threads();
     start_as(2, ASTHRA_MAIN_HOSTS);
@@ -333,11 +369,13 @@ static void *awaits_other(void *number) {
     while (atomic_load(&flag) == 0) asthra_yield();
     return asthra_await(pair[(intptr_t)number]);
 }
-TEST_PANICS(scheduler, tasks_that_await_each_other_are_found, "await of task") {
+TEST_PANICS(scheduler, tasks_that_await_each_other_are_found,
+            "task 'first': await of task 'second', since ") {
     need_to_see_all_threads();
     start(2);
-    pair[0] = asthra_spawn(awaits_other, NUMBER(1));
-    pair[1] = asthra_spawn(awaits_other, NUMBER(0));
+    AsthraSpawnOptions first = {.name = "first"}, second = {.name = "second"};
+    pair[0] = asthra_spawn_with(&first, awaits_other, NUMBER(1));
+    pair[1] = asthra_spawn_with(&second, awaits_other, NUMBER(0));
     atomic_store(&flag, 1);
     asthra_await(asthra_task_retain(pair[0]));
 }

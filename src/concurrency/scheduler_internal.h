@@ -63,6 +63,8 @@ typedef struct Asthra__Wait {
     Asthra__Parker *parker;  /* from here on the scheduler's */
     Asthra__Fiber *fiber;
     int64_t since_ns, deadline_ns;
+    /* instead of what and name, where those are too few; NULL unless set once it is open */
+    void (*describe)(Asthra__Text *t, const struct Asthra__Wait *w);
     size_t timer_slot; /* position in its heap + 1; 0: not in one */
     struct Asthra__Worker *timer_owner;
     ASTHRA__ATOMIC(uint32_t) signal; /* a plain thread sleeps on this */
@@ -280,6 +282,7 @@ struct Asthra__Seat {
     Asthra__Fiber *fiber;   /* we stand on it */
     Asthra__Fiber root;     /* the stack that the thread came with */
     Asthra__Parker parker;  /* of the thread itself */
+    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what was called in place outside tasks */
     Asthra__Task *loaded, *spare;            /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */

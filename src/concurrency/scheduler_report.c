@@ -25,6 +25,13 @@ void __asan_handle_no_return(void);
 
 /* ---- names ---- */
 
+static void asthra__describe_thread(Asthra__Text *t, const Asthra__Thread *thread) {
+    if (thread->name[0] != '\0')
+        asthra__text_format(t, "thread '%s'", thread->name);
+    else
+        asthra__text_format(t, "thread %llu", (unsigned long long)thread->id);
+}
+
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room) {
     Asthra__Text t = asthra__text_on(out, room);
     if (p->index != 0) {
@@ -32,8 +39,7 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
         asthra__text_format(&t, "task %llu '%s'", (unsigned long long)asthra__task_bits(task),
                             task->name);
     } else {
-        const Asthra__Seat *s = ASTHRA__CONTAINER_CONST(Asthra__Seat, parker, p);
-        asthra__text_format(&t, "thread '%s'", s->thread->name);
+        asthra__describe_thread(&t, ASTHRA__CONTAINER_CONST(Asthra__Seat, parker, p)->thread);
     }
     return out;
 }
@@ -47,21 +53,61 @@ static void asthra__describe_wait(Asthra__Text *t, const Asthra__Parker *p, bool
         asthra__text_add(t, claim == ASTHRA__WAIT_IDLE ? "running" : "may run");
         return;
     }
-    asthra__text_format(t, "%s", is_still ? p->wait->what : "waiting");
-    if (is_still && p->wait->name != NULL) asthra__text_format(t, " '%s'", p->wait->name);
+    if (!is_still) {
+        asthra__text_add(t, "waiting");
+        return;
+    }
+    const Asthra__Wait *wait = p->wait;
+    if (wait->describe != NULL) {
+        wait->describe(t, wait);
+        return;
+    }
+    asthra__text_add(t, wait->what);
+    if (wait->name != NULL) asthra__text_format(t, " '%s'", wait->name);
 }
 
-/* What t does, as one line. A task that awaits a child in place has no wait of its own. */
+static const Asthra__Task *asthra__task_of(uint64_t bits) {
+    uint32_t index = (uint32_t)bits;
+    if (index == 0 || index >= asthra__load(&asthra__scheduler()->descriptors, acquire))
+        return NULL;
+    const Asthra__Task *t = asthra__task_at(index);
+    return asthra__task_bits(t) == bits ? t : NULL;
+}
+
+/* An await of a child in place, which is no wait of its own. */
+static void asthra__describe_await(Asthra__Text *line, uint64_t bits) {
+    const Asthra__Task *t = asthra__task_of(bits);
+    if (t != NULL)
+        asthra__text_format(line, "await of task '%s'", t->name);
+    else
+        asthra__text_format(line, "await of task %llu", (unsigned long long)bits);
+}
+
+/* What t does, as one line. */
 static void asthra__describe_task(Asthra__Text *line, const Asthra__Task *t, bool is_still) {
-    AsthraTaskHandle child = {asthra__load(&t->awaiting, relaxed)};
+    uint64_t child = asthra__load(&t->awaiting, relaxed);
     asthra__text_format(line, "task '%s': ", t->name);
     if (!(asthra__load(&t->marks, relaxed) & ASTHRA__TASK_STARTED)) {
         asthra__text_add(line, "not started");
-    } else if (child.bits != 0) {
-        asthra__text_format(line, "await of task %llu", (unsigned long long)child.bits);
+    } else if (child != 0) {
+        asthra__describe_await(line, child);
     } else {
         asthra__describe_wait(line, &t->parker, is_still);
     }
+}
+
+/* What the thread of s does; false: it runs the program's own code. */
+static bool asthra__describe_seat(Asthra__Text *line, const Asthra__Seat *s, bool is_still) {
+    uint64_t child = asthra__load(&s->awaiting, acquire);
+    bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
+    if (!waits && child == 0) return false;
+    asthra__describe_thread(line, s->thread);
+    asthra__text_add(line, ": ");
+    if (child != 0)
+        asthra__describe_await(line, child);
+    else
+        asthra__describe_wait(line, &s->parker, is_still);
+    return true;
 }
 
 static bool asthra__is_unfinished(const Asthra__Task *t) {
@@ -74,11 +120,19 @@ typedef struct Asthra__Groups {
     Asthra__Table counts, oldest; /* by line: how many, and since when at the earliest */
 } Asthra__Groups;
 
-static void asthra__groups_add(Asthra__Groups *g, const char *line, const Asthra__Parker *p,
-                               bool is_still) {
-    uint32_t claim = asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM;
-    bool waits = is_still && claim == ASTHRA__WAIT_OPEN;
-    uint64_t since = waits ? (uint64_t)p->wait->since_ns : UINT64_MAX;
+/* Since when p waits; UINT64_MAX: it does not. Whoever awaits `child` in place waits at least since
+ * that one does. */
+static uint64_t asthra__waits_since(const Asthra__Parker *p, uint64_t child) {
+    const Asthra__Task *t;
+    while ((asthra__load(&p->word, acquire) & ASTHRA__WAIT_CLAIM) != ASTHRA__WAIT_OPEN) {
+        if ((t = asthra__task_of(child)) == NULL) return UINT64_MAX;
+        p = &t->parker;
+        child = asthra__load(&t->awaiting, relaxed);
+    }
+    return (uint64_t)p->wait->since_ns;
+}
+
+static void asthra__groups_add(Asthra__Groups *g, const char *line, uint64_t since) {
     uint64_t count = ++*asthra__table_slot_text(&g->counts, line);
     uint64_t *oldest = asthra__table_slot_text(&g->oldest, line);
     if (count == 1 || since < *oldest) *oldest = since;
@@ -105,7 +159,7 @@ static void asthra__report_everybody(bool is_still) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Groups groups;
     uint32_t count = asthra__load(&g->descriptors, acquire);
-    char line[200];
+    char line[300];
     asthra__table_create(&groups.counts, ASTHRA__TABLE_TEXTS);
     asthra__table_create(&groups.oldest, ASTHRA__TABLE_TEXTS);
     for (uint32_t i = 1; i < count; i++) {
@@ -113,16 +167,17 @@ static void asthra__report_everybody(bool is_still) {
         if (!asthra__is_unfinished(t)) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
         asthra__describe_task(&text, t, is_still);
-        asthra__groups_add(&groups, line, &t->parker, is_still);
+        uint64_t child = asthra__load(&t->awaiting, relaxed);
+        asthra__groups_add(&groups, line,
+                           is_still ? asthra__waits_since(&t->parker, child) : UINT64_MAX);
     }
     asthra__lock(&g->seats_lock);
     for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
-        bool waits = (asthra__load(&s->parker.word, acquire) & ASTHRA__WAIT_CLAIM) != 0;
-        if (!waits) continue;
         Asthra__Text text = asthra__text_on(line, sizeof line);
-        asthra__text_format(&text, "thread '%s': ", s->thread->name);
-        asthra__describe_wait(&text, &s->parker, is_still);
-        asthra__groups_add(&groups, line, &s->parker, is_still);
+        if (!asthra__describe_seat(&text, s, is_still)) continue;
+        uint64_t child = asthra__load(&s->awaiting, relaxed);
+        asthra__groups_add(&groups, line,
+                           is_still ? asthra__waits_since(&s->parker, child) : UINT64_MAX);
     }
     asthra__unlock(&g->seats_lock);
     asthra__groups_print(&groups, asthra__now_ns());

@@ -56,6 +56,7 @@ ASTHRA__FN Asthra__Parker *asthra__wait_open(Asthra__Wait *w) {
     w->fiber = s->worker != NULL ? s->fiber : NULL;
     w->outcome = ASTHRA_OK;
     w->winner = NULL;
+    w->describe = NULL;
     w->timer_slot = 0;
     w->deadline_ns = INT64_MAX;
     asthra__store(&w->signal, 0u, relaxed);

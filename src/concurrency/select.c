@@ -338,6 +338,25 @@ ASTHRA__NOINLINE static void asthra__select_wait_from(Asthra__Select *s, int fir
     }
 }
 
+/* "select of receive on channel 'a', send on channel 'b'"; in a report, while nobody can go on. */
+static void asthra__select_describe(Asthra__Text *t, const Asthra__Wait *w) {
+    const Asthra__Select *s = ASTHRA__CONTAINER_CONST(Asthra__Select, wait, w);
+    int named = 0, others = 0;
+    asthra__text_add(t, "select");
+    for (int i = 0; i < s->count; i++) {
+        const AsthraSelectCase *k = &s->cases[i];
+        if (!k->channel) continue;
+        if (named == 4) {
+            others++;
+            continue;
+        }
+        asthra__text_format(t, "%s%s on channel '%s'", named++ ? ", " : " of ",
+                            k->kind == ASTHRA_SELECT_SEND ? "send" : "receive", k->channel->name);
+    }
+    if (others) asthra__text_format(t, ", and %d more", others);
+    if (!named) asthra__text_add(t, " without a channel");
+}
+
 ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int count,
                                                 int64_t timeout_ns) {
     Asthra__Select s;
@@ -345,14 +364,13 @@ ASTHRA__NOINLINE static int asthra__select_wait(AsthraSelectCase *cases, int cou
     s.count = count;
     s.timeout_ns = timeout_ns;
     s.wait.what = "select";
-    s.wait.name = "";
+    s.wait.name = NULL;
     s.wait.held = NULL;
     s.wait.is_firm = false;
     s.wait.outcome = ASTHRA_OK;
-    for (int i = 0; i < count && !*s.wait.name; i++)
-        if (cases[i].channel) s.wait.name = cases[i].channel->name;
     asthra__select_touch_all(cases, count);
     s.self = asthra__wait_open(&s.wait);
+    s.wait.describe = asthra__select_describe;
     asthra__select_wait_from(&s, 0);
     return s.chosen;
 }

@@ -99,7 +99,9 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
+        if (me == NULL) asthra__store(&s->awaiting, bits, release); /* partner: a report */
         *seat = asthra__run_in_place(s, t);
+        if (me == NULL) asthra__store(&(*seat)->awaiting, (uint64_t)0, relaxed);
     } else {
         status = asthra__await_parked(t, bits, timeout_ns);
         *seat = asthra__seat();

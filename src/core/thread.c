@@ -50,6 +50,7 @@ static void asthra__thread_fill(Asthra__Thread *t) {
     memset(t, 0, sizeof *t);
     t->detaches = detaches;
     t->errno_place = &errno;
+    t->id = asthra__os_thread_id();
     t->is_main = asthra__os_is_main_thread();
     if (t->is_main) memcpy(t->name, "main", sizeof "main");
 }
@@ -103,7 +104,7 @@ static void asthra__thread_fork_child(void) {
     asthra__sync_fork_child();
     asthra__thread_list.first = NULL;
     Asthra__Thread *t = asthra__thread_if_attached();
-    if (t) t->is_main = asthra__os_is_main_thread();
+    if (t) t->is_main = asthra__os_is_main_thread(), t->id = asthra__os_thread_id();
     if (t && t->link) asthra__thread_enlist(t);
     asthra__unlock(&asthra__thread_list.lock);
 }

@@ -20,6 +20,7 @@ struct Asthra__Thread {
     bool is_attached;
     bool is_main;           /* the process's first thread; in a forked child the only */
     unsigned char detaches; /* how often it has ended: destructors may call us again */
+    uint64_t id;            /* as the system's tools show it: for reports of one without a name */
 
     const char *panic;             /* the panic's slot: the message of the one in progress */
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */

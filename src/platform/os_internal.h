@@ -47,6 +47,7 @@ ASTHRA__FN void asthra__os_fence_heavy(void);
 /* The calling thread's own stack, whatever stack it stands on now. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
 ASTHRA__FN bool asthra__os_is_main_thread(void);
+ASTHRA__FN uint64_t asthra__os_thread_id(void); /* as the system's tools show it */
 /* Threads of the process, a sanitizer's own included; 0: cannot tell. */
 ASTHRA__FN size_t asthra__os_thread_count(void);
 ASTHRA__FN void asthra__os_write_error(const char *text, size_t length); /* stderr, signal-safe */

@@ -401,8 +401,12 @@ ASTHRA__FN void asthra__os_fence_heavy(void) {
 
 /* This process and its threads. */
 
+ASTHRA__FN uint64_t asthra__os_thread_id(void) {
+    return (uint64_t)syscall(SYS_gettid);
+}
+
 ASTHRA__FN bool asthra__os_is_main_thread(void) {
-    return syscall(SYS_gettid) == (long)getpid();
+    return asthra__os_thread_id() == (uint64_t)getpid();
 }
 
 /* The main thread's stack is the mapping that holds the kernel's gift of random bytes. It grows
