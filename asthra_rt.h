@@ -6277,6 +6277,7 @@ ASTHRA__FN bool asthra__timers_run(Asthra__Worker *w, int64_t now_ns); /* did an
 ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX: none */
 
 /* scheduler_report.c */
+#define ASTHRA__LOOK_AGAIN_NS ASTHRA_SECONDS(1) /* whether all are asleep; see scheduler_idle.c */
 ASTHRA__FN void asthra__report_setup(void);
 ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
@@ -7477,7 +7478,9 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * word that safepoints read; a loop that has used its turn for a while then looks for itself.
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
- * scheduler_report.c.
+ * scheduler_report.c. While threads that we do not know might still end it, the last one looks
+ * again every second, because nobody is told when such a thread is gone. (A main that hosts looks
+ * itself.)
  */
 
 #if ASTHRA_HAS_TASK
@@ -7750,7 +7753,7 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
     if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
     if (all_rest && earliest == INT64_MAX) {
         asthra__stop_watching(g, w);
-        return ASTHRA_FOREVER;
+        return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
     if (!asthra__take_watch(g, w, all_rest)) return ASTHRA_FOREVER;
     if (all_rest && !asthra__all_sleep(g)) {
@@ -7973,15 +7976,22 @@ static void asthra__host_check(void) {
 
 /* Sleeps until completed or until the deadline: true, and then nobody owes a wake. */
 static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
-    while (asthra__load(&w->signal, acquire) == 0) {
-        int64_t left = ASTHRA_FOREVER;
-        if (deadline_ns != INT64_MAX) {
-            left = deadline_ns - asthra__os_now_ns();
-            if (left <= 0) return asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
-        }
+    int64_t left;
+    while (asthra__load(&w->signal, acquire) == 0 &&
+           (left = deadline_ns - asthra__os_now_ns()) > 0)
         asthra__os_wait(&w->signal, 0, left);
+    return asthra__load(&w->signal, acquire) == 0 &&
+           asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
+}
+
+/* Sleeps until completed. A main that hosts looks now and then whether all have fallen asleep. */
+static void asthra__host_sleep_on(Asthra__Wait *w) {
+    bool looks = asthra__seat()->is_main;
+    asthra__host_check();
+    while (asthra__load(&w->signal, acquire) == 0) {
+        asthra__os_wait(&w->signal, 0, looks ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER);
+        if (looks) asthra__host_check();
     }
-    return false;
 }
 
 /* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic
@@ -7996,8 +8006,9 @@ static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
     if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
     asthra__add(&g->host_blocked, 1u, seq_cst);
     if (w->held != NULL) asthra__unlock(w->held);
-    if (!is_timed) asthra__host_check();
-    if (asthra__host_sleep(w, deadline)) {
+    if (!is_timed) {
+        asthra__host_sleep_on(w);
+    } else if (asthra__host_sleep(w, deadline)) {
         w->outcome = ASTHRA_TIMED_OUT;
         asthra__sub(&g->host_blocked, 1u, seq_cst);
     } else {

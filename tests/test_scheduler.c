@@ -364,6 +364,25 @@ TEST_PANICS(scheduler, all_asleep_is_seen_before_any_task_was_spawned, "all task
     start_as(2, ASTHRA_MAIN_HOSTS);
     receives(asthra_channel_create(sizeof(int), 0, "never"));
 }
+static void *ends_late(void *unused) {
+    pause_ms(100);
+    return unused;
+}
+/* It once hung: the thread had kept the check silent, and nobody looked again. */
+static void asleep_after_a_thread(AsthraMainThread main_thread) {
+    pthread_t t;
+    need_to_see_all_threads();
+    start_as(2, main_thread);
+    CHECK_EQ(pthread_create(&t, NULL, ends_late, NULL), 0);
+    receives(asthra_channel_create(sizeof(int), 0, "never"));
+}
+TEST_PANICS(scheduler, all_asleep_is_seen_when_another_thread_has_ended, "all tasks are asleep") {
+    asleep_after_a_thread(ASTHRA_MAIN_HELPS);
+}
+TEST_PANICS(scheduler, all_asleep_is_seen_when_another_has_ended_under_a_host,
+            "all tasks are asleep") {
+    asleep_after_a_thread(ASTHRA_MAIN_HOSTS);
+}
 static AsthraTaskHandle pair[2];
 static void *awaits_other(void *number) {
     while (atomic_load(&flag) == 0) asthra_yield();

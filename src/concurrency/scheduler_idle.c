@@ -32,7 +32,9 @@
  * word that safepoints read; a loop that has used its turn for a while then looks for itself.
  *
  * Rest without a timer and with tasks left is the end of shutdown's first phase, or a deadlock: see
- * scheduler_report.c.
+ * scheduler_report.c. While threads that we do not know might still end it, the last one looks
+ * again every second, because nobody is told when such a thread is gone. (A main that hosts looks
+ * itself.)
  */
 #include "scheduler_internal.h"
 
@@ -306,7 +308,7 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
     if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
     if (all_rest && earliest == INT64_MAX) {
         asthra__stop_watching(g, w);
-        return ASTHRA_FOREVER;
+        return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
     if (!asthra__take_watch(g, w, all_rest)) return ASTHRA_FOREVER;
     if (all_rest && !asthra__all_sleep(g)) {

@@ -454,6 +454,7 @@ ASTHRA__FN bool asthra__timers_run(Asthra__Worker *w, int64_t now_ns); /* did an
 ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX: none */
 
 /* scheduler_report.c */
+#define ASTHRA__LOOK_AGAIN_NS ASTHRA_SECONDS(1) /* whether all are asleep; see scheduler_idle.c */
 ASTHRA__FN void asthra__report_setup(void);
 ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */

@@ -144,15 +144,22 @@ static void asthra__host_check(void) {
 
 /* Sleeps until completed or until the deadline: true, and then nobody owes a wake. */
 static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
-    while (asthra__load(&w->signal, acquire) == 0) {
-        int64_t left = ASTHRA_FOREVER;
-        if (deadline_ns != INT64_MAX) {
-            left = deadline_ns - asthra__os_now_ns();
-            if (left <= 0) return asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
-        }
+    int64_t left;
+    while (asthra__load(&w->signal, acquire) == 0 &&
+           (left = deadline_ns - asthra__os_now_ns()) > 0)
         asthra__os_wait(&w->signal, 0, left);
+    return asthra__load(&w->signal, acquire) == 0 &&
+           asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
+}
+
+/* Sleeps until completed. A main that hosts looks now and then whether all have fallen asleep. */
+static void asthra__host_sleep_on(Asthra__Wait *w) {
+    bool looks = asthra__seat()->is_main;
+    asthra__host_check();
+    while (asthra__load(&w->signal, acquire) == 0) {
+        asthra__os_wait(&w->signal, 0, looks ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER);
+        if (looks) asthra__host_check();
     }
-    return false;
 }
 
 /* A plain thread blocks, and nobody else. Its clock is the system's, also in the deterministic
@@ -167,8 +174,9 @@ static void asthra__wait_on_thread(Asthra__Wait *w, int64_t timeout_ns) {
     if (is_timed) asthra__add(&g->timed_hosts, 1u, seq_cst);
     asthra__add(&g->host_blocked, 1u, seq_cst);
     if (w->held != NULL) asthra__unlock(w->held);
-    if (!is_timed) asthra__host_check();
-    if (asthra__host_sleep(w, deadline)) {
+    if (!is_timed) {
+        asthra__host_sleep_on(w);
+    } else if (asthra__host_sleep(w, deadline)) {
         w->outcome = ASTHRA_TIMED_OUT;
         asthra__sub(&g->host_blocked, 1u, seq_cst);
     } else {
