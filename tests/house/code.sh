@@ -21,7 +21,8 @@ program() {
     "$cc" -std=gnu11 $1 -w $INCLUDES -c -o "$OUT/object.o" tests/house/code.c &&
         "$cc" -std=gnu11 $1 -w $INCLUDES -o "$OUT/program" "$OUT/object.o" "$OUT/safepoint.c" \
             -pthread &&
-        "$objdump" -d --no-show-raw-insn "$OUT/program" | sed -E 's,\s+(#|//) .*,,' >"$OUT/program.s"
+        "$objdump" -d --no-show-raw-insn "$OUT/program" |
+        sed -E 's,\s+(#|//) .*,,' >"$OUT/program.s"
 }
 # Compilers add a dot and a word to names of their own making: clones, cold parts.
 lines_of() {
@@ -94,7 +95,9 @@ look() {
     check "$cc-safepoint-is-one-load-and-one-branch" safepoint
     check "$cc-cold-lies-apart" cold_lies_apart
     check "$cc-assembly-is-hidden-and-alone" assembly
-    if grep -q '\.cold ' "$OUT/functions"; then check "$cc-panics-out-of-line" panics_out_of_line; fi
+    if grep -q '\.cold ' "$OUT/functions"; then
+        check "$cc-panics-out-of-line" panics_out_of_line
+    fi
     [ "$objdump" = objdump ] || return
     check "$cc-shared" program '-O2 -fPIC -shared'
     check "$cc-shared-thread-record" thread_record
