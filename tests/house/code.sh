@@ -47,10 +47,9 @@ thread_record() {
         asked_twice house_moved_if_attached asthra__thread_if_attached
 }
 
-# Up to the return: an address in one or two steps, the load, a comparison, the branch, the jump to
-# the slow way.
+# At most: an address in one or two steps, the load, a comparison, the branch, the slow way, return.
 safepoint() {
-    lines_of house_safepoint | sed -E '/\sret/q' >"$OUT/safepoint.s"
+    lines_of house_safepoint | grep -vE '\snop|xchg\s+%ax,%ax' >"$OUT/safepoint.s"
     cat "$OUT/safepoint.s"
     [ "$(grep -cE "\s($load)" "$OUT/safepoint.s")" = 1 ] &&
         [ "$(grep -cE "\s($branch)" "$OUT/safepoint.s")" = 1 ] &&
@@ -81,9 +80,8 @@ panics_out_of_line() {
         ' "$OUT/panics" "$OUT/functions" "$OUT/program.s" | grep .
 }
 assembly() {
-    grep '^asthra__swap' "$OUT/functions" | grep ' \.hidden$' >"$OUT/routines"
-    grep -q '^asthra__swap \.text\.asthra__swap ' "$OUT/routines" &&
-        ! grep ' \.text ' "$OUT/routines" &&
+    grep -q '^asthra__swap \.text\.asthra__swap \.hidden$' "$OUT/functions" &&
+        ! awk '($2 ~ /^\.text\.asthra__/) != ($3 == ".hidden")' "$OUT/functions" | grep . &&
         ! "$objdump" -r "$OUT/object.o" |
         awk '/^RELOCATION/ { here = /\[\.text\.asthra__/ } here && /R_/' | grep .
 }
@@ -95,9 +93,7 @@ look() {
     check "$cc-safepoint-is-one-load-and-one-branch" safepoint
     check "$cc-cold-lies-apart" cold_lies_apart
     check "$cc-assembly-is-hidden-and-alone" assembly
-    if grep -q '\.cold ' "$OUT/functions"; then
-        check "$cc-panics-out-of-line" panics_out_of_line
-    fi
+    ! grep -q '\.cold ' "$OUT/functions" || check "$cc-panics-out-of-line" panics_out_of_line
     [ "$objdump" = objdump ] || return
     check "$cc-shared" program '-O2 -fPIC -shared'
     check "$cc-shared-thread-record" thread_record
