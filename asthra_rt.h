@@ -9401,21 +9401,21 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     Asthra__Task *me = s->task;
     if (me == t)
         asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
-    if (me != NULL && timeout_ns < 0) {
-        asthra__store(&me->awaiting, bits, release);
+    ASTHRA__ATOMIC(uint64_t) *awaiting = me != NULL ? &me->awaiting : &s->awaiting;
+    if (timeout_ns < 0) {
+        asthra__store(awaiting, bits, release); /* partners: a cancel, a report */
         asthra__os_fence_light();
-        if (ASTHRA__UNLIKELY(asthra__cancel_is_pending(me))) asthra__task_forward_cancel(bits);
+        if (ASTHRA__UNLIKELY(me != NULL && asthra__cancel_is_pending(me)))
+            asthra__task_forward_cancel(bits);
     }
     AsthraStatus status = ASTHRA_OK;
     if (timeout_ns < 0 && asthra__await_claims(s, t)) {
-        if (me == NULL) asthra__store(&s->awaiting, bits, release); /* partner: a report */
         *seat = asthra__run_in_place(s, t);
-        if (me == NULL) asthra__store(&(*seat)->awaiting, (uint64_t)0, relaxed);
     } else {
         status = asthra__await_parked(t, bits, timeout_ns);
         *seat = asthra__seat();
     }
-    if (me != NULL && timeout_ns < 0) asthra__store(&me->awaiting, (uint64_t)0, relaxed);
+    if (timeout_ns < 0) asthra__store(awaiting, (uint64_t)0, relaxed);
     if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY && timeout_ns < 0)) {
         asthra_panic_at(NULL,
                         "asthra_await: out of memory: no stack or thread to go on with while "
