@@ -6105,7 +6105,7 @@ struct Asthra__Seat {
     Asthra__Fiber *fiber;   /* we stand on it */
     Asthra__Fiber root;     /* the stack that the thread came with */
     Asthra__Parker parker;  /* of the thread itself */
-    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what was called in place outside tasks */
+    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
     Asthra__Task *loaded, *spare;            /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
@@ -9401,6 +9401,7 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     Asthra__Task *me = s->task;
     if (me == t)
         asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
+    /* outside tasks the seat stays: its thread waits for nobody else meanwhile */
     ASTHRA__ATOMIC(uint64_t) *awaiting = me != NULL ? &me->awaiting : &s->awaiting;
     if (timeout_ns < 0) {
         asthra__store(awaiting, bits, release); /* partners: a cancel, a report */

@@ -282,7 +282,7 @@ struct Asthra__Seat {
     Asthra__Fiber *fiber;   /* we stand on it */
     Asthra__Fiber root;     /* the stack that the thread came with */
     Asthra__Parker parker;  /* of the thread itself */
-    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what was called in place outside tasks */
+    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
     Asthra__Task *loaded, *spare;            /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */

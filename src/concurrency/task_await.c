@@ -92,6 +92,7 @@ static AsthraStatus asthra__await_end(Asthra__Seat **seat, Asthra__Task *t, uint
     Asthra__Task *me = s->task;
     if (me == t)
         asthra_panic_at(NULL, "asthra_await: task %llu awaits itself", (unsigned long long)bits);
+    /* outside tasks the seat stays: its thread waits for nobody else meanwhile */
     ASTHRA__ATOMIC(uint64_t) *awaiting = me != NULL ? &me->awaiting : &s->awaiting;
     if (timeout_ns < 0) {
         asthra__store(awaiting, bits, release); /* partners: a cancel, a report */
