@@ -5907,6 +5907,8 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns);
 ASTHRA__FN Asthra__Parker *asthra__parker(void);
 /* "task 'name'" or "thread 'name'", into the caller's buffer, which it returns. */
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room);
+/* The same of a parker's address whose owner may be gone long since: "a task that has ended". */
+ASTHRA__FN const char *asthra__parker_name_if_any(uintptr_t parker, char *out, size_t room);
 
 /* Takes an opened wait back instead of parking: true, and nobody owes a wake; false: it has been
  * completed, and the caller must park to consume its wake. Does not touch w->held. */
@@ -8238,6 +8240,29 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
     return out;
 }
 
+static bool asthra__is_unfinished(const Asthra__Task *t) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    return (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+}
+
+ASTHRA__FN const char *asthra__parker_name_if_any(uintptr_t parker, char *out, size_t room) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        const Asthra__Task *t = asthra__task_at(i);
+        if ((uintptr_t)&t->parker != parker) continue;
+        return asthra__is_unfinished(t) ? asthra__parker_name(&t->parker, out, room)
+                                        : "a task that has ended";
+    }
+    const char *name = "a thread that has ended";
+    asthra__lock(&g->seats_lock);
+    for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
+        if ((uintptr_t)&s->parker == parker) name = asthra__parker_name(&s->parker, out, room);
+    }
+    asthra__unlock(&g->seats_lock);
+    return name;
+}
+
 /* ---- lists of those who wait ---- */
 
 /* A wait lives on its waiter's stack: it is looked at only if nobody can go on meanwhile. */
@@ -8302,11 +8327,6 @@ static bool asthra__describe_seat(Asthra__Text *line, const Asthra__Seat *s, boo
     else
         asthra__describe_wait(line, &s->parker, is_still);
     return true;
-}
-
-static bool asthra__is_unfinished(const Asthra__Task *t) {
-    uint64_t word = asthra__load(&t->word, acquire);
-    return (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
 }
 
 /* Lines that say the same are one line with a count, so that a million workers fit a screen. */
@@ -10838,9 +10858,11 @@ ASTHRA_RT_API bool asthra_mutex_try_lock(AsthraMutex *m) {
 }
 
 ASTHRA__COLD ASTHRA_NORETURN static void asthra__mutex_not_mine(uintptr_t owner) {
+    char name[96];
     if (!owner) asthra_panic_at(NULL, "asthra_mutex_unlock: it is not locked");
-    asthra_panic_at(NULL, "asthra_mutex_unlock: it was locked by another task or thread, which "
-                          "alone may unlock it");
+    asthra_panic_at(NULL,
+                    "asthra_mutex_unlock: it was locked by another, %s, which alone may unlock it",
+                    asthra__parker_name_if_any(owner, name, sizeof name));
 }
 
 ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m) {
@@ -10862,13 +10884,15 @@ ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m) {
 ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
     ASTHRA__MUTEX_NEEDS(m);
     Asthra__MutexBucket *b = asthra__mutex_bucket(m);
-    bool is_locked = asthra__load(asthra__mutex_owner(m), relaxed) != 0;
+    uintptr_t owner = asthra__load(asthra__mutex_owner(m), relaxed);
     asthra__lock(&b->lock);
     bool is_awaited = asthra__mutex_find(b->first, m) != NULL;
     asthra__unlock(&b->lock);
-    if (is_locked || is_awaited)
-        asthra_panic_at(NULL, "asthra_mutex_destroy: it is still %s",
-                        is_locked ? "locked; unlock it first" : "waited for");
+    char name[96];
+    if (owner)
+        asthra_panic_at(NULL, "asthra_mutex_destroy: it is still locked by %s; unlock it first",
+                        asthra__parker_name_if_any(owner, name, sizeof name));
+    if (is_awaited) asthra_panic_at(NULL, "asthra_mutex_destroy: it is still waited for");
     memset(m, 0, sizeof *m);
 }
 

@@ -242,11 +242,19 @@ static void *unlock_it(void *args) {
     return NULL;
 }
 
-TEST_PANICS(mutex, unlocking_anothers_panics, "locked by another task") {
+TEST_PANICS(mutex, unlocking_anothers_panics, "locked by another, thread 'main', which alone") {
     asthra_mutex_lock(&plain);
     asthra_await(asthra_spawn(unlock_it, &plain));
 }
-TEST_PANICS(mutex, destroying_a_locked_one_panics, "asthra_mutex_destroy: it is still locked") {
+static void *lock_and_keep(void *args) {
+    asthra_mutex_lock(args);
+    return NULL;
+}
+TEST_PANICS(mutex, unlocking_what_a_task_took_along_panics, "another, a task that has ended,") {
+    asthra_await(asthra_spawn(lock_and_keep, &plain));
+    asthra_mutex_unlock(&plain);
+}
+TEST_PANICS(mutex, destroying_a_locked_one_panics, "it is still locked by thread 'main'") {
     asthra_mutex_lock(&plain);
     asthra_mutex_destroy(&plain);
 }

@@ -275,9 +275,11 @@ ASTHRA_RT_API bool asthra_mutex_try_lock(AsthraMutex *m) {
 }
 
 ASTHRA__COLD ASTHRA_NORETURN static void asthra__mutex_not_mine(uintptr_t owner) {
+    char name[96];
     if (!owner) asthra_panic_at(NULL, "asthra_mutex_unlock: it is not locked");
-    asthra_panic_at(NULL, "asthra_mutex_unlock: it was locked by another task or thread, which "
-                          "alone may unlock it");
+    asthra_panic_at(NULL,
+                    "asthra_mutex_unlock: it was locked by another, %s, which alone may unlock it",
+                    asthra__parker_name_if_any(owner, name, sizeof name));
 }
 
 ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m) {
@@ -299,13 +301,15 @@ ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m) {
 ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
     ASTHRA__MUTEX_NEEDS(m);
     Asthra__MutexBucket *b = asthra__mutex_bucket(m);
-    bool is_locked = asthra__load(asthra__mutex_owner(m), relaxed) != 0;
+    uintptr_t owner = asthra__load(asthra__mutex_owner(m), relaxed);
     asthra__lock(&b->lock);
     bool is_awaited = asthra__mutex_find(b->first, m) != NULL;
     asthra__unlock(&b->lock);
-    if (is_locked || is_awaited)
-        asthra_panic_at(NULL, "asthra_mutex_destroy: it is still %s",
-                        is_locked ? "locked; unlock it first" : "waited for");
+    char name[96];
+    if (owner)
+        asthra_panic_at(NULL, "asthra_mutex_destroy: it is still locked by %s; unlock it first",
+                        asthra__parker_name_if_any(owner, name, sizeof name));
+    if (is_awaited) asthra_panic_at(NULL, "asthra_mutex_destroy: it is still waited for");
     memset(m, 0, sizeof *m);
 }
 

@@ -84,6 +84,8 @@ ASTHRA__FN AsthraStatus asthra__wait_park(Asthra__Wait *w, int64_t timeout_ns);
 ASTHRA__FN Asthra__Parker *asthra__parker(void);
 /* "task 'name'" or "thread 'name'", into the caller's buffer, which it returns. */
 ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, size_t room);
+/* The same of a parker's address whose owner may be gone long since: "a task that has ended". */
+ASTHRA__FN const char *asthra__parker_name_if_any(uintptr_t parker, char *out, size_t room);
 
 /* Takes an opened wait back instead of parking: true, and nobody owes a wake; false: it has been
  * completed, and the caller must park to consume its wake. Does not touch w->held. */

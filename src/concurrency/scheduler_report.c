@@ -44,6 +44,29 @@ ASTHRA__FN const char *asthra__parker_name(const Asthra__Parker *p, char *out, s
     return out;
 }
 
+static bool asthra__is_unfinished(const Asthra__Task *t) {
+    uint64_t word = asthra__load(&t->word, acquire);
+    return (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
+}
+
+ASTHRA__FN const char *asthra__parker_name_if_any(uintptr_t parker, char *out, size_t room) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    uint32_t count = asthra__load(&g->descriptors, acquire);
+    for (uint32_t i = 1; i < count; i++) {
+        const Asthra__Task *t = asthra__task_at(i);
+        if ((uintptr_t)&t->parker != parker) continue;
+        return asthra__is_unfinished(t) ? asthra__parker_name(&t->parker, out, room)
+                                        : "a task that has ended";
+    }
+    const char *name = "a thread that has ended";
+    asthra__lock(&g->seats_lock);
+    for (const Asthra__Seat *s = g->seats; s != NULL; s = s->next) {
+        if ((uintptr_t)&s->parker == parker) name = asthra__parker_name(&s->parker, out, room);
+    }
+    asthra__unlock(&g->seats_lock);
+    return name;
+}
+
 /* ---- lists of those who wait ---- */
 
 /* A wait lives on its waiter's stack: it is looked at only if nobody can go on meanwhile. */
@@ -108,11 +131,6 @@ static bool asthra__describe_seat(Asthra__Text *line, const Asthra__Seat *s, boo
     else
         asthra__describe_wait(line, &s->parker, is_still);
     return true;
-}
-
-static bool asthra__is_unfinished(const Asthra__Task *t) {
-    uint64_t word = asthra__load(&t->word, acquire);
-    return (word & ASTHRA__TASK_ALIVE) && !(word & ASTHRA__TASK_END);
 }
 
 /* Lines that say the same are one line with a count, so that a million workers fit a screen. */
