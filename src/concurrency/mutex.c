@@ -298,6 +298,13 @@ ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m) {
     if (ASTHRA__UNLIKELY(asthra__load(&b->asleep, relaxed))) asthra__mutex_wake(m, b);
 }
 
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__mutex_in_use(uintptr_t owner) {
+    char name[96];
+    if (!owner) asthra_panic_at(NULL, "asthra_mutex_destroy: it is still waited for");
+    asthra_panic_at(NULL, "asthra_mutex_destroy: it is still locked by %s; unlock it first",
+                    asthra__parker_name_if_any(owner, name, sizeof name));
+}
+
 ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
     ASTHRA__MUTEX_NEEDS(m);
     Asthra__MutexBucket *b = asthra__mutex_bucket(m);
@@ -305,11 +312,7 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
     asthra__lock(&b->lock);
     bool is_awaited = asthra__mutex_find(b->first, m) != NULL;
     asthra__unlock(&b->lock);
-    char name[96];
-    if (owner)
-        asthra_panic_at(NULL, "asthra_mutex_destroy: it is still locked by %s; unlock it first",
-                        asthra__parker_name_if_any(owner, name, sizeof name));
-    if (is_awaited) asthra_panic_at(NULL, "asthra_mutex_destroy: it is still waited for");
+    if (owner || is_awaited) asthra__mutex_in_use(owner);
     memset(m, 0, sizeof *m);
 }
 
