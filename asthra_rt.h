@@ -31,10 +31,11 @@
  * Map (search for the words in brackets; each chapter has a contract in Part I, a body in Part II)
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
+ *     [alloc] [zone]                       allocators, the names of the memory zones
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
- *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [alloc] [table] [deque] [fiber]
+ *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
  *
  * Switches (define before the include, the same in every file that includes it)
@@ -46,6 +47,7 @@
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
@@ -124,6 +126,31 @@
 #else
 #define ASTHRA_HAS_TYPE 1
 #endif
+#if defined(ASTHRA_RT_NO_MANUAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MANUAL))
+#define ASTHRA_HAS_MANUAL 0
+#else
+#define ASTHRA_HAS_MANUAL 1
+#endif
+#if defined(ASTHRA_RT_NO_PINNED) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_PINNED))
+#define ASTHRA_HAS_PINNED 0
+#else
+#define ASTHRA_HAS_PINNED 1
+#endif
+#if defined(ASTHRA_RT_NO_STACK) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_STACK))
+#define ASTHRA_HAS_STACK 0
+#else
+#define ASTHRA_HAS_STACK 1
+#endif
+#if defined(ASTHRA_RT_NO_ARENA) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_ARENA))
+#define ASTHRA_HAS_ARENA 0
+#else
+#define ASTHRA_HAS_ARENA 1
+#endif
+#if defined(ASTHRA_RT_NO_POOL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_POOL))
+#define ASTHRA_HAS_POOL 0
+#else
+#define ASTHRA_HAS_POOL 1
+#endif
 
 /* Traits: how the parts are built. */
 #ifdef ASTHRA_RT_NO_THREADS
@@ -154,6 +181,8 @@
 
 /* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
+/* The blocks of all zones come from one heap, and its users come in by one door. */
+#define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 
 /* Needs, a row each. */
 #if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK
@@ -382,6 +411,18 @@ ASTHRA_RT_API const AsthraPanicInfo *asthra_panic_last(void);
 ASTHRA_RT_API size_t asthra_panic_history(AsthraPanicInfo *out, size_t room);
 ASTHRA_RT_API void asthra_panic_clear_history(void);
 
+/* ---- [alloc] contract ------------------------------------------------------ core/alloc.h ---- */
+/* alloc - an allocator that a caller brings.                               [alloc] contract */
+
+/* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
+ * uses what was made with it; `block` is never NULL and sizes are never 0. */
+typedef struct AsthraAllocator {
+    void *(*alloc)(size_t size, void *user);
+    void *(*realloc)(void *block, size_t size, void *user);
+    void (*free)(void *block, void *user);
+    void *user;
+} AsthraAllocator;
+
 /* ---- [type] contract -------------------------------------------------------- core/type.h ---- */
 /* type - what a value looks like in memory.                                [type] contract
  *
@@ -482,6 +523,50 @@ typedef enum AsthraDebugFlag {
 } AsthraDebugFlag;
 
 ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on);
+
+/* ---- [zone] contract ------------------------------------------------------ memory/zone.h ---- */
+/* zone - the names of the memory zones, and what holds for all of them.    [zone] contract */
+
+typedef enum AsthraMemoryZone {
+    ASTHRA_MEMORY_ZONE_NONE = -1,
+    ASTHRA_MEMORY_ZONE_GC = 0, /* collected */
+    ASTHRA_MEMORY_ZONE_MANUAL, /* freed by hand */
+    ASTHRA_MEMORY_ZONE_PINNED, /* freed by hand, at an address that is known to foreign code */
+    ASTHRA_MEMORY_ZONE_STACK   /* freed with the task or scope that asked for it */
+} AsthraMemoryZone;
+
+/* "MEMORY_ZONE_MANUAL" of ASTHRA_MEMORY_ZONE_MANUAL and so on; never NULL. */
+ASTHRA_RT_API const char *asthra_memory_zone_to_string(AsthraMemoryZone zone);
+
+/* What frees are checked for, in blocks allocated from now on. */
+typedef enum AsthraSafetyLevel {
+    ASTHRA_SAFETY_DEFAULT = 0, /* CHECKED */
+    ASTHRA_SAFETY_NONE,        /* nothing */
+    ASTHRA_SAFETY_CHECKED,     /* invalid, interior and double frees, overflows into the slack */
+    ASTHRA_SAFETY_FULL         /* and uses after the free and overflows by one byte */
+} AsthraSafetyLevel;
+
+/* What an allocation does that max_heap_size refuses. */
+typedef enum AsthraHeapLimitPolicy {
+    ASTHRA_HEAP_LIMIT_NULL,  /* returns NULL */
+    ASTHRA_HEAP_LIMIT_PANIC, /* panics */
+    ASTHRA_HEAP_LIMIT_HOOK   /* asks heap_limit_hook, then returns NULL */
+} AsthraHeapLimitPolicy;
+
+/* Called on the allocating thread, outside every lock, when `size` bytes would go over the limit;
+ * it may free. true: try again. */
+typedef bool (*AsthraHeapLimitHook)(size_t size, AsthraMemoryZone zone, void *user);
+
+/* Both run on the allocating thread, outside every lock, after the allocation and before the free,
+ * and may allocate, but not wait: what they allocate is not told to them. NULL: not wanted. */
+typedef struct AsthraMemoryHooks {
+    void (*on_alloc)(void *ptr, size_t size, AsthraMemoryZone zone, void *user);
+    void (*on_free)(void *ptr, AsthraMemoryZone zone, void *user);
+    void *user;
+} AsthraMemoryHooks;
+
+/* Copied; NULL: none. Other threads may finish what they are in with the hooks of before. */
+ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks);
 
 /* ---- [task] contract ------------------------------------------------- concurrency/task.h ---- */
 /* task - functions that run on all cores, and their results.               [task] contract
@@ -1084,6 +1169,9 @@ ASTHRA__FN size_t asthra__os_page_size(void);
 
 /* Zeroed address space that takes memory when it is touched; NULL: refused. */
 ASTHRA__FN void *asthra__os_map(size_t bytes);
+/* The same at a multiple of `alignment`, a power of two and at least a page, and counted against
+ * what the system is willing to promise. */
+ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
@@ -1327,6 +1415,26 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     munmap(start, bytes);
     asthra__store(&asthra__os.is_counted, false, relaxed);
     errno = saved;
+}
+
+static char *asthra__os_map_plain(size_t bytes) {
+    int saved = errno;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+/* Neighbours of an aligned mapping are often aligned, so the plain call comes first. */
+ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
+    size_t wide = bytes + alignment - asthra__os_page_size();
+    char *start = asthra__os_map_plain(bytes);
+    if (start == NULL || ((uintptr_t)start & (alignment - 1)) == 0) return start;
+    asthra__os_unmap(start, bytes);
+    if (wide < bytes || (start = asthra__os_map_plain(wide)) == NULL) return NULL;
+    size_t head = (size_t)(-(uintptr_t)start & (alignment - 1)), tail = wide - head - bytes;
+    if (head != 0) asthra__os_unmap(start, head);
+    if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
+    return start + head;
 }
 
 ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
@@ -3268,8 +3376,10 @@ ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
  */
 
 struct AsthraError;
+struct Asthra__Heap;
+struct Asthra__StackRegion;
 
-enum { ASTHRA__SCHEDULER_SLOT = 512 };
+enum { ASTHRA__SCHEDULER_SLOT = 512, ASTHRA__HEAP_SLOTS = 4 };
 
 typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
@@ -3283,6 +3393,9 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
+    bool is_in_memory_hook; /* zone's slot */
+    struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
+    struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
      * thread can fail for want of memory. */
@@ -3292,6 +3405,9 @@ struct Asthra__Thread {
 /* Never NULL: attaches the thread if need be. */
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void);
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void); /* signal-safe */
+/* The same place, filled or not: for functions that never switch stacks, are never inlined and look
+ * only at slots whose zero means that there is nothing yet. */
+ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 
@@ -3447,6 +3563,10 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
 }
 
 #endif
+
+ASTHRA__FN ASTHRA__FAST Asthra__Thread *asthra__thread_raw(void) {
+    return &asthra__thread_record;
+}
 
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void) {
     Asthra__Thread *t = &asthra__thread_record;
@@ -4120,16 +4240,9 @@ ASTHRA__FN void asthra__free(void *block);                         /* NULL is al
 ASTHRA__FN void *asthra__alloc_or_die(void *block, size_t bytes);  /* realloc that panics */
 ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, or out of memory */
 
-typedef struct Asthra__AllocHook {
-    void *(*alloc)(size_t bytes, void *user);
-    void *(*realloc)(void *block, size_t bytes, void *user); /* block not NULL, bytes not 0 */
-    void (*free)(void *block, void *user);                   /* block not NULL */
-    void *user;
-} Asthra__AllocHook;
-
 /* Copied; NULL: malloc. Called while the runtime is at rest and holds no block, because a block
  * goes back to the hook of that moment. */
-ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook);
+ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
 
 /* ---- [alloc] body ---------------------------------------------------------- core/alloc.c ---- */
 /* alloc - a hook, and malloc behind it.                                    [alloc] body
@@ -4144,16 +4257,16 @@ ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook);
 #include <string.h>
 
 /* A zero hook is malloc. */
-static struct { Asthra__AllocHook hook; } asthra__alloc_state;
+static struct { AsthraAllocator hook; } asthra__alloc_state;
 
-ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook) {
-    static const Asthra__AllocHook none;
+ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook) {
+    static const AsthraAllocator none;
     ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
     asthra__alloc_state.hook = hook ? *hook : none;
 }
 
 ASTHRA__FN void *asthra__alloc(size_t bytes) {
-    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     int saved = errno;
     if (!bytes) bytes = 1;
     void *block = hook->alloc ? hook->alloc(bytes, hook->user) : malloc(bytes);
@@ -4175,7 +4288,7 @@ ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes) {
 }
 
 ASTHRA__FN void *asthra__realloc(void *block, size_t bytes) {
-    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     if (!block) return asthra__alloc(bytes);
     int saved = errno;
     if (!bytes) bytes = 1;
@@ -4185,7 +4298,7 @@ ASTHRA__FN void *asthra__realloc(void *block, size_t bytes) {
 }
 
 ASTHRA__FN void asthra__free(void *block) {
-    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     if (!block) return;
     int saved = errno;
     if (hook->alloc)
@@ -5124,6 +5237,17 @@ ASTHRA__FN void asthra__table_after_fork(void) {
  * same bytes each time.
  */
 
+/* All that a hot path asks is one word: the debug flags, and above them what modules that trace
+ * anyway want to be asked at the same places. */
+enum {
+    ASTHRA__TRACE_ZONE_LIMIT = 1 << 16,
+    ASTHRA__TRACE_ZONE_HOOKS = 1 << 17,
+    ASTHRA__TRACE_ZONES = ASTHRA__TRACE_ZONE_LIMIT | ASTHRA__TRACE_ZONE_HOOKS |
+                          1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
+};
+ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
+ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on);
+
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */
 #define ASTHRA__TRACE(flag, ...) \
     (ASTHRA__UNLIKELY(asthra__trace_is_on(flag)) ? asthra__text_report(__VA_ARGS__) : (void)0)
@@ -5135,20 +5259,27 @@ ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load *
  * Nothing is published with a flag: a thread that sees it a little later writes a line less.
  */
 
-/* Bit n is AsthraDebugFlag n. */
-static struct { ASTHRA__ATOMIC(uint32_t) flags; } asthra__trace;
+/* Bit n is AsthraDebugFlag n; ASTHRA__TRACE_* stand above. */
+static struct { ASTHRA__ATOMIC(uint32_t) word; } asthra__trace;
+
+ASTHRA__FN ASTHRA__FAST uint32_t asthra__trace_word(void) {
+    return asthra__load(&asthra__trace.word, relaxed);
+}
+
+ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on) {
+    if (on)
+        asthra__or(&asthra__trace.word, bit, relaxed);
+    else
+        asthra__and(&asthra__trace.word, ~bit, relaxed);
+}
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag) {
-    return asthra__load(&asthra__trace.flags, relaxed) >> (unsigned)flag & 1;
+    return asthra__trace_word() >> (unsigned)flag & 1;
 }
 
 ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
     if ((unsigned)flag > ASTHRA_DEBUG_SAFETY_CHECKS) return;
-    uint32_t bit = (uint32_t)1 << (unsigned)flag;
-    if (on)
-        asthra__or(&asthra__trace.flags, bit, relaxed);
-    else
-        asthra__and(&asthra__trace.flags, ~bit, relaxed);
+    asthra__trace_set((uint32_t)1 << (unsigned)flag, on);
 }
 
 /* ---- [deque] internal ----------------------------------------- lockfree/deque_internal.h ---- */
@@ -5394,6 +5525,329 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d) {
     size_t h = asthra__load(&d->head, acquire);
     size_t t = asthra__load(&d->tail, relaxed);
     return (ptrdiff_t)(h - t) > 0 ? h - t : 0;
+}
+
+#endif
+
+/* ---- [region] internal ----------------------------------------- memory/region_internal.h ---- */
+/* region - whose a piece of address space is.                              [region] internal
+ *
+ * Zones take address space in units of 4 MiB, aligned to as much. A table of two levels tells for
+ * any address, without a lock, what has its unit: an entry is the address of a record that its
+ * claimer keeps, at least until the unit is claimed again, and the record's kind in the low bits.
+ */
+
+enum { ASTHRA__REGION_BYTES = 1 << 22, ASTHRA__REGION_KINDS = 8 };
+
+typedef enum Asthra__RegionKind {
+    ASTHRA__REGION_NONE,    /* of nobody */
+    ASTHRA__REGION_SEGMENT, /* heap's: cut into pages; the record is the unit's own head */
+    ASTHRA__REGION_HUGE     /* heap's: one block */
+} Asthra__RegionKind;
+
+/* A record's address (aligned to ASTHRA__REGION_KINDS) + its kind; 0: of nobody. */
+ASTHRA__FN uintptr_t asthra__region_entry(const void *address);
+
+/* `start` is aligned to a unit; bytes are rounded up to units. false: no memory for the table, or
+ * addresses beyond it; then nothing is claimed. */
+ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *record,
+                                     Asthra__RegionKind kind);
+ASTHRA__FN void asthra__region_drop(void *start, size_t bytes);
+
+/* ---- [region] body ------------------------------------------------------ memory/region.c ---- */
+/* region - whose a piece of address space is.                              [region] body
+ *
+ * A leaf of the table (8,192 entries, 32 GiB of addresses) is mapped when the first unit in it is
+ * claimed, and stays; the root, 64 KiB on 64-bit systems, is static and costs the pages of it that
+ * are touched. Addresses beyond the table belong to nobody.
+ *
+ * An entry is written, with release, before its units are handed out, and cleared before they are
+ * unmapped; readers acquire it. Whoever asks about an address while its unit changes hands gets
+ * either answer, and the record behind either is readable. Two threads may find at once that a
+ * leaf is missing: one publishes, the other gives its own back.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+enum {
+    ASTHRA__REGION_SHIFT = 22,
+#if UINTPTR_MAX > 0xffffffffu
+    ASTHRA__REGION_LEAF_BITS = 13,
+    ASTHRA__REGION_ROOT_BITS = 13, /* 48 bits of address */
+#else
+    ASTHRA__REGION_LEAF_BITS = 10,
+    ASTHRA__REGION_ROOT_BITS = 0,
+#endif
+    ASTHRA__REGION_LEAF = 1 << ASTHRA__REGION_LEAF_BITS
+};
+
+typedef ASTHRA__ATOMIC(uintptr_t) Asthra__RegionEntry;
+
+static struct {
+    ASTHRA__ATOMIC(Asthra__RegionEntry *) root[1 << ASTHRA__REGION_ROOT_BITS];
+} asthra__region;
+
+/* Where the entry of a unit is; NULL: there is none. */
+static ASTHRA__FAST Asthra__RegionEntry *asthra__region_place(uintptr_t unit) {
+    uintptr_t branch = unit >> ASTHRA__REGION_LEAF_BITS;
+    if (ASTHRA__UNLIKELY(branch >> ASTHRA__REGION_ROOT_BITS)) return NULL;
+    Asthra__RegionEntry *leaf = asthra__load(&asthra__region.root[branch], acquire);
+    return ASTHRA__UNLIKELY(leaf == NULL) ? NULL : &leaf[unit & (ASTHRA__REGION_LEAF - 1)];
+}
+
+ASTHRA__FN ASTHRA__FAST uintptr_t asthra__region_entry(const void *address) {
+    Asthra__RegionEntry *at = asthra__region_place((uintptr_t)address >> ASTHRA__REGION_SHIFT);
+    return ASTHRA__UNLIKELY(at == NULL) ? 0 : asthra__load(at, acquire);
+}
+
+/* Makes the leaf if need be. NULL: no memory, or an address beyond the table. */
+static Asthra__RegionEntry *asthra__region_place_made(uintptr_t unit) {
+    Asthra__RegionEntry *at = asthra__region_place(unit), *none = NULL;
+    uintptr_t branch = unit >> ASTHRA__REGION_LEAF_BITS;
+    if (at != NULL || branch >> ASTHRA__REGION_ROOT_BITS) return at;
+    size_t bytes = sizeof(Asthra__RegionEntry) * ASTHRA__REGION_LEAF;
+    Asthra__RegionEntry *leaf = asthra__os_map(bytes);
+    if (leaf == NULL) return NULL;
+    if (!asthra__cas(&asthra__region.root[branch], &none, leaf, acq_rel))
+        asthra__os_unmap(leaf, bytes);
+    return asthra__region_place(unit);
+}
+
+static size_t asthra__region_units(size_t bytes) {
+    return bytes / ASTHRA__REGION_BYTES + (bytes % ASTHRA__REGION_BYTES != 0);
+}
+
+ASTHRA__FN void asthra__region_drop(void *start, size_t bytes) {
+    uintptr_t unit = (uintptr_t)start >> ASTHRA__REGION_SHIFT;
+    for (size_t n = asthra__region_units(bytes); n-- > 0;)
+        asthra__store(asthra__region_place(unit + n), (uintptr_t)0, release);
+}
+
+ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *record,
+                                     Asthra__RegionKind kind) {
+    uintptr_t unit = (uintptr_t)start >> ASTHRA__REGION_SHIFT;
+    size_t units = asthra__region_units(bytes);
+    for (size_t i = 0; i < units; i++) {
+        Asthra__RegionEntry *at = asthra__region_place_made(unit + i);
+        if (at == NULL) {
+            asthra__region_drop(start, i * ASTHRA__REGION_BYTES);
+            return false;
+        }
+        asthra__store(at, (uintptr_t)record + (uintptr_t)kind, release);
+    }
+    return true;
+}
+
+#endif
+
+/* ---- [zone] internal --------------------------------------------- memory/zone_internal.h ---- */
+/* zone - accounts, the limit and the hooks that all zones share.           [zone] internal
+ *
+ * An account counts what one thread (or heap, or stack) allocated and freed in one zone. Only its
+ * owner writes it, anybody reads it; sums over all accounts of a zone are exact when the zone is at
+ * rest. Each 64 KiB the owner adds what is new to the zone's own count, which keeps the peak.
+ */
+
+enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
+
+typedef struct Asthra__Account {
+    ASTHRA__ATOMIC(size_t) total, freed, count, failures; /* bytes, bytes, allocations, refusals */
+    size_t total_due, freed_due; /* beyond these the zone is told */
+    size_t told;                 /* total - freed, when the zone was told last */
+} Asthra__Account;
+
+ASTHRA__FN void asthra__account_tell(Asthra__Account *a, AsthraMemoryZone zone);
+
+/* Only the owner counts, so a load and a store are enough. */
+static inline void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
+    size_t total = asthra__load(&a->total, relaxed) + size;
+    asthra__store(&a->total, total, relaxed);
+    asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
+    if (ASTHRA__UNLIKELY((ptrdiff_t)(total - a->total_due) > 0)) asthra__account_tell(a, zone);
+}
+static inline void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
+    size_t freed = asthra__load(&a->freed, relaxed) + size;
+    asthra__store(&a->freed, freed, relaxed);
+    if (ASTHRA__UNLIKELY((ptrdiff_t)(freed - a->freed_due) > 0)) asthra__account_tell(a, zone);
+}
+ASTHRA__FN void asthra__account_fail(Asthra__Account *a);
+
+/* What a zone adds up: *sum grows by the account. */
+typedef struct Asthra__AccountSum {
+    size_t total, freed, count, failures;
+} Asthra__AccountSum;
+ASTHRA__FN void asthra__account_sum(const Asthra__Account *a, Asthra__AccountSum *sum);
+
+/* The most that was ever in use, at least `current`; ASTHRA_MEMORY_ZONE_NONE: of all zones. */
+ASTHRA__FN size_t asthra__zone_peak(AsthraMemoryZone zone, size_t current);
+
+/* True while a limit, a hook or the debug line wants to know of each allocation and each free: then
+ * a zone does the four calls below, else none of them. One load. */
+static inline bool asthra__zone_is_watched(void) {
+    return (asthra__trace_word() & ASTHRA__TRACE_ZONES) != 0;
+}
+/* Before an allocation: may the zones hold `size` more? Asks the limit's hook. false: no, and
+ * asthra_last_error says why; with the policy to panic it panics. */
+ASTHRA__FN bool asthra__zone_admit(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__zone_release(size_t size); /* after a free, or for what was not got */
+ASTHRA__FN void asthra__zone_tell_alloc(void *ptr, size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone);
+
+/* max_bytes 0: no limit; `live` is what the zones hold already. */
+typedef struct Asthra__ZoneLimit {
+    size_t max_bytes, live;
+    AsthraHeapLimitPolicy policy;
+    AsthraHeapLimitHook hook;
+    void *hook_user;
+} Asthra__ZoneLimit;
+ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
+
+/* ---- [zone] body ---------------------------------------------------------- memory/zone.c ---- */
+/* zone - accounts, the limit and the hooks that all zones share.           [zone] body
+ *
+ * Nothing here is on the path of an allocation that nobody watches. A limit is one counter that
+ * each watched allocation raises before it takes memory, so that it is never passed, not even for
+ * a moment; the counter is set when the limit is, from the accounts. The settings are plain data:
+ * a limit changes only with the runtime's start and stop, while nobody allocates. Hooks may change
+ * at any time, so they are copied under a lock and called outside it.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+enum { ASTHRA__ZONE_ALL = ASTHRA__ZONES };
+
+static struct {
+    ASTHRA__ATOMIC(size_t) live[ASTHRA__ZONES + 1], peak[ASTHRA__ZONES + 1]; /* as told */
+    ASTHRA__ATOMIC(size_t) limited; /* bytes in use, kept while there is a limit */
+    Asthra__ZoneLimit limit;
+    Asthra__Lock lock; /* of hooks */
+    AsthraMemoryHooks hooks;
+} asthra__zone;
+
+static void asthra__zone_live_add(size_t index, size_t more) {
+    size_t live = asthra__add(&asthra__zone.live[index], more, relaxed) + more;
+    size_t peak = asthra__load(&asthra__zone.peak[index], relaxed);
+    if ((ptrdiff_t)live < 0) return; /* freed here before it was told there */
+    while (live > peak && !asthra__cas(&asthra__zone.peak[index], &peak, live, relaxed)) continue;
+}
+
+ASTHRA__COLD ASTHRA__FN void asthra__account_tell(Asthra__Account *a, AsthraMemoryZone zone) {
+    size_t total = asthra__load(&a->total, relaxed), freed = asthra__load(&a->freed, relaxed);
+    size_t more = total - freed - a->told;
+    a->told += more;
+    a->total_due = total + ASTHRA__ACCOUNT_STEP;
+    a->freed_due = freed + ASTHRA__ACCOUNT_STEP;
+    asthra__zone_live_add((size_t)zone, more);
+    asthra__zone_live_add(ASTHRA__ZONE_ALL, more);
+}
+
+ASTHRA__COLD ASTHRA__FN void asthra__account_fail(Asthra__Account *a) {
+    asthra__add(&a->failures, 1, relaxed);
+}
+
+ASTHRA__FN void asthra__account_sum(const Asthra__Account *a, Asthra__AccountSum *sum) {
+    sum->total += asthra__load(&a->total, relaxed);
+    sum->freed += asthra__load(&a->freed, relaxed);
+    sum->count += asthra__load(&a->count, relaxed);
+    sum->failures += asthra__load(&a->failures, relaxed);
+}
+
+ASTHRA__FN size_t asthra__zone_peak(AsthraMemoryZone zone, size_t current) {
+    size_t index = zone == ASTHRA_MEMORY_ZONE_NONE ? ASTHRA__ZONE_ALL : (size_t)zone;
+    size_t peak = asthra__load(&asthra__zone.peak[index], relaxed);
+    return peak > current ? peak : current;
+}
+
+ASTHRA_RT_API const char *asthra_memory_zone_to_string(AsthraMemoryZone zone) {
+    static const char *const names[] = {"NONE", "GC", "MANUAL", "PINNED", "STACK"};
+    size_t index = (size_t)((int)zone + 1);
+    return index < sizeof names / sizeof *names ? names[index] : "NONE";
+}
+
+ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit) {
+    asthra__zone.limit = *limit;
+    asthra__store(&asthra__zone.limited, limit->live, relaxed);
+    asthra__trace_set(ASTHRA__TRACE_ZONE_LIMIT, limit->max_bytes != 0);
+}
+
+static bool asthra__zone_take(size_t size) {
+    size_t max = asthra__zone.limit.max_bytes;
+    size_t used = asthra__load(&asthra__zone.limited, relaxed);
+    do {
+        if (size > max || used > max - size) return false;
+    } while (!asthra__cas(&asthra__zone.limited, &used, used + size, relaxed));
+    return true;
+}
+
+/* Whether the policy lets the allocation try again. */
+static bool asthra__zone_over_limit(size_t size, AsthraMemoryZone zone) {
+    const Asthra__ZoneLimit *l = &asthra__zone.limit;
+    size_t used = asthra__load(&asthra__zone.limited, relaxed);
+    if (l->policy == ASTHRA_HEAP_LIMIT_HOOK && l->hook != NULL &&
+        l->hook(size, zone, l->hook_user))
+        return true;
+    if (l->policy == ASTHRA_HEAP_LIMIT_PANIC)
+        asthra_panic_at(NULL,
+                        "Heap limit: %zu bytes of zone %s asked for, %zu of max_heap_size %zu in "
+                        "use; free some, or raise it",
+                        size, asthra_memory_zone_to_string(zone), used, l->max_bytes);
+    asthra__error_set(ASTHRA_LIMIT,
+                      "max_heap_size is %zu bytes, %zu are in use, %zu more were asked for",
+                      l->max_bytes, used, size);
+    return false;
+}
+
+ASTHRA__FN bool asthra__zone_admit(size_t size, AsthraMemoryZone zone) {
+    if (asthra__zone.limit.max_bytes == 0) return true;
+    while (!asthra__zone_take(size))
+        if (!asthra__zone_over_limit(size, zone)) return false;
+    return true;
+}
+
+ASTHRA__FN void asthra__zone_release(size_t size) {
+    if (asthra__zone.limit.max_bytes != 0) asthra__sub(&asthra__zone.limited, size, relaxed);
+}
+
+static AsthraMemoryHooks asthra__zone_hooks(void) {
+    asthra__lock(&asthra__zone.lock);
+    AsthraMemoryHooks hooks = asthra__zone.hooks;
+    asthra__unlock(&asthra__zone.lock);
+    return hooks;
+}
+
+/* A hook that allocates is not told of that: it would never end. */
+static bool asthra__zone_enter_hook(void) {
+    Asthra__Thread *t = asthra__thread();
+    bool is_free = !t->is_in_memory_hook;
+    t->is_in_memory_hook = true;
+    return is_free;
+}
+
+ASTHRA__FN void asthra__zone_tell_alloc(void *ptr, size_t size, AsthraMemoryZone zone) {
+    ASTHRA__TRACE(ASTHRA_DEBUG_MEMORY_ALLOCATION, "ALLOC: %p (%zu bytes) in zone %s", ptr, size,
+                  asthra_memory_zone_to_string(zone));
+    AsthraMemoryHooks hooks = asthra__zone_hooks();
+    if (hooks.on_alloc == NULL || !asthra__zone_enter_hook()) return;
+    hooks.on_alloc(ptr, size, zone, hooks.user);
+    asthra__thread()->is_in_memory_hook = false;
+}
+
+ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone) {
+    ASTHRA__TRACE(ASTHRA_DEBUG_MEMORY_ALLOCATION, "FREE: %p in zone %s", ptr,
+                  asthra_memory_zone_to_string(zone));
+    AsthraMemoryHooks hooks = asthra__zone_hooks();
+    if (hooks.on_free == NULL || !asthra__zone_enter_hook()) return;
+    hooks.on_free(ptr, zone, hooks.user);
+    asthra__thread()->is_in_memory_hook = false;
+}
+
+ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
+    static const AsthraMemoryHooks none;
+    if (hooks == NULL) hooks = &none;
+    asthra__lock(&asthra__zone.lock);
+    asthra__zone.hooks = *hooks;
+    asthra__unlock(&asthra__zone.lock);
+    asthra__trace_set(ASTHRA__TRACE_ZONE_HOOKS, hooks->on_alloc != NULL || hooks->on_free != NULL);
 }
 
 #endif

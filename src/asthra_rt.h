@@ -31,10 +31,11 @@
  * Map (search for the words in brackets; each chapter has a contract in Part I, a body in Part II)
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
+ *     [alloc] [zone]                       allocators, the names of the memory zones
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
- *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [alloc] [table] [deque] [fiber]
+ *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
  *
  * Switches (define before the include, the same in every file that includes it)
@@ -46,6 +47,7 @@
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
@@ -95,8 +97,10 @@ extern "C" {
 
 #include "core/result.h"
 #include "core/panic.h"
+#include "core/alloc.h"
 #include "core/type.h"
 #include "core/trace.h"
+#include "memory/zone.h"
 #include "concurrency/task.h"
 #include "concurrency/timer.h"
 #include "concurrency/channel.h"
@@ -144,6 +148,10 @@ extern "C" {
 #include "core/trace.c"
 #include "lockfree/deque_internal.h"
 #include "lockfree/deque.c"
+#include "memory/region_internal.h"
+#include "memory/region.c"
+#include "memory/zone_internal.h"
+#include "memory/zone.c"
 #include "concurrency/fiber_internal.h"
 #include "concurrency/fiber.c"
 #include "concurrency/scheduler_internal.h"

@@ -77,7 +77,7 @@ static void budget_free(void *block, void *user) {
     free(block);
 }
 static void set_budget(Budget *b) {
-    Asthra__AllocHook hook = {budget_alloc, budget_realloc, budget_free, b};
+    AsthraAllocator hook = {budget_alloc, budget_realloc, budget_free, b};
     asthra__alloc_set_hook(&hook);
 }
 
@@ -133,6 +133,6 @@ TEST(alloc, impossible_sizes_are_refused) {
 }
 
 TEST_PANICS(alloc, half_a_hook_panics, "broken invariant") {
-    Asthra__AllocHook half = {budget_alloc, NULL, NULL, NULL};
+    AsthraAllocator half = {budget_alloc, NULL, NULL, NULL};
     asthra__alloc_set_hook(&half);
 }

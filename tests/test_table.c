@@ -168,7 +168,7 @@ static void limited_free(void *block, void *user) {
 
 /* Whatever allocation fails, of the first few, the table says so and does not go on with NULL. */
 TEST(table, every_failed_allocation_is_a_panic) {
-    static const Asthra__AllocHook hook = {limited_alloc, limited_realloc, limited_free, NULL};
+    static const AsthraAllocator hook = {limited_alloc, limited_realloc, limited_free, NULL};
     for (int n = 0;; n++) {
         int status;
         pid_t child = fork();

@@ -11,16 +11,16 @@
 #include <string.h>
 
 /* A zero hook is malloc. */
-static struct { Asthra__AllocHook hook; } asthra__alloc_state;
+static struct { AsthraAllocator hook; } asthra__alloc_state;
 
-ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook) {
-    static const Asthra__AllocHook none;
+ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook) {
+    static const AsthraAllocator none;
     ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
     asthra__alloc_state.hook = hook ? *hook : none;
 }
 
 ASTHRA__FN void *asthra__alloc(size_t bytes) {
-    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     int saved = errno;
     if (!bytes) bytes = 1;
     void *block = hook->alloc ? hook->alloc(bytes, hook->user) : malloc(bytes);
@@ -42,7 +42,7 @@ ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes) {
 }
 
 ASTHRA__FN void *asthra__realloc(void *block, size_t bytes) {
-    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     if (!block) return asthra__alloc(bytes);
     int saved = errno;
     if (!bytes) bytes = 1;
@@ -52,7 +52,7 @@ ASTHRA__FN void *asthra__realloc(void *block, size_t bytes) {
 }
 
 ASTHRA__FN void asthra__free(void *block) {
-    const Asthra__AllocHook *hook = &asthra__alloc_state.hook;
+    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     if (!block) return;
     int saved = errno;
     if (hook->alloc)

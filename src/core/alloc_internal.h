@@ -7,6 +7,7 @@
 #ifndef ASTHRA__ALLOC_INTERNAL_H
 #define ASTHRA__ALLOC_INTERNAL_H
 
+#include "alloc.h"
 #include "panic_internal.h"
 
 ASTHRA__FN void *asthra__alloc(size_t bytes);                      /* NULL: out of memory */
@@ -16,15 +17,8 @@ ASTHRA__FN void asthra__free(void *block);                         /* NULL is al
 ASTHRA__FN void *asthra__alloc_or_die(void *block, size_t bytes);  /* realloc that panics */
 ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, or out of memory */
 
-typedef struct Asthra__AllocHook {
-    void *(*alloc)(size_t bytes, void *user);
-    void *(*realloc)(void *block, size_t bytes, void *user); /* block not NULL, bytes not 0 */
-    void (*free)(void *block, void *user);                   /* block not NULL */
-    void *user;
-} Asthra__AllocHook;
-
 /* Copied; NULL: malloc. Called while the runtime is at rest and holds no block, because a block
  * goes back to the hook of that moment. */
-ASTHRA__FN void asthra__alloc_set_hook(const Asthra__AllocHook *hook);
+ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
 
 #endif

@@ -12,8 +12,10 @@
 #include "sync_internal.h"
 
 struct AsthraError;
+struct Asthra__Heap;
+struct Asthra__StackRegion;
 
-enum { ASTHRA__SCHEDULER_SLOT = 512 };
+enum { ASTHRA__SCHEDULER_SLOT = 512, ASTHRA__HEAP_SLOTS = 4 };
 
 typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
@@ -27,6 +29,9 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
+    bool is_in_memory_hook; /* zone's slot */
+    struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
+    struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
      * thread can fail for want of memory. */
@@ -36,6 +41,9 @@ struct Asthra__Thread {
 /* Never NULL: attaches the thread if need be. */
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void);
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void); /* signal-safe */
+/* The same place, filled or not: for functions that never switch stacks, are never inlined and look
+ * only at slots whose zero means that there is nothing yet. */
+ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 

@@ -5,18 +5,25 @@
  */
 #include "trace_internal.h"
 
-/* Bit n is AsthraDebugFlag n. */
-static struct { ASTHRA__ATOMIC(uint32_t) flags; } asthra__trace;
+/* Bit n is AsthraDebugFlag n; ASTHRA__TRACE_* stand above. */
+static struct { ASTHRA__ATOMIC(uint32_t) word; } asthra__trace;
+
+ASTHRA__FN ASTHRA__FAST uint32_t asthra__trace_word(void) {
+    return asthra__load(&asthra__trace.word, relaxed);
+}
+
+ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on) {
+    if (on)
+        asthra__or(&asthra__trace.word, bit, relaxed);
+    else
+        asthra__and(&asthra__trace.word, ~bit, relaxed);
+}
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag) {
-    return asthra__load(&asthra__trace.flags, relaxed) >> (unsigned)flag & 1;
+    return asthra__trace_word() >> (unsigned)flag & 1;
 }
 
 ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
     if ((unsigned)flag > ASTHRA_DEBUG_SAFETY_CHECKS) return;
-    uint32_t bit = (uint32_t)1 << (unsigned)flag;
-    if (on)
-        asthra__or(&asthra__trace.flags, bit, relaxed);
-    else
-        asthra__and(&asthra__trace.flags, ~bit, relaxed);
+    asthra__trace_set((uint32_t)1 << (unsigned)flag, on);
 }

@@ -10,6 +10,17 @@
 #include "text_internal.h"
 #include "trace.h"
 
+/* All that a hot path asks is one word: the debug flags, and above them what modules that trace
+ * anyway want to be asked at the same places. */
+enum {
+    ASTHRA__TRACE_ZONE_LIMIT = 1 << 16,
+    ASTHRA__TRACE_ZONE_HOOKS = 1 << 17,
+    ASTHRA__TRACE_ZONES = ASTHRA__TRACE_ZONE_LIMIT | ASTHRA__TRACE_ZONE_HOOKS |
+                          1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
+};
+ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
+ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on);
+
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */
 #define ASTHRA__TRACE(flag, ...) \
     (ASTHRA__UNLIKELY(asthra__trace_is_on(flag)) ? asthra__text_report(__VA_ARGS__) : (void)0)

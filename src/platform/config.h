@@ -37,6 +37,31 @@
 #else
 #define ASTHRA_HAS_TYPE 1
 #endif
+#if defined(ASTHRA_RT_NO_MANUAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MANUAL))
+#define ASTHRA_HAS_MANUAL 0
+#else
+#define ASTHRA_HAS_MANUAL 1
+#endif
+#if defined(ASTHRA_RT_NO_PINNED) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_PINNED))
+#define ASTHRA_HAS_PINNED 0
+#else
+#define ASTHRA_HAS_PINNED 1
+#endif
+#if defined(ASTHRA_RT_NO_STACK) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_STACK))
+#define ASTHRA_HAS_STACK 0
+#else
+#define ASTHRA_HAS_STACK 1
+#endif
+#if defined(ASTHRA_RT_NO_ARENA) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_ARENA))
+#define ASTHRA_HAS_ARENA 0
+#else
+#define ASTHRA_HAS_ARENA 1
+#endif
+#if defined(ASTHRA_RT_NO_POOL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_POOL))
+#define ASTHRA_HAS_POOL 0
+#else
+#define ASTHRA_HAS_POOL 1
+#endif
 
 /* Traits: how the parts are built. */
 #ifdef ASTHRA_RT_NO_THREADS
@@ -67,6 +92,8 @@
 
 /* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
+/* The blocks of all zones come from one heap, and its users come in by one door. */
+#define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 
 /* Needs, a row each. */
 #if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK

@@ -14,6 +14,9 @@ ASTHRA__FN size_t asthra__os_page_size(void);
 
 /* Zeroed address space that takes memory when it is touched; NULL: refused. */
 ASTHRA__FN void *asthra__os_map(size_t bytes);
+/* The same at a multiple of `alignment`, a power of two and at least a page, and counted against
+ * what the system is willing to promise. */
+ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero

@@ -165,6 +165,26 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     errno = saved;
 }
 
+static char *asthra__os_map_plain(size_t bytes) {
+    int saved = errno;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+/* Neighbours of an aligned mapping are often aligned, so the plain call comes first. */
+ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
+    size_t wide = bytes + alignment - asthra__os_page_size();
+    char *start = asthra__os_map_plain(bytes);
+    if (start == NULL || ((uintptr_t)start & (alignment - 1)) == 0) return start;
+    asthra__os_unmap(start, bytes);
+    if (wide < bytes || (start = asthra__os_map_plain(wide)) == NULL) return NULL;
+    size_t head = (size_t)(-(uintptr_t)start & (alignment - 1)), tail = wide - head - bytes;
+    if (head != 0) asthra__os_unmap(start, head);
+    if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
+    return start + head;
+}
+
 ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
     int saved = errno;
     if (madvise(start, bytes, MADV_DONTNEED) != 0) /* EINVAL: locked memory */

@@ -1,0 +1,16 @@
+/* alloc - an allocator that a caller brings.                               [alloc] contract */
+#ifndef ASTHRA__ALLOC_H
+#define ASTHRA__ALLOC_H
+
+#include "../platform/compiler.h"
+
+/* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
+ * uses what was made with it; `block` is never NULL and sizes are never 0. */
+typedef struct AsthraAllocator {
+    void *(*alloc)(size_t size, void *user);
+    void *(*realloc)(void *block, size_t size, void *user);
+    void (*free)(void *block, void *user);
+    void *user;
+} AsthraAllocator;
+
+#endif

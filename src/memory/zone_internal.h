@@ -1,0 +1,69 @@
+/* zone - accounts, the limit and the hooks that all zones share.           [zone] internal
+ *
+ * An account counts what one thread (or heap, or stack) allocated and freed in one zone. Only its
+ * owner writes it, anybody reads it; sums over all accounts of a zone are exact when the zone is at
+ * rest. Each 64 KiB the owner adds what is new to the zone's own count, which keeps the peak.
+ */
+#ifndef ASTHRA__ZONE_INTERNAL_H
+#define ASTHRA__ZONE_INTERNAL_H
+
+#include "zone.h"
+
+#include "../core/alloc_internal.h"
+#include "../core/trace_internal.h"
+
+enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
+
+typedef struct Asthra__Account {
+    ASTHRA__ATOMIC(size_t) total, freed, count, failures; /* bytes, bytes, allocations, refusals */
+    size_t total_due, freed_due; /* beyond these the zone is told */
+    size_t told;                 /* total - freed, when the zone was told last */
+} Asthra__Account;
+
+ASTHRA__FN void asthra__account_tell(Asthra__Account *a, AsthraMemoryZone zone);
+
+/* Only the owner counts, so a load and a store are enough. */
+static inline void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
+    size_t total = asthra__load(&a->total, relaxed) + size;
+    asthra__store(&a->total, total, relaxed);
+    asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
+    if (ASTHRA__UNLIKELY((ptrdiff_t)(total - a->total_due) > 0)) asthra__account_tell(a, zone);
+}
+static inline void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
+    size_t freed = asthra__load(&a->freed, relaxed) + size;
+    asthra__store(&a->freed, freed, relaxed);
+    if (ASTHRA__UNLIKELY((ptrdiff_t)(freed - a->freed_due) > 0)) asthra__account_tell(a, zone);
+}
+ASTHRA__FN void asthra__account_fail(Asthra__Account *a);
+
+/* What a zone adds up: *sum grows by the account. */
+typedef struct Asthra__AccountSum {
+    size_t total, freed, count, failures;
+} Asthra__AccountSum;
+ASTHRA__FN void asthra__account_sum(const Asthra__Account *a, Asthra__AccountSum *sum);
+
+/* The most that was ever in use, at least `current`; ASTHRA_MEMORY_ZONE_NONE: of all zones. */
+ASTHRA__FN size_t asthra__zone_peak(AsthraMemoryZone zone, size_t current);
+
+/* True while a limit, a hook or the debug line wants to know of each allocation and each free: then
+ * a zone does the four calls below, else none of them. One load. */
+static inline bool asthra__zone_is_watched(void) {
+    return (asthra__trace_word() & ASTHRA__TRACE_ZONES) != 0;
+}
+/* Before an allocation: may the zones hold `size` more? Asks the limit's hook. false: no, and
+ * asthra_last_error says why; with the policy to panic it panics. */
+ASTHRA__FN bool asthra__zone_admit(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__zone_release(size_t size); /* after a free, or for what was not got */
+ASTHRA__FN void asthra__zone_tell_alloc(void *ptr, size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone);
+
+/* max_bytes 0: no limit; `live` is what the zones hold already. */
+typedef struct Asthra__ZoneLimit {
+    size_t max_bytes, live;
+    AsthraHeapLimitPolicy policy;
+    AsthraHeapLimitHook hook;
+    void *hook_user;
+} Asthra__ZoneLimit;
+ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
+
+#endif
