@@ -14,20 +14,20 @@
 
 #if ASTHRA_HAS_TASK
 
-static void asthra__heap_place(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
+static void asthra__timers_place(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
     t->heap[at] = e;
     e.wait->timer_slot = at + 1;
 }
 
-static void asthra__heap_up(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
+static void asthra__timers_up(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
     while (at > 0 && e.deadline_ns < t->heap[(at - 1) / 4].deadline_ns) {
-        asthra__heap_place(t, at, t->heap[(at - 1) / 4]);
+        asthra__timers_place(t, at, t->heap[(at - 1) / 4]);
         at = (at - 1) / 4;
     }
-    asthra__heap_place(t, at, e);
+    asthra__timers_place(t, at, e);
 }
 
-static void asthra__heap_down(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
+static void asthra__timers_down(Asthra__Timers *t, size_t at, Asthra__TimerEntry e) {
     for (;;) {
         size_t first = at * 4 + 1, best = first;
         if (first >= t->count) break;
@@ -35,18 +35,18 @@ static void asthra__heap_down(Asthra__Timers *t, size_t at, Asthra__TimerEntry e
             if (t->heap[i].deadline_ns < t->heap[best].deadline_ns) best = i;
         }
         if (e.deadline_ns <= t->heap[best].deadline_ns) break;
-        asthra__heap_place(t, at, t->heap[best]);
+        asthra__timers_place(t, at, t->heap[best]);
         at = best;
     }
-    asthra__heap_place(t, at, e);
+    asthra__timers_place(t, at, e);
 }
 
-static void asthra__heap_take(Asthra__Timers *t, size_t at) {
+static void asthra__timers_take(Asthra__Timers *t, size_t at) {
     Asthra__TimerEntry last = t->heap[--t->count];
     t->heap[at].wait->timer_slot = 0;
     if (at < t->count) {
-        asthra__heap_up(t, at, last);
-        asthra__heap_down(t, last.wait->timer_slot - 1, last);
+        asthra__timers_up(t, at, last);
+        asthra__timers_down(t, last.wait->timer_slot - 1, last);
     }
     asthra__store(&t->earliest_ns, t->count == 0 ? INT64_MAX : t->heap[0].deadline_ns, release);
 }
@@ -66,7 +66,7 @@ ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
         t->room = room;
     }
     wait->timer_owner = w;
-    asthra__heap_up(t, t->count++, e);
+    asthra__timers_up(t, t->count++, e);
     asthra__store(&t->earliest_ns, t->heap[0].deadline_ns, release);
     asthra__unlock(&t->lock);
     asthra__os_fence_light();
@@ -77,7 +77,7 @@ ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
 ASTHRA__FN void asthra__timer_remove(Asthra__Wait *wait) {
     Asthra__Timers *t = &wait->timer_owner->timers;
     asthra__lock(&t->lock);
-    if (wait->timer_slot != 0) asthra__heap_take(t, wait->timer_slot - 1);
+    if (wait->timer_slot != 0) asthra__timers_take(t, wait->timer_slot - 1);
     asthra__unlock(&t->lock);
 }
 
@@ -88,7 +88,7 @@ static size_t asthra__timers_fire(Asthra__Timers *t, int64_t now_ns) {
     asthra__lock(&t->lock);
     while (seen < 64 && t->count > 0 && t->heap[0].deadline_ns <= now_ns) {
         Asthra__Wait *wait = t->heap[0].wait;
-        asthra__heap_take(t, 0);
+        asthra__timers_take(t, 0);
         seen++;
         if (asthra__wait_claim(wait->parker)) due[count++] = wait;
     }

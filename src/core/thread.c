@@ -47,8 +47,10 @@ static Asthra__Thread asthra__thread_record;
 
 static void asthra__thread_fill(Asthra__Thread *t) {
     unsigned char detaches = t->detaches;
+    bool is_in_heap = t->is_in_heap;
     memset(t, 0, sizeof *t);
     t->detaches = detaches;
+    t->is_in_heap = is_in_heap;
     t->errno_place = &errno;
     t->id = asthra__os_thread_id();
     t->is_main = asthra__os_is_main_thread();

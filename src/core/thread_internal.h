@@ -30,6 +30,7 @@ struct Asthra__Thread {
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
     bool is_in_memory_hook; /* zone's slot */
+    bool is_in_heap;        /* heap's: it is opening one; attaching leaves it as it was */
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */

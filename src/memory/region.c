@@ -4,10 +4,11 @@
  * claimed, and stays; the root, 64 KiB on 64-bit systems, is static and costs the pages of it that
  * are touched. Addresses beyond the table belong to nobody.
  *
- * An entry is written, with release, before its units are handed out, and cleared before they are
- * unmapped; readers acquire it. Whoever asks about an address while its unit changes hands gets
- * either answer, and the record behind either is readable. Two threads may find at once that a
- * leaf is missing: one publishes, the other gives its own back.
+ * An entry is written, with release, before its units are handed out; readers acquire it. Whoever
+ * asks about an address while its unit changes hands gets either answer, and the record behind
+ * either is readable, because records are never unmapped. An entry may outlive its mapping, so that
+ * a second free can be told from a wild one; the next claimer of the unit overwrites it. Two
+ * threads may find at once that a leaf is missing: one publishes, the other gives its own back.
  */
 #include "region_internal.h"
 
@@ -61,10 +62,13 @@ static size_t asthra__region_units(size_t bytes) {
     return bytes / ASTHRA__REGION_BYTES + (bytes % ASTHRA__REGION_BYTES != 0);
 }
 
-ASTHRA__FN void asthra__region_drop(void *start, size_t bytes) {
+ASTHRA__FN void asthra__region_drop(void *start, size_t bytes, const void *record,
+                                    Asthra__RegionKind kind) {
     uintptr_t unit = (uintptr_t)start >> ASTHRA__REGION_SHIFT;
-    for (size_t n = asthra__region_units(bytes); n-- > 0;)
-        asthra__store(asthra__region_place(unit + n), (uintptr_t)0, release);
+    for (size_t n = asthra__region_units(bytes); n-- > 0;) {
+        uintptr_t entry = (uintptr_t)record + (uintptr_t)kind;
+        (void)asthra__cas(asthra__region_place(unit + n), &entry, (uintptr_t)0, release);
+    }
 }
 
 ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *record,
@@ -74,7 +78,7 @@ ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *reco
     for (size_t i = 0; i < units; i++) {
         Asthra__RegionEntry *at = asthra__region_place_made(unit + i);
         if (at == NULL) {
-            asthra__region_drop(start, i * ASTHRA__REGION_BYTES);
+            asthra__region_drop(start, i * ASTHRA__REGION_BYTES, record, kind);
             return false;
         }
         asthra__store(at, (uintptr_t)record + (uintptr_t)kind, release);

@@ -24,6 +24,8 @@ ASTHRA__FN uintptr_t asthra__region_entry(const void *address);
  * addresses beyond it; then nothing is claimed. */
 ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *record,
                                      Asthra__RegionKind kind);
-ASTHRA__FN void asthra__region_drop(void *start, size_t bytes);
+/* Only entries that still say so. */
+ASTHRA__FN void asthra__region_drop(void *start, size_t bytes, const void *record,
+                                    Asthra__RegionKind kind);
 
 #endif

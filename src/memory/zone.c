@@ -82,8 +82,7 @@ static bool asthra__zone_take(size_t size) {
 static bool asthra__zone_over_limit(size_t size, AsthraMemoryZone zone) {
     const Asthra__ZoneLimit *l = &asthra__zone.limit;
     size_t used = asthra__load(&asthra__zone.limited, relaxed);
-    if (l->policy == ASTHRA_HEAP_LIMIT_HOOK && l->hook != NULL &&
-        l->hook(size, zone, l->hook_user))
+    if (l->policy == ASTHRA_HEAP_LIMIT_HOOK && l->hook != NULL && l->hook(size, zone, l->hook_user))
         return true;
     if (l->policy == ASTHRA_HEAP_LIMIT_PANIC)
         asthra_panic_at(NULL,

@@ -15,6 +15,28 @@ typedef enum AsthraMemoryZone {
 /* "MEMORY_ZONE_MANUAL" of ASTHRA_MEMORY_ZONE_MANUAL and so on; never NULL. */
 ASTHRA_RT_API const char *asthra_memory_zone_to_string(AsthraMemoryZone zone);
 
+/* What an address is. */
+typedef enum AsthraAddressKind {
+    ASTHRA_ADDRESS_UNMAPPED,
+    ASTHRA_ADDRESS_LIVE,   /* inside a live block */
+    ASTHRA_ADDRESS_FREED,  /* inside a block that was freed and not handed out again */
+    ASTHRA_ADDRESS_SLACK,  /* of a zone, in no block */
+    ASTHRA_ADDRESS_STACK,  /* of a thread or a task */
+    ASTHRA_ADDRESS_STATIC, /* code or data of the program or a library */
+    ASTHRA_ADDRESS_FOREIGN /* mapped by others */
+} AsthraAddressKind;
+
+typedef struct AsthraAllocationInfo {
+    AsthraAddressKind kind;
+    AsthraMemoryZone zone;
+    void *start;                         /* of the block; NULL: in no block */
+    size_t size;                         /* as requested */
+    uint64_t stamp;                      /* tells the uses of one address apart */
+    uint64_t allocated_by, freed_by;     /* ids of tasks; 0: not known */
+    const char *allocated_at, *freed_at; /* text; NULL: not recorded */
+    const struct AsthraTypeInfo *type;
+} AsthraAllocationInfo;
+
 /* What frees are checked for, in blocks allocated from now on. */
 typedef enum AsthraSafetyLevel {
     ASTHRA_SAFETY_DEFAULT = 0, /* CHECKED */

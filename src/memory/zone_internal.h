@@ -16,8 +16,8 @@ enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
 
 typedef struct Asthra__Account {
     ASTHRA__ATOMIC(size_t) total, freed, count, failures; /* bytes, bytes, allocations, refusals */
-    size_t total_due, freed_due; /* beyond these the zone is told */
-    size_t told;                 /* total - freed, when the zone was told last */
+    size_t total_due, freed_due;                          /* beyond these the zone is told */
+    size_t told; /* total - freed, when the zone was told last */
 } Asthra__Account;
 
 ASTHRA__FN void asthra__account_tell(Asthra__Account *a, AsthraMemoryZone zone);
@@ -33,6 +33,13 @@ static inline void asthra__account_free(Asthra__Account *a, size_t size, AsthraM
     size_t freed = asthra__load(&a->freed, relaxed) + size;
     asthra__store(&a->freed, freed, relaxed);
     if (ASTHRA__UNLIKELY((ptrdiff_t)(freed - a->freed_due) > 0)) asthra__account_tell(a, zone);
+}
+/* A live block has another size now. */
+static inline void asthra__account_resize(Asthra__Account *a, size_t before, size_t after,
+                                          AsthraMemoryZone zone) {
+    asthra__store(&a->total, asthra__load(&a->total, relaxed) + after, relaxed);
+    asthra__store(&a->freed, asthra__load(&a->freed, relaxed) + before, relaxed);
+    asthra__account_tell(a, zone);
 }
 ASTHRA__FN void asthra__account_fail(Asthra__Account *a);
 

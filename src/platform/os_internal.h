@@ -28,6 +28,17 @@ ASTHRA__FN void asthra__os_discard(void *start, size_t bytes);
  * nothing else is lost. */
 ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
 
+ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
+
+/* What the system says of an address; for messages, it takes a while. */
+typedef enum Asthra__OsMapping {
+    ASTHRA__OS_MAPPING_NONE,
+    ASTHRA__OS_MAPPING_STATIC, /* of the program or a library, its zeroed data included */
+    ASTHRA__OS_MAPPING_STACK,  /* of the main thread */
+    ASTHRA__OS_MAPPING_OTHER   /* or it cannot be told */
+} Asthra__OsMapping;
+ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address);
+
 ASTHRA__FN int64_t asthra__os_now_ns(void);   /* monotonic */
 ASTHRA__FN uint64_t asthra__os_entropy(void); /* differs from run to run */
 ASTHRA__FN unsigned asthra__os_cores(void);   /* that it may use: affinity and quota; at least 1 */

@@ -144,6 +144,46 @@ static size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uintptr_
     return inside && !(inside >= *start && inside < *end) ? 0 : count;
 }
 
+/* Reads to the end of the line; returns the first character of the mapping's name, 0: none. */
+static int asthra__os_maps_name(Asthra__OsMaps *maps, char second[8]) {
+    int name = 0, c;
+    size_t n = 0;
+    while ((c = asthra__os_maps_next(maps)) >= 0 && c != '\n') {
+        if (name == 0 && (c == '/' || c == '[')) name = c;
+        if (name != 0 && n < 7) second[n++] = (char)c;
+    }
+    second[n] = '\0';
+    return name;
+}
+
+static Asthra__OsMapping asthra__os_mapping_kind(int name, const char *text, bool follows_file) {
+    if (name == '/') return ASTHRA__OS_MAPPING_STATIC;
+    if (name == 0 && follows_file) return ASTHRA__OS_MAPPING_STATIC; /* .bss */
+    return strcmp(text, "[stack]") == 0 ? ASTHRA__OS_MAPPING_STACK : ASTHRA__OS_MAPPING_OTHER;
+}
+
+ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
+    int saved = errno, c = 0;
+    Asthra__OsMaps maps = {.file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+    Asthra__OsMapping found = maps.file < 0 ? ASTHRA__OS_MAPPING_OTHER : ASTHRA__OS_MAPPING_NONE;
+    uintptr_t at = (uintptr_t)address, file_end = 0;
+    while (maps.file >= 0) {
+        char text[8];
+        uintptr_t low = asthra__os_maps_number(&maps, &c);
+        uintptr_t high = asthra__os_maps_number(&maps, &c);
+        if (c < 0) break;
+        int name = asthra__os_maps_name(&maps, text);
+        if (at >= low && at < high) {
+            found = asthra__os_mapping_kind(name, text, low == file_end);
+            break;
+        }
+        if (name == '/') file_end = high;
+    }
+    if (maps.file >= 0) close(maps.file);
+    errno = saved;
+    return found;
+}
+
 /* Pages. */
 
 ASTHRA__FN size_t asthra__os_page_size(void) {
@@ -183,6 +223,19 @@ ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
     if (head != 0) asthra__os_unmap(start, head);
     if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
     return start + head;
+}
+
+ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
+    unsigned char there[256];
+    int saved = errno;
+    size_t page = asthra__os_page_size(), count = 0;
+    for (size_t done = 0; done < bytes; done += sizeof there * page) {
+        size_t part = bytes - done < sizeof there * page ? bytes - done : sizeof there * page;
+        if (mincore((char *)(uintptr_t)start + done, part, there) != 0) break;
+        for (size_t i = 0; i < (part + page - 1) / page; i++) count += there[i] & 1;
+    }
+    errno = saved;
+    return count * page;
 }
 
 ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {

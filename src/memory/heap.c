@@ -1,0 +1,795 @@
+/* heap - blocks of the manual, the pinned and the stack zone.              [heap] body
+ *
+ * Sizes up to 64 KiB are rounded up to one of 80 classes: steps of 16 bytes up to 128, then eight
+ * to a doubling. A page holds blocks of one class and belongs to the heap of one thread, which
+ * alone takes from it: the page's list of free blocks needs no lock. A page of small blocks is a
+ * slice of a segment (64 KiB), one of blocks over 8 KiB is eight slices; blocks over 64 KiB have
+ * pages of their own, and over 2 MiB mappings of their own (heap_huge.c).
+ *
+ * What is known about a block stands outside it, in a byte of the page's map of states: never
+ * given, freed, or live with so many bytes of slack. Maps of up to 64 bytes stand in the page's
+ * record, longer ones in front of the page's first block. So a free finds, from the address alone
+ * and without a lock: the segment (is it ours? the region table says), the page, the block
+ * (a multiplication), whether it begins there, and whether it is live. At the checked level the
+ * first bytes of the slack hold a pattern, so that a write past the end is found at the free.
+ *
+ * Another thread's free changes the state, which says who wins when two threads free one block, and
+ * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
+ * time one of its pages runs empty. While a block is live its page cannot go away, so the pusher
+ * may read whose it is; after the push it touches nothing.
+ *
+ * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
+ * for one and has its heap's level. `used` counts blocks that are neither in `free` nor unmade; it
+ * falls when the owner sees the free, the state when the freer makes it. The head of a bin's ring
+ * is what `direct` points at. A page whose `quick` is its heap may be used without asking anything
+ * else: it is not pinned, its level is not the full one, and the heap is its thread's.
+ */
+#include "heap_internal.h"
+
+#include <string.h>
+
+#if ASTHRA_HAS_MEMORY
+
+/* The page behind `direct` where there is none: it never has a free block. */
+static struct {
+    Asthra__HeapPage none;
+    bool (*is_pinned)(const void *start, size_t size);
+} asthra__heap;
+
+/* ---- classes ---- */
+
+static ASTHRA__FAST unsigned asthra__bin_of(size_t size) { /* 1 to 65536 */
+    if (size <= 128) return (unsigned)(size + 15) / 16 - 1;
+    unsigned n = (unsigned)size - 1, top = 31 - (unsigned)__builtin_clz(n);
+    return 8 + (top - 7) * 8 + ((n >> (top - 3)) & 7);
+}
+
+static size_t asthra__bin_size(unsigned bin) {
+    if (bin < 8) return (size_t)(bin + 1) * 16;
+    return (size_t)(9 + (bin - 8) % 8) << (4 + (bin - 8) / 8);
+}
+
+static size_t asthra__round_up(size_t size, size_t to) {
+    return (size + to - 1) & ~(to - 1);
+}
+
+/* The bin whose blocks hold `size` bytes and begin at multiples of `alignment`; HEAP_BINS: none. */
+static unsigned asthra__bin_for(size_t size, size_t alignment) {
+    if (size > ASTHRA__MEDIUM_MAX || alignment > ASTHRA__SLICE_BYTES) return ASTHRA__HEAP_BINS;
+    unsigned bin = asthra__bin_of(size == 0 ? 1 : size);
+    while (bin < ASTHRA__HEAP_BINS && (asthra__bin_size(bin) & (alignment - 1)) != 0) bin++;
+    return bin;
+}
+
+/* What a block for `size` bytes can hold; 0: more than there can be. */
+static size_t asthra__heap_capacity(size_t size, size_t alignment) {
+    unsigned bin = asthra__bin_for(size, alignment);
+    if (bin < ASTHRA__HEAP_BINS) return asthra__bin_size(bin);
+    size_t page = asthra__os_page_size();
+    return size > (size_t)PTRDIFF_MAX - page ? 0 : asthra__round_up(size, page);
+}
+
+/* ---- words in blocks; a sanitizer is told that these are ours ---- */
+
+#if ASTHRA__ASAN
+#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#else
+#define ASTHRA__HEAP_OWN ASTHRA__FAST
+#endif
+
+static ASTHRA__HEAP_OWN Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b) {
+    return b->next;
+}
+static ASTHRA__HEAP_OWN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next) {
+    b->next = next;
+}
+ASTHRA__FN ASTHRA__HEAP_OWN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b) {
+    return b->freed_by;
+}
+static ASTHRA__HEAP_OWN void asthra__block_set_freed_by(Asthra__HeapBlock *b, uintptr_t by) {
+    b->freed_by = by;
+}
+
+typedef uint64_t __attribute__((__aligned__(1), __may_alias__)) Asthra__AnyWord;
+static ASTHRA__HEAP_OWN uint64_t asthra__word_at(const char *place) {
+    return *(const Asthra__AnyWord *)(const void *)place;
+}
+static ASTHRA__HEAP_OWN void asthra__set_word_at(char *place, uint64_t word) {
+    *(Asthra__AnyWord *)(void *)place = word;
+}
+
+/* ---- states and slack ---- */
+
+/* No byte of it is 0, the likeliest byte to be written one past the end. */
+#define ASTHRA__SLACK_PATTERN UINT64_C(0xe7a5c39b8d6f5133)
+
+static ASTHRA__FAST size_t asthra__page_index(const Asthra__HeapPage *p, size_t offset) {
+    return (size_t)((offset * p->reciprocal) >> 43);
+}
+
+/* The pattern begins right after the size, or covers the last eight bytes when the slack is less;
+ * the caller has not written into them yet. */
+static ASTHRA__FAST uint8_t asthra__slack_mark(char *block, size_t capacity, size_t size) {
+    size_t slack = capacity - size;
+    asthra__set_word_at(block + (slack > 8 ? size : capacity - 8), ASTHRA__SLACK_PATTERN);
+    if (ASTHRA__LIKELY(slack <= ASTHRA__BLOCK_SLACK_MAX))
+        return (uint8_t)(ASTHRA__BLOCK_LIVE + slack);
+    asthra__set_word_at(block + capacity - 8, slack ^ ASTHRA__SLACK_PATTERN);
+    return ASTHRA__BLOCK_LIVE_WIDE;
+}
+
+static ASTHRA__FAST size_t asthra__slack_of(const char *block, size_t capacity, uint8_t state) {
+    if (ASTHRA__LIKELY(state >= ASTHRA__BLOCK_LIVE)) return (size_t)state - ASTHRA__BLOCK_LIVE;
+    return (size_t)(asthra__word_at(block + capacity - 8) ^ ASTHRA__SLACK_PATTERN);
+}
+
+/* Whether nobody wrote past the end. Of a word that begins before it only the part after counts. */
+static ASTHRA__FAST bool asthra__slack_is_whole(const char *block, size_t capacity, size_t slack) {
+    if (ASTHRA__UNLIKELY(slack > capacity)) return false;
+    uint64_t word =
+        asthra__word_at(block + capacity - (slack > 8 ? slack : 8)) ^ ASTHRA__SLACK_PATTERN;
+    unsigned half = slack < 8 ? 4 * (8 - (unsigned)slack) : 0; /* bits; 8 * (8 - slack) may be 64 */
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return word << half << half == 0;
+#else
+    return word >> half >> half == 0;
+#endif
+}
+
+/* ---- bins: the owner's side, rarely ---- */
+
+static void asthra__bin_point(Asthra__Heap *h, unsigned bin) {
+    size_t size = asthra__bin_size(bin), words = size / 16;
+    if (size > ASTHRA__DIRECT_MAX) return;
+    Asthra__HeapPage *p = h->bins[bin];
+    if (p == NULL || !asthra__heap_is_quick(h)) p = &asthra__heap.none;
+    size_t first = bin == 0 ? 0 : asthra__bin_size(bin - 1) / 16 + 1;
+    for (size_t w = first; w <= words; w++) h->direct[w] = p;
+}
+
+static void asthra__page_enlist(Asthra__Heap *h, Asthra__HeapPage *p) {
+    Asthra__HeapPage *head = h->bins[p->bin];
+    p->is_listed = true;
+    if (head != NULL) {
+        p->next = head;
+        p->prev = head->prev;
+        p->prev->next = head->prev = p;
+        return;
+    }
+    p->next = p->prev = p;
+    h->bins[p->bin] = p;
+    asthra__bin_point(h, p->bin);
+}
+
+static void asthra__page_unlist(Asthra__Heap *h, Asthra__HeapPage *p) {
+    bool is_head = h->bins[p->bin] == p;
+    p->next->prev = p->prev;
+    p->prev->next = p->next;
+    p->is_listed = false;
+    if (!is_head) return;
+    h->bins[p->bin] = p->next == p ? NULL : p->next;
+    asthra__bin_point(h, p->bin);
+}
+
+/* The page has no block in use. */
+static void asthra__page_give_back(Asthra__Heap *h, Asthra__HeapPage *p) {
+    if (p->is_listed) asthra__page_unlist(h, p);
+    asthra__store(&p->quick, asthra__not_quick(), relaxed);
+    asthra__segment_give(p);
+}
+
+/* After a free: the page had no free block before, or has none in use now. The last page of a bin
+ * stays, or a loop of one allocation and one free would map and unmap. */
+ASTHRA__COLD static void asthra__page_has_room(Asthra__Heap *h, Asthra__HeapPage *p) {
+    if (p->used == 0 && !(p->is_listed && p->next == p)) {
+        asthra__page_give_back(h, p);
+    } else if (!p->is_listed && p->level == h->level) {
+        asthra__page_enlist(h, p);
+    }
+}
+
+/* Puts a freed block of the owner's onto its page's list. */
+static ASTHRA__FAST void asthra__page_push(Asthra__Heap *h, Asthra__HeapPage *p,
+                                           Asthra__HeapBlock *block) {
+    Asthra__HeapBlock *next = p->free;
+    asthra__block_set_next(block, next);
+    p->free = block;
+    p->used--;
+    if (ASTHRA__UNLIKELY(next == NULL || p->used == 0)) asthra__page_has_room(h, p);
+}
+
+/* Fills the record of a fresh span. The first block begins at a multiple of the largest power of
+ * two that divides the class, so that blocks of a class are aligned as their size is. */
+static void asthra__page_fill(Asthra__HeapPage *p, char *start, size_t all, size_t block_size) {
+    size_t room = all / block_size, map = 0;
+    p->states = p->inline_states;
+    if (room > ASTHRA__INLINE_STATES) {
+        size_t step = block_size & (0 - block_size);
+        map = asthra__round_up(room, step < 16 ? 16 : step);
+        p->states = (ASTHRA__ATOMIC(uint8_t) *)start;
+        room = (all - map) / block_size;
+    }
+    asthra__heap_show(start, map);
+    if (map == 0 || !p->is_zero)
+        memset((void *)(uintptr_t)p->states, 0, map == 0 ? ASTHRA__INLINE_STATES : map);
+    p->start = start + map;
+    p->block_size = (uint32_t)block_size;
+    p->bytes = (uint32_t)(room * block_size);
+    p->reciprocal = ((UINT64_C(1) << 43) + block_size - 1) / block_size;
+    p->free = NULL;
+    p->used = p->made = 0;
+    p->room = (uint16_t)room;
+    p->is_listed = false;
+    asthra__heap_hide(p->start, p->bytes);
+}
+
+static Asthra__HeapPage *asthra__page_make(Asthra__Heap *h, unsigned bin) {
+    size_t size = asthra__bin_size(bin);
+    unsigned slices = size <= ASTHRA__SMALL_MAX ? 1 : ASTHRA__MEDIUM_SLICES;
+    Asthra__Span span = asthra__segment_take(slices);
+    Asthra__HeapPage *p = span.page;
+    if (p == NULL) return NULL;
+    p->heap = h;
+    p->zone = (int8_t)h->zone;
+    p->level = h->level;
+    p->bin = (uint8_t)bin;
+    p->is_zero = span.is_zero;
+    asthra__page_fill(p, span.start, (size_t)slices * ASTHRA__SLICE_BYTES, size);
+    asthra__store(&p->quick, asthra__heap_is_quick(h) ? h : asthra__not_quick(), relaxed);
+    asthra__page_enlist(h, p);
+    return p;
+}
+
+/* Makes up to 4 KiB of blocks, lowest first: memory is touched as it is needed. */
+static void asthra__page_extend(Asthra__HeapPage *p) {
+    size_t count = 4096 / p->block_size, left = (size_t)p->room - p->made;
+    if (count == 0) count = 1;
+    if (count > left) count = left;
+    char *block = p->start + (size_t)p->made * p->block_size;
+    p->free = (Asthra__HeapBlock *)(void *)block;
+    for (size_t i = 1; i < count; i++, block += p->block_size)
+        asthra__block_set_next((void *)block, (void *)(block + p->block_size));
+    asthra__block_set_next((void *)block, NULL);
+    p->made = (uint16_t)(p->made + count);
+}
+
+/* The first page of the bin that has a block, or can make one; full ones leave the ring. */
+static Asthra__HeapPage *asthra__bin_search(Asthra__Heap *h, unsigned bin) {
+    Asthra__HeapPage *p;
+    while ((p = h->bins[bin]) != NULL) {
+        if (p->free == NULL && p->made < p->room) asthra__page_extend(p);
+        if (p->free != NULL) return p;
+        asthra__page_unlist(h, p);
+    }
+    return NULL;
+}
+
+static Asthra__HeapPage *asthra__bin_refill(Asthra__Heap *h, unsigned bin) {
+    asthra__heap_drain(h);
+    Asthra__HeapPage *p = asthra__bin_search(h, bin);
+    if (p == NULL && (p = asthra__page_make(h, bin)) != NULL) asthra__page_extend(p);
+    return p;
+}
+
+ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
+    if (asthra__load(&h->remote, relaxed) == NULL) return;
+    Asthra__HeapBlock *block = asthra__exchange(&h->remote, NULL, acquire);
+    while (block != NULL) {
+        Asthra__HeapBlock *next = asthra__block_next(block);
+        asthra__page_push(
+            h,
+            asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block),
+            block);
+        block = next;
+    }
+}
+
+ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev;
+        while (p != NULL) {
+            Asthra__HeapPage *next = p == last ? NULL : p->next;
+            if (p->used == 0) asthra__page_give_back(h, p);
+            p = next;
+        }
+    }
+}
+
+/* Pages of the old level leave the bins; a free that empties one gives it back. */
+ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel level) {
+    asthra__heap_shed(h);
+    h->level = (uint8_t)level;
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
+        asthra__bin_point(h, bin);
+    }
+}
+
+/* ---- the quick paths ---- */
+
+/* Marks a block that has just left a list of free ones. */
+static ASTHRA__FAST void asthra__block_give_out(Asthra__HeapPage *p, char *block, size_t size) {
+    uint8_t state = ASTHRA__BLOCK_LIVE;
+    if (p->level != ASTHRA_SAFETY_NONE) state = asthra__slack_mark(block, p->block_size, size);
+    asthra__heap_show(block, size);
+    asthra__store(&p->states[asthra__page_index(p, (size_t)(block - p->start))], state, relaxed);
+}
+
+/* A block of the page; NULL: it has none that is free. */
+static ASTHRA__FAST void *asthra__page_pop(Asthra__HeapPage *p, size_t size) {
+    Asthra__HeapBlock *block = p->free;
+    if (ASTHRA__UNLIKELY(block == NULL)) return NULL;
+    Asthra__HeapBlock *next = asthra__block_next(block);
+    if (ASTHRA__UNLIKELY((size_t)((char *)next - p->start) >= p->bytes) && next != NULL)
+        asthra__heap_damaged(p, block);
+    p->free = next;
+    p->used++;
+    asthra__block_give_out(p, (char *)block, size);
+    return block;
+}
+
+static ASTHRA__FAST size_t asthra__page_charge(const Asthra__HeapPage *p, size_t size) {
+    return p->level == ASTHRA_SAFETY_NONE ? p->block_size : size;
+}
+
+static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size) {
+    Asthra__HeapPage *p;
+    if (ASTHRA__LIKELY(size <= ASTHRA__DIRECT_MAX)) {
+        p = h->direct[(size + 15) / 16];
+    } else {
+        if (size > ASTHRA__MEDIUM_MAX) return NULL;
+        p = h->bins[asthra__bin_of(size)];
+        if (p == NULL || h->level == ASTHRA_SAFETY_FULL) return NULL;
+    }
+    void *block = asthra__page_pop(p, size);
+    if (ASTHRA__LIKELY(block != NULL) && h->zone != ASTHRA_MEMORY_ZONE_STACK)
+        asthra__account_alloc(&h->account, asthra__page_charge(p, size), h->zone);
+    return block;
+}
+
+/* Who frees: the heap's number above the site's 48 bits. */
+static ASTHRA__FAST uintptr_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
+#if UINTPTR_MAX > 0xffffffffu
+    return (uintptr_t)h->number << 48 | ((uintptr_t)site & (((uintptr_t)1 << 48) - 1));
+#else
+    (void)h;
+    return (uintptr_t)site;
+#endif
+}
+
+/* false: nothing was done; the slow path finds out what is the matter. */
+static ASTHRA__FAST bool asthra__heap_free_quick(Asthra__Heap *h, void *ptr, const void *site) {
+    uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
+    if (asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT) return false;
+    Asthra__HeapPage *p = asthra__segment_page(segment, ptr);
+    if (asthra__load(&p->quick, relaxed) != h) return false;
+    size_t offset = (size_t)((char *)ptr - p->start), capacity = p->block_size, size = capacity;
+    if (ASTHRA__UNLIKELY(offset >= p->bytes)) return false;
+    size_t index = asthra__page_index(p, offset);
+    if (p->level != ASTHRA_SAFETY_NONE) {
+        uint8_t state = asthra__load(&p->states[index], relaxed);
+        if (index * capacity != offset || state < ASTHRA__BLOCK_LIVE_WIDE) return false;
+        size_t slack = asthra__slack_of(ptr, capacity, state);
+        if (!asthra__slack_is_whole(ptr, capacity, slack)) return false;
+        asthra__block_set_freed_by(ptr, asthra__freed_by(h, site));
+        size -= slack;
+    }
+    asthra__store(&p->states[index], (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+    asthra__heap_hide(ptr, capacity);
+    asthra__page_push(h, p, ptr);
+    if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, size, h->zone);
+    return true;
+}
+
+/* ---- taking blocks of all sizes; caller owns h ---- */
+
+static void *asthra__large_take(Asthra__Heap *h, size_t size) {
+    size_t capacity = asthra__round_up(size, asthra__os_page_size());
+    Asthra__Span span = asthra__segment_take(
+        (unsigned)((capacity + ASTHRA__SLICE_BYTES - 1) >> ASTHRA__SLICE_SHIFT));
+    Asthra__HeapPage *p = span.page;
+    if (p == NULL) return NULL;
+    p->heap = NULL;
+    p->zone = (int8_t)h->zone;
+    p->level = h->level;
+    p->is_zero = span.is_zero;
+    asthra__page_fill(p, span.start, capacity, capacity);
+    p->used = p->made = 1;
+    asthra__block_give_out(p, p->start, size);
+    return p->start;
+}
+
+static void *asthra__huge_take(Asthra__Heap *h, size_t size, size_t alignment) {
+    Asthra__Huge *huge = asthra__huge_map(size, alignment);
+    if (huge == NULL) return NULL;
+    huge->zone = (int8_t)h->zone;
+    huge->level = h->level;
+    if (h->level != ASTHRA_SAFETY_NONE) asthra__slack_mark(huge->start, huge->mapped, size);
+    asthra__store(&huge->is_live, 1u, release);
+    return huge->start;
+}
+
+static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
+    unsigned bin = asthra__bin_for(size, alignment);
+    if (bin < ASTHRA__HEAP_BINS) {
+        Asthra__HeapPage *p = asthra__bin_refill(h, bin);
+        return p == NULL ? NULL : asthra__page_pop(p, size);
+    }
+    if (size <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
+        return asthra__large_take(h, size);
+    return asthra__huge_take(h, size, alignment);
+}
+
+/* What the limit and the accounts are charged for a block of the heap. */
+static size_t asthra__heap_charge(AsthraSafetyLevel level, size_t size, size_t alignment) {
+    return level == ASTHRA_SAFETY_NONE ? asthra__heap_capacity(size, alignment) : size;
+}
+
+/* Counts what the zones are told of; blocks of the stack zone are chunks that it counts itself. */
+static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMemoryZone zone) {
+    Asthra__Heap *h = asthra__heap_enter(zone);
+    void *ptr = asthra__heap_take(h, size, alignment);
+    if (ptr == NULL)
+        asthra__account_fail(&h->account);
+    else if (zone != ASTHRA_MEMORY_ZONE_STACK)
+        asthra__account_alloc(
+            &h->account, asthra__heap_charge((AsthraSafetyLevel)h->level, size, alignment), zone);
+    asthra__heap_leave(h);
+    if (ptr == NULL) asthra__error_note(ASTHRA_OUT_OF_MEMORY);
+    return ptr;
+}
+
+static void asthra__heap_count_failure(AsthraMemoryZone zone) {
+    Asthra__Heap *h = asthra__heap_enter(zone);
+    asthra__account_fail(&h->account);
+    asthra__heap_leave(h);
+}
+
+static bool asthra__heap_is_watched(AsthraMemoryZone zone) {
+    return asthra__zone_is_watched() && zone != ASTHRA_MEMORY_ZONE_STACK;
+}
+
+ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
+                                                  AsthraMemoryZone zone) {
+    if (asthra__heap_capacity(size, alignment) == 0) {
+        asthra__heap_count_failure(zone);
+        asthra__error_note(ASTHRA_OUT_OF_MEMORY);
+        return NULL;
+    }
+    if (!asthra__heap_is_watched(zone)) return asthra__heap_alloc_counted(size, alignment, zone);
+    size_t charge = asthra__heap_charge(asthra__heap_level(), size, alignment);
+    if (!asthra__zone_admit(charge, zone)) {
+        asthra__heap_count_failure(zone);
+        return NULL;
+    }
+    void *ptr = asthra__heap_alloc_counted(size, alignment, zone);
+    if (ptr == NULL)
+        asthra__zone_release(charge);
+    else
+        asthra__zone_tell_alloc(ptr, size, zone);
+    return ptr;
+}
+
+ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
+    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
+    if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
+        void *ptr = asthra__heap_alloc_quick(h, size);
+        if (ASTHRA__LIKELY(ptr != NULL)) return ptr;
+    }
+    return asthra__heap_alloc_slow(size, 16, zone);
+}
+
+ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > (size_t)PTRDIFF_MAX) {
+        asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
+        return NULL;
+    }
+    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone);
+}
+
+/* ---- finding the block of an address ---- */
+
+static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, Asthra__Found *f) {
+    size_t offset = (size_t)((const char *)ptr - huge->start);
+    bool is_live = asthra__load(&huge->is_live, acquire) != 0;
+    *f = (Asthra__Found){NULL,
+                         huge,
+                         huge->start,
+                         0,
+                         huge->mapped,
+                         huge->size,
+                         (AsthraMemoryZone)huge->zone,
+                         (AsthraSafetyLevel)huge->level};
+    if (offset >= huge->mapped) return ASTHRA_ADDRESS_SLACK;
+    return is_live ? ASTHRA_ADDRESS_LIVE : ASTHRA_ADDRESS_FREED;
+}
+
+static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr, Asthra__Found *f) {
+    size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
+    *f = (Asthra__Found){
+        p, NULL, NULL, 0, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
+    if (capacity == 0) return ASTHRA_ADDRESS_SLACK; /* the slice was in no page yet */
+    f->zone = (AsthraMemoryZone)p->zone;
+    if (offset >= p->bytes) return ASTHRA_ADDRESS_SLACK;
+    f->index = asthra__page_index(p, offset);
+    f->start = p->start + f->index * capacity;
+    uint8_t state = asthra__load(&p->states[f->index], relaxed);
+    if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
+    if (state == ASTHRA__BLOCK_FREED) return ASTHRA_ADDRESS_FREED;
+    size_t slack = asthra__slack_of(f->start, capacity, state);
+    f->size = slack > capacity ? 0 : capacity - slack;
+    return ASTHRA_ADDRESS_LIVE;
+}
+
+ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f) {
+    uintptr_t entry = asthra__region_entry(ptr), kind = entry % ASTHRA__REGION_KINDS;
+    uintptr_t record = entry - kind;
+    if (kind == ASTHRA__REGION_HUGE) return asthra__huge_find((Asthra__Huge *)record, ptr, f);
+    if (kind == ASTHRA__REGION_SEGMENT)
+        return asthra__page_find(asthra__segment_page(record, ptr), ptr, f);
+    *f = (Asthra__Found){0};
+    f->zone = ASTHRA_MEMORY_ZONE_NONE;
+    return ASTHRA_ADDRESS_FOREIGN;
+}
+
+ASTHRA__FN AsthraMemoryZone asthra__heap_zone_of(const void *ptr) {
+    Asthra__Found f;
+    AsthraAddressKind kind = asthra__heap_find(ptr, &f);
+    bool is_gone = kind == ASTHRA_ADDRESS_FREED && f.huge != NULL;
+    return is_gone ? ASTHRA_MEMORY_ZONE_NONE : f.zone;
+}
+
+/* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
+static void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
+                                Asthra__Found *f) {
+    AsthraAddressKind kind = asthra__heap_find(ptr, f);
+    if (ASTHRA__UNLIKELY(kind != ASTHRA_ADDRESS_LIVE || f->start != ptr || f->zone != zone))
+        asthra__heap_invalid(ptr, zone, verb);
+    if (f->level != ASTHRA_SAFETY_NONE &&
+        !asthra__slack_is_whole(f->start, f->capacity, f->capacity - f->size))
+        asthra__heap_overflown(f, verb);
+}
+
+/* ---- frees that are not quick ---- */
+
+static void asthra__heap_refuse_pinned(const Asthra__Found *f, const char *verb) {
+    uint32_t pins = f->page != NULL ? asthra__load(&f->page->pins, acquire)
+                                    : asthra__load(&f->huge->pins, acquire);
+    if (ASTHRA__LIKELY(pins == 0) || asthra__heap.is_pinned == NULL) return;
+    if (asthra__heap.is_pinned(f->start, f->capacity)) asthra__heap_still_pinned(f, verb);
+}
+
+/* Marks the block as freed; of two threads that free one block, one gets past this. */
+static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone, uintptr_t by,
+                                     const char *verb) {
+    if (f->huge != NULL) {
+        f->huge->freed_by = by;
+        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) return;
+    } else {
+        uint8_t was =
+            asthra__exchange(&f->page->states[f->index], (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
+        if (was >= ASTHRA__BLOCK_LIVE_WIDE) return;
+    }
+    asthra__heap_invalid(f->start, zone, verb);
+}
+
+static void asthra__remote_push(Asthra__Heap *owner, Asthra__HeapBlock *block) {
+    Asthra__HeapBlock *head = asthra__load(&owner->remote, relaxed);
+    do {
+        asthra__block_set_next(block, head);
+    } while (!asthra__cas(&owner->remote, &head, block, release));
+}
+
+static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_t by) {
+    if (f->huge != NULL) {
+        asthra__huge_unmap(f->huge);
+        return;
+    }
+    if (f->level != ASTHRA_SAFETY_NONE) asthra__block_set_freed_by((void *)f->start, by);
+    asthra__heap_hide(f->start, f->capacity);
+    if (f->page->heap == NULL)
+        asthra__segment_give(f->page);
+    else if (f->page->heap == h)
+        asthra__page_push(h, f->page, (void *)f->start);
+    else
+        asthra__remote_push(f->page->heap, (void *)f->start);
+}
+
+ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,
+                                                const char *verb) {
+    Asthra__Found f;
+    if (ptr == NULL) return;
+    asthra__heap_expect(ptr, zone, verb, &f);
+    asthra__heap_refuse_pinned(&f, verb);
+    if (asthra__heap_is_watched(zone)) {
+        asthra__zone_tell_free(ptr, zone);
+        asthra__zone_release(asthra__found_charge(&f));
+    }
+    Asthra__Heap *h = asthra__heap_enter(zone);
+    uintptr_t by = asthra__freed_by(h, site);
+    size_t charge = asthra__found_charge(&f);
+    asthra__found_mark_freed(&f, zone, by, verb);
+    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
+    asthra__found_give(h, &f, by);
+    asthra__heap_leave(h);
+}
+
+ASTHRA__FN ASTHRA__FAST void asthra__heap_free(void *ptr, AsthraMemoryZone zone, const void *site,
+                                               const char *verb) {
+    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
+    if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched()) &&
+        ASTHRA__LIKELY(asthra__heap_free_quick(h, ptr, site)))
+        return;
+    asthra__heap_free_slow(ptr, zone, site, verb);
+}
+
+/* ---- what is made of these ---- */
+
+ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
+                                           const char *verb) {
+    Asthra__Found f;
+    if (ptr == NULL) return 0;
+    asthra__heap_expect(ptr, zone, verb, &f);
+    return asthra__found_charge(&f);
+}
+
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
+    size_t all;
+    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
+    char *ptr = asthra__heap_alloc(all, zone);
+    if (ptr == NULL) return NULL;
+    size_t dirty = all;
+    if (all > ASTHRA__MEDIUM_MAX) { /* fresh memory is zero, but for the pattern */
+        Asthra__Found f;
+        asthra__heap_find(ptr, &f);
+        if ((f.huge != NULL || f.page->is_zero) && f.level != ASTHRA_SAFETY_FULL) dirty = 8;
+    }
+    memset(ptr + all - dirty, 0, dirty);
+    return ptr;
+}
+
+/* Whether a block may stay where it is: it fits, and leaves less than half unused. */
+static bool asthra__found_fits(const Asthra__Found *f, size_t size) {
+    return size <= f->capacity && size >= f->capacity / 2 && f->level != ASTHRA_SAFETY_FULL;
+}
+
+/* The pattern may share its word with the caller's last bytes: those are put back. */
+static void asthra__found_remark(const Asthra__Found *f, size_t size) {
+    char *place = f->start + f->capacity - 8, kept[8];
+    size_t slack = f->capacity - size, keep = slack < 8 ? 8 - slack : 0;
+    asthra__heap_show(f->start, f->capacity);
+    memcpy(kept, place, keep);
+    uint8_t state = asthra__slack_mark(f->start, f->capacity, size);
+    memcpy(place, kept, keep);
+    asthra__heap_hide(f->start, f->capacity);
+    asthra__heap_show(f->start, size);
+    if (f->huge != NULL)
+        f->huge->size = size;
+    else
+        asthra__store(&f->page->states[f->index], state, relaxed);
+}
+
+/* false: the limit does not let it grow. */
+static bool asthra__found_resize(Asthra__Found *f, size_t size) {
+    bool is_watched = asthra__heap_is_watched(f->zone);
+    size_t before = asthra__found_charge(f);
+    size_t after = f->level == ASTHRA_SAFETY_NONE ? f->capacity : size;
+    if (is_watched && !asthra__zone_admit(after, f->zone)) return false;
+    if (is_watched) asthra__zone_tell_free(f->start, f->zone);
+    if (f->level != ASTHRA_SAFETY_NONE) asthra__found_remark(f, size);
+    Asthra__Heap *h = asthra__heap_enter(f->zone);
+    asthra__account_resize(&h->account, before, after, f->zone);
+    asthra__heap_leave(h);
+    if (is_watched) asthra__zone_release(before);
+    if (is_watched) asthra__zone_tell_alloc(f->start, size, f->zone);
+    return true;
+}
+
+ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
+                                      const void *site, const char *verb) {
+    Asthra__Found f;
+    if (ptr == NULL) return asthra__heap_alloc(size, zone);
+    asthra__heap_expect(ptr, zone, verb, &f);
+    asthra__heap_refuse_pinned(&f, verb);
+    if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
+    char *moved = asthra__heap_alloc(size, zone);
+    if (moved == NULL) return NULL;
+    size_t old = asthra__found_charge(&f);
+    memcpy(moved, ptr, old < size ? old : size);
+    asthra__heap_free(ptr, zone, site, verb);
+    return moved;
+}
+
+/* ---- what is asked of all heaps ---- */
+
+ASTHRA__FN void asthra__heap_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum) {
+    Asthra__Heap *h = NULL;
+    while ((h = asthra__heap_next(h, zone)) != NULL) asthra__account_sum(&h->account, sum);
+}
+
+typedef struct Asthra__HeapWalk {
+    AsthraMemoryZone zone;
+    bool (*visit)(void *block, size_t size, void *user);
+    void *user;
+    size_t mapped, resident;
+    bool goes_on;
+} Asthra__HeapWalk;
+
+static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
+    Asthra__HeapWalk *w = user;
+    Asthra__Found f;
+    if (p->zone != (int8_t)w->zone) return true;
+    for (size_t i = 0; i < p->room && w->goes_on; i++) {
+        char *block = p->start + i * p->block_size;
+        if (asthra__page_find(p, block, &f) == ASTHRA_ADDRESS_LIVE)
+            w->goes_on = w->visit(block, f.size, w->user);
+    }
+    return w->goes_on;
+}
+
+static bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
+    Asthra__HeapWalk *w = user;
+    if (huge->zone == (int8_t)w->zone) w->goes_on = w->visit(huge->start, huge->size, w->user);
+    return w->goes_on;
+}
+
+ASTHRA__FN void asthra__heap_walk(AsthraMemoryZone zone,
+                                  bool (*visit)(void *block, size_t size, void *user), void *user) {
+    Asthra__HeapWalk w = {zone, visit, user, 0, 0, true};
+    asthra__segment_each(asthra__walk_page, &w);
+    if (w.goes_on) asthra__huge_each(asthra__walk_huge, &w);
+}
+
+static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
+    Asthra__HeapWalk *w = user;
+    if (p->zone != (int8_t)w->zone) return true;
+    size_t bytes = (size_t)p->slices * ASTHRA__SLICE_BYTES;
+    w->mapped += bytes;
+    w->resident += asthra__os_resident(
+        (char *)((uintptr_t)p->start & ~(uintptr_t)(ASTHRA__SLICE_BYTES - 1)), bytes);
+    return true;
+}
+
+static bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
+    Asthra__HeapWalk *w = user;
+    if (huge->zone != (int8_t)w->zone) return true;
+    w->mapped += huge->mapped;
+    w->resident += asthra__os_resident(huge->start, huge->mapped);
+    return true;
+}
+
+ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
+    Asthra__HeapWalk w = {zone, NULL, NULL, 0, 0, true};
+    asthra__segment_each(asthra__measure_page, &w);
+    asthra__huge_each(asthra__measure_huge, &w);
+    *resident = w.resident;
+    return w.mapped;
+}
+
+ASTHRA__FN size_t asthra__heap_trim(void) {
+    asthra__heap_visit_idle();
+    for (int zone = ASTHRA_MEMORY_ZONE_MANUAL; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++) {
+        Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
+        asthra__heap_drain(h);
+        asthra__heap_shed(h);
+        asthra__heap_leave(h);
+    }
+    return asthra__segment_trim();
+}
+
+/* ---- pins ---- */
+
+ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size)) {
+    asthra__heap.is_pinned = is_pinned;
+}
+
+/* The quick word is the owner's, but a page that once held a pin may stay slow for ever. */
+ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more) {
+    Asthra__Found f;
+    asthra__heap_find(ptr, &f);
+    if (f.page == NULL && f.huge == NULL) return;
+    asthra__add(f.page != NULL ? &f.page->pins : &f.huge->pins, (uint32_t)more, acq_rel);
+    if (f.page != NULL) asthra__store(&f.page->quick, asthra__not_quick(), release);
+}
+
+#endif

@@ -1,0 +1,131 @@
+/* heap - what an address really is.                                        [heap] body: check
+ *
+ * For panics of the heap and for asthra_memory_describe.
+ */
+#include "heap_internal.h"
+
+#include "../core/text_internal.h"
+
+#if ASTHRA_HAS_MEMORY
+
+/* A hook: whether an address is on a stack that the system does not know as one. */
+static struct { bool (*is_stack)(const void *ptr); } asthra__heap_check;
+
+ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr)) {
+    asthra__heap_check.is_stack = is_stack;
+}
+
+static bool asthra__is_on_stack(const void *ptr) {
+    void *low, *high;
+    if (asthra__heap_check.is_stack != NULL && asthra__heap_check.is_stack(ptr)) return true;
+    return asthra__os_stack_bounds(&low, &high) && ptr >= low && ptr < high;
+}
+
+ASTHRA__FN AsthraAddressKind asthra__heap_outside(const void *ptr) {
+    if (asthra__is_on_stack(ptr)) return ASTHRA_ADDRESS_STACK;
+    switch (asthra__os_mapping_of(ptr)) {
+    case ASTHRA__OS_MAPPING_NONE: return ASTHRA_ADDRESS_UNMAPPED;
+    case ASTHRA__OS_MAPPING_STATIC: return ASTHRA_ADDRESS_STATIC;
+    case ASTHRA__OS_MAPPING_STACK: return ASTHRA_ADDRESS_STACK;
+    case ASTHRA__OS_MAPPING_OTHER: break;
+    }
+    return ASTHRA_ADDRESS_FOREIGN;
+}
+
+/* ---- sentences ---- */
+
+static void asthra__say_outside(Asthra__Text *t, const void *ptr) {
+    static const char *const words[] = {
+        [ASTHRA_ADDRESS_UNMAPPED] = "nothing is mapped there",
+        [ASTHRA_ADDRESS_LIVE] = "",
+        [ASTHRA_ADDRESS_FREED] = "",
+        [ASTHRA_ADDRESS_SLACK] = "",
+        [ASTHRA_ADDRESS_STACK] = "it is on a stack",
+        [ASTHRA_ADDRESS_STATIC] = "it is static data or code",
+        [ASTHRA_ADDRESS_FOREIGN] = "it is memory of others, such as malloc",
+    };
+    asthra__text_format(t, "was never allocated: %s", words[asthra__heap_outside(ptr)]);
+}
+
+static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Found *f) {
+    size_t inside = (size_t)((const char *)ptr - f->start);
+    if (inside != 0) asthra__text_format(t, "is interior: %zu bytes into ", inside);
+    asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
+}
+
+/* The heap's number and the site, as freed_by packs them. */
+static void asthra__say_freer(Asthra__Text *t, uintptr_t by) {
+#if UINTPTR_MAX > 0xffffffffu
+    uintptr_t site = by & (((uintptr_t)1 << 48) - 1);
+    uint64_t thread = asthra__heap_thread((unsigned)(by >> 48));
+#else
+    uintptr_t site = by;
+    uint64_t thread = 0;
+#endif
+    char name[128];
+    if (site == 0) return;
+    if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
+    size_t length = asthra__os_symbol((const void *)site, name, sizeof name);
+    asthra__text_add(t, " at ");
+    asthra__text_add_count(t, name, length);
+}
+
+ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f) {
+    if (f->huge != NULL) return f->huge->freed_by;
+    if (f->level == ASTHRA_SAFETY_NONE) return 0;
+    return asthra__block_freed_by((const void *)f->start);
+}
+
+static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone zone) {
+    Asthra__Found f;
+    AsthraAddressKind kind = asthra__heap_find(ptr, &f);
+    const char *zone_name = asthra_memory_zone_to_string(f.zone);
+    asthra__text_format(t, "%p ", ptr);
+    if (kind == ASTHRA_ADDRESS_LIVE) {
+        asthra__say_where(t, ptr, &f);
+        asthra__text_format(t, " of %zu bytes in zone %s", f.size, zone_name);
+        if (f.zone != zone) asthra__text_add(t, ", another zone");
+    } else if (kind == ASTHRA_ADDRESS_FREED) {
+        asthra__say_where(t, ptr, &f);
+        asthra__text_format(t, " of zone %s, freed before", zone_name);
+        asthra__say_freer(t, asthra__found_freed_by(&f));
+    } else if (kind == ASTHRA_ADDRESS_SLACK) {
+        asthra__text_add(t, "was never allocated: it is in no block, between those of the heap");
+    } else {
+        asthra__say_outside(t, ptr);
+    }
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
+asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
+    char buffer[400];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    asthra__say_what(&t, ptr, zone);
+    asthra_panic_at(NULL, "Invalid pointer in %s: %s", verb, buffer);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,
+                                                                    const char *verb) {
+    asthra_panic_at(NULL,
+                    "Heap overflow, seen in %s: the block %p of %zu bytes in zone %s was written "
+                    "past its end",
+                    verb, (void *)f->start, f->size, asthra_memory_zone_to_string(f->zone));
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
+                                                                       const char *verb) {
+    asthra_panic_at(NULL,
+                    "Pinned memory in %s: the block %p of %zu bytes is pinned; unpin it first",
+                    verb, (void *)f->start, f->size);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const Asthra__HeapPage *p,
+                                                                  const void *block) {
+    asthra_panic_at(NULL,
+                    "Use after free: the freed block %p (of up to %zu bytes, zone %s) was written "
+                    "to",
+                    block, (size_t)p->block_size,
+                    asthra_memory_zone_to_string((AsthraMemoryZone)p->zone));
+}
+
+#endif

@@ -1,0 +1,85 @@
+/* heap - blocks with mappings of their own.                                [heap] body: huge
+ *
+ * Each has a mapping of its own, at the start of a unit of the region table.
+ *
+ * The record stands apart, in metadata, because the mapping is gone once the block is freed and the
+ * table still points at the record then: that is how a second free is told from a wild one. Records
+ * are used again in the order in which they were freed, so that the memory of a free lasts long.
+ */
+#include "heap_internal.h"
+
+#if ASTHRA_HAS_MEMORY
+
+static struct {
+    Asthra__Lock lock; /* of the queue of free records, and of additions to all */
+    ASTHRA__ATOMIC(Asthra__Huge *) all;
+    Asthra__Huge *first_free, *last_free;
+} asthra__huge;
+
+static Asthra__Huge *asthra__huge_record_take(void) {
+    asthra__lock(&asthra__huge.lock);
+    Asthra__Huge *huge = asthra__huge.first_free;
+    if (huge != NULL) {
+        asthra__huge.first_free = huge->next_free;
+        asthra__unlock(&asthra__huge.lock);
+        if (huge->start != NULL)
+            asthra__region_drop(huge->start, huge->mapped, huge, ASTHRA__REGION_HUGE);
+        return huge;
+    }
+    huge = asthra__segment_metadata(sizeof *huge);
+    if (huge != NULL) {
+        huge->next = asthra__load(&asthra__huge.all, relaxed);
+        asthra__store(&asthra__huge.all, huge, release);
+    }
+    asthra__unlock(&asthra__huge.lock);
+    return huge;
+}
+
+static void asthra__huge_record_give(Asthra__Huge *huge) {
+    asthra__lock(&asthra__huge.lock);
+    huge->next_free = NULL;
+    if (asthra__huge.first_free == NULL)
+        asthra__huge.first_free = huge;
+    else
+        asthra__huge.last_free->next_free = huge;
+    asthra__huge.last_free = huge;
+    asthra__unlock(&asthra__huge.lock);
+}
+
+ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
+    size_t page = asthra__os_page_size(), mapped = (size + page - 1) & ~(page - 1);
+    if (mapped < size || mapped > PTRDIFF_MAX) return NULL;
+    if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
+    Asthra__Huge *huge = asthra__huge_record_take();
+    if (huge == NULL) return NULL;
+    huge->start = asthra__os_map_aligned(mapped, alignment);
+    if (huge->start != NULL) {
+        huge->mapped = mapped;
+        huge->size = size;
+        if (asthra__region_claim(huge->start, mapped, huge, ASTHRA__REGION_HUGE)) return huge;
+        asthra__os_unmap(huge->start, mapped);
+        huge->start = NULL;
+    }
+    asthra__huge_record_give(huge);
+    return NULL;
+}
+
+ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
+    asthra__os_unmap(huge->start, huge->mapped);
+    asthra__huge_record_give(huge);
+}
+
+ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user) {
+    Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
+    for (; huge != NULL; huge = huge->next)
+        if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;
+}
+
+ASTHRA__FN void asthra__huge_fork_before(void) {
+    asthra__lock(&asthra__huge.lock);
+}
+ASTHRA__FN void asthra__huge_fork_after(void) {
+    asthra__unlock(&asthra__huge.lock);
+}
+
+#endif
