@@ -640,6 +640,63 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
 
 #endif
 
+/* ---- [memory] contract -------------------------------------------------- memory/memory.h ---- */
+/* memory - the door to all zones.                                          [memory] contract
+ *
+ * What a zone does and when it frees stands in its own chapter. The zone of collected memory is not
+ * in this build yet: asking it fails with ASTHRA_INVALID.
+ *
+ * Threads: any. Blocks: never.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+/* A block of the zone, aligned to 16, contents not set. Owned as the zone says. size 0 is a block
+ * of its own. NULL: the reason is in asthra_last_error(). */
+ASTHRA_RT_API void *asthra_alloc(size_t size, AsthraMemoryZone zone);
+
+/* The same for count * size bytes; NULL also when the product overflows. */
+ASTHRA_RT_API void *asthra_alloc_array(size_t count, size_t size, AsthraMemoryZone zone);
+
+/* Frees a block of the zone; NULL is allowed. Panics if it is none; of the stack zone only the
+ * newest block of the task or thread can be freed. */
+ASTHRA_RT_API void asthra_free(void *ptr, AsthraMemoryZone zone);
+
+/* One T, or an array of them, of ASTHRA_NEW(T, MANUAL): not initialised. */
+#define ASTHRA_NEW(T, Z) ((T *)asthra_alloc(sizeof(T), ASTHRA_MEMORY_ZONE_##Z))
+#define ASTHRA_NEW_ARRAY(T, n, Z) ((T *)asthra_alloc_array((n), sizeof(T), ASTHRA_MEMORY_ZONE_##Z))
+
+/* The zone of any address, mapped or not; ASTHRA_MEMORY_ZONE_NONE outside all zones, also for the
+ * stacks of threads and tasks. Cost: two loads and a division, no lock. */
+ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
+
+/* What an address is, as far as is known.
+ *
+ * Returns   true: it lies in a block, live or freed, and out->start is the block's.
+ * Owns      the texts live until the thread asks again.
+ * Cost      inside the zones little more than zone_of, with a recorded free some microseconds;
+ *           outside, the system's list of mappings is read.
+ */
+ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out);
+
+/* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
+ * may be off by 64 KiB for each thread. */
+typedef struct AsthraMemoryStatistics {
+    size_t current, peak, total; /* usable bytes now, at most, ever */
+    size_t count, failures;      /* allocations ever, refused */
+    size_t mapped, resident;     /* bytes of address space that the zone holds; in memory */
+} AsthraMemoryStatistics;
+
+/* Cost: the pages of the zone are looked through, and the system asked which are in memory. */
+ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone zone);
+ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void); /* of all zones */
+
+/* Gives free memory back to the system: what the calling thread and ended threads hold, and what no
+ * thread holds. Returns the bytes given back. */
+ASTHRA_RT_API size_t asthra_memory_trim(void);
+
+#endif
+
 /* ---- [task] contract ------------------------------------------------- concurrency/task.h ---- */
 /* task - functions that run on all cores, and their results.               [task] contract
  *
@@ -1056,6 +1113,12 @@ typedef struct AsthraRuntimeConfig {
     AsthraPanicPolicy panic_policy; /* that tasks start with */
     AsthraOptimizationLevel opt_level;
     int64_t shutdown_timeout_ns;   /* for parked tasks that shutdown cancelled */
+    bool enable_manual_memory, enable_pinned_memory; /* zones */
+    AsthraSafetyLevel memory_safety_level;           /* of blocks allocated from now on */
+    size_t max_heap_size; /* bytes over all zones, as their statistics count; 0: no limit */
+    AsthraHeapLimitPolicy heap_limit_policy;
+    AsthraHeapLimitHook heap_limit_hook;
+    void *heap_limit_hook_user;
 } AsthraRuntimeConfig;
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
@@ -3515,7 +3578,7 @@ struct AsthraError;
 struct Asthra__Heap;
 struct Asthra__StackRegion;
 
-enum { ASTHRA__SCHEDULER_SLOT = 512, ASTHRA__HEAP_SLOTS = 4 };
+enum { ASTHRA__SCHEDULER_SLOT = 512, ASTHRA__HEAP_SLOTS = 4, ASTHRA__DESCRIBED = 96 };
 
 typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
@@ -3529,6 +3592,7 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
+    char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
     bool is_in_heap;        /* heap's: it is opening one; attaching leaves it as it was */
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
@@ -5381,8 +5445,9 @@ ASTHRA__FN void asthra__table_after_fork(void) {
 enum {
     ASTHRA__TRACE_ZONE_LIMIT = 1 << 16,
     ASTHRA__TRACE_ZONE_HOOKS = 1 << 17,
+    ASTHRA__TRACE_ZONE_OFF = 1 << 18, /* some zone is */
     ASTHRA__TRACE_ZONES = ASTHRA__TRACE_ZONE_LIMIT | ASTHRA__TRACE_ZONE_HOOKS |
-                          1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
+                          ASTHRA__TRACE_ZONE_OFF | 1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
 };
 ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
 ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on);
@@ -5845,6 +5910,9 @@ ASTHRA__FN void asthra__zone_release(size_t size); /* after a free, or for what 
 ASTHRA__FN void asthra__zone_tell_alloc(void *ptr, size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone);
 
+/* What is switched off refuses every allocation and names its field of the configuration. */
+ASTHRA__FN void asthra__zone_switch(AsthraMemoryZone zone, bool on);
+
 /* max_bytes 0: no limit; `live` is what the zones hold already. */
 typedef struct Asthra__ZoneLimit {
     size_t max_bytes, live;
@@ -5872,7 +5940,8 @@ static struct {
     ASTHRA__ATOMIC(size_t) live[ASTHRA__ZONES + 1], peak[ASTHRA__ZONES + 1]; /* as told */
     ASTHRA__ATOMIC(size_t) limited; /* bytes in use, kept while there is a limit */
     Asthra__ZoneLimit limit;
-    Asthra__Lock lock; /* of hooks */
+    ASTHRA__ATOMIC(uint32_t) off; /* bit n: zone n is switched off */
+    Asthra__Lock lock;            /* of hooks */
     AsthraMemoryHooks hooks;
 } asthra__zone;
 
@@ -5948,7 +6017,24 @@ static bool asthra__zone_over_limit(size_t size, AsthraMemoryZone zone) {
     return false;
 }
 
+ASTHRA__FN void asthra__zone_switch(AsthraMemoryZone zone, bool on) {
+    uint32_t bit = (uint32_t)1 << (unsigned)zone;
+    if (on)
+        asthra__and(&asthra__zone.off, ~bit, relaxed);
+    else
+        asthra__or(&asthra__zone.off, bit, relaxed);
+    asthra__trace_set(ASTHRA__TRACE_ZONE_OFF, asthra__load(&asthra__zone.off, relaxed) != 0);
+}
+
+static bool asthra__zone_is_off(AsthraMemoryZone zone) {
+    if ((asthra__load(&asthra__zone.off, relaxed) >> (unsigned)zone & 1) == 0) return false;
+    asthra__error_set(ASTHRA_INVALID, "enable_%s_memory is false in the runtime's configuration",
+                      zone == ASTHRA_MEMORY_ZONE_PINNED ? "pinned" : "manual");
+    return true;
+}
+
 ASTHRA__FN bool asthra__zone_admit(size_t size, AsthraMemoryZone zone) {
+    if (asthra__zone_is_off(zone)) return false;
     if (asthra__zone.limit.max_bytes == 0) return true;
     while (!asthra__zone_take(size))
         if (!asthra__zone_over_limit(size, zone)) return false;
@@ -6183,6 +6269,14 @@ typedef struct Asthra__Found { /* the block of an address: of a page, or huge, o
     AsthraSafetyLevel level;
 } Asthra__Found;
 ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f);
+/* What freed_by holds: the heap's number above the site's 48 bits. */
+static inline uintptr_t asthra__freed_by_site(uintptr_t by) {
+#if UINTPTR_MAX > 0xffffffffu
+    return by & (((uintptr_t)1 << 48) - 1);
+#else
+    return by;
+#endif
+}
 ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f); /* 0: not known */
 ASTHRA__FN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b);
 static inline size_t asthra__found_charge(const Asthra__Found *f) {
@@ -7567,17 +7661,11 @@ static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Fo
     asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
 }
 
-/* The heap's number and the site, as freed_by packs them. */
 static void asthra__say_freer(Asthra__Text *t, uintptr_t by) {
-#if UINTPTR_MAX > 0xffffffffu
-    uintptr_t site = by & (((uintptr_t)1 << 48) - 1);
-    uint64_t thread = asthra__heap_thread((unsigned)(by >> 48));
-#else
-    uintptr_t site = by;
-    uint64_t thread = 0;
-#endif
+    uintptr_t site = asthra__freed_by_site(by);
     char name[128];
     if (site == 0) return;
+    uint64_t thread = asthra__heap_thread((unsigned)((uint64_t)by >> 48));
     if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
     size_t length = asthra__os_symbol((const void *)site, name, sizeof name);
     asthra__text_add(t, " at ");
@@ -7680,6 +7768,157 @@ ASTHRA_RT_API size_t asthra_manual_usable_size(const void *ptr) {
 
 ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user) {
     asthra__heap_walk(ASTHRA_MEMORY_ZONE_MANUAL, visit, user);
+}
+
+#endif
+
+/* ---- [memory] internal ----------------------------------------- memory/memory_internal.h ---- */
+/* memory - the zones' part of the configuration.                           [memory] internal */
+
+typedef struct Asthra__MemoryConfig {
+    AsthraSafetyLevel level;
+    size_t max_heap_size;
+    AsthraHeapLimitPolicy policy;
+    AsthraHeapLimitHook hook;
+    void *hook_user;
+    bool manual_is_on, pinned_is_on;
+} Asthra__MemoryConfig;
+
+/* Before the first use by others, or while they are at rest. All zero but the two switches: as it
+ * is without a runtime. */
+ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
+
+/* ---- [memory] body ------------------------------------------------------ memory/memory.c ---- */
+/* memory - the door to all zones.                                          [memory] body
+ *
+ * It knows every zone and holds nothing of its own. A zone that the build leaves out fails like one
+ * that does not exist.
+ */
+
+#include <string.h>
+
+#if ASTHRA_HAS_MEMORY
+
+static void asthra__memory_refuse(AsthraMemoryZone zone) {
+    if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK)
+        asthra__error_set(ASTHRA_INVALID, "%d is no AsthraMemoryZone", (int)zone);
+    else
+        asthra__error_set(ASTHRA_INVALID, "zone %s is not in this build",
+                          asthra_memory_zone_to_string(zone));
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone zone) {
+    switch (zone) {
+#if ASTHRA_HAS_MANUAL
+    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+#endif
+    case ASTHRA_MEMORY_ZONE_NONE:
+    case ASTHRA_MEMORY_ZONE_GC:
+    default: asthra__memory_refuse(zone); return NULL;
+    }
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc_array(size_t count, size_t size,
+                                                        AsthraMemoryZone zone) {
+    size_t all;
+    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
+    return asthra_alloc(all, zone);
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone) {
+    const void *site = __builtin_return_address(0);
+    if (ptr == NULL) return;
+    switch (zone) {
+#if ASTHRA_HAS_MANUAL
+    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free(ptr, zone, site, "manual_free"); return;
+#endif
+    case ASTHRA_MEMORY_ZONE_NONE:
+    case ASTHRA_MEMORY_ZONE_GC:
+    default: (void)site; asthra__heap_invalid(ptr, zone, "free");
+    }
+}
+
+ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr) {
+    return asthra__heap_zone_of(ptr);
+}
+
+/* A place in code as text, kept in the thread's record. */
+static const char *asthra__memory_site(uintptr_t by, int which) {
+    uintptr_t site = asthra__freed_by_site(by);
+    if (site == 0) return NULL;
+    char *text = asthra__thread()->described[which];
+    size_t length = asthra__os_symbol((const void *)site, text, ASTHRA__DESCRIBED - 1);
+    text[length] = '\0';
+    return text;
+}
+
+ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out) {
+    Asthra__Found f;
+    memset(out, 0, sizeof *out);
+    out->kind = asthra__heap_find(ptr, &f);
+    out->zone = asthra__heap_zone_of(ptr);
+    if (out->kind == ASTHRA_ADDRESS_FOREIGN) out->kind = asthra__heap_outside(ptr);
+    if (out->kind != ASTHRA_ADDRESS_LIVE && out->kind != ASTHRA_ADDRESS_FREED) return false;
+    out->start = f.start;
+    out->size = f.size;
+    if (out->kind == ASTHRA_ADDRESS_FREED)
+        out->freed_at = asthra__memory_site(asthra__found_freed_by(&f), 1);
+    return true;
+}
+
+/* ---- statistics ---- */
+
+static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum,
+                               AsthraMemoryStatistics *out) {
+    size_t resident = 0;
+    asthra__heap_sum(zone, sum);
+    out->mapped += asthra__heap_mapped(zone, &resident);
+    out->resident += resident;
+}
+
+static void asthra__memory_conclude(AsthraMemoryZone zone, const Asthra__AccountSum *sum,
+                                    AsthraMemoryStatistics *out) {
+    out->current = sum->total - sum->freed;
+    if ((ptrdiff_t)out->current < 0) out->current = 0; /* frees were seen before allocations */
+    out->total = sum->total;
+    out->count = sum->count;
+    out->failures = sum->failures;
+    out->peak = asthra__zone_peak(zone, out->current);
+}
+
+ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone zone) {
+    AsthraMemoryStatistics out;
+    Asthra__AccountSum sum = {0, 0, 0, 0};
+    memset(&out, 0, sizeof out);
+    if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK) return out;
+    asthra__memory_sum(zone, &sum, &out);
+    asthra__memory_conclude(zone, &sum, &out);
+    return out;
+}
+
+ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void) {
+    AsthraMemoryStatistics out;
+    Asthra__AccountSum sum = {0, 0, 0, 0};
+    memset(&out, 0, sizeof out);
+    for (int zone = ASTHRA_MEMORY_ZONE_GC; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++)
+        asthra__memory_sum((AsthraMemoryZone)zone, &sum, &out);
+    asthra__memory_conclude(ASTHRA_MEMORY_ZONE_NONE, &sum, &out);
+    return out;
+}
+
+ASTHRA_RT_API size_t asthra_memory_trim(void) {
+    return asthra__heap_trim();
+}
+
+/* ---- start and stop ---- */
+
+ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c) {
+    Asthra__ZoneLimit limit = {c->max_heap_size, 0, c->policy, c->hook, c->hook_user};
+    if (c->max_heap_size != 0) limit.live = asthra_memory_statistics_all().current;
+    asthra__heap_set_level(c->level);
+    asthra__zone_set_limit(&limit);
+    asthra__zone_switch(ASTHRA_MEMORY_ZONE_MANUAL, c->manual_is_on);
+    asthra__zone_switch(ASTHRA_MEMORY_ZONE_PINNED, c->pinned_is_on);
 }
 
 #endif
@@ -13205,10 +13444,31 @@ ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
     c.enable_tier3_concurrency = true;
     c.enable_panic_handler = true;
     c.shutdown_timeout_ns = INT64_C(5000000000);
+    c.enable_manual_memory = c.enable_pinned_memory = true;
     return c;
 }
 
-/* The first field that is out of range, as a sentence in asthra_last_error. */
+/* The checks leave the first field that is out of range as a sentence in asthra_last_error. */
+
+static bool asthra__runtime_is_enum(const char *field, int value, int last, const char *type) {
+    if (value >= 0 && value <= last) return true;
+    asthra__error_set(ASTHRA_INVALID, "%s is %d, no %s", field, value, type);
+    return false;
+}
+
+static bool asthra__runtime_check_enums(const AsthraRuntimeConfig *c) {
+    return asthra__runtime_is_enum("main_thread", (int)c->main_thread, ASTHRA_MAIN_HOSTS,
+                                   "AsthraMainThread") &&
+           asthra__runtime_is_enum("panic_policy", (int)c->panic_policy, ASTHRA_PANIC_UNWIND,
+                                   "AsthraPanicPolicy") &&
+           asthra__runtime_is_enum("opt_level", (int)c->opt_level, ASTHRA_OPT_RELEASE,
+                                   "AsthraOptimizationLevel") &&
+           asthra__runtime_is_enum("memory_safety_level", (int)c->memory_safety_level,
+                                   ASTHRA_SAFETY_FULL, "AsthraSafetyLevel") &&
+           asthra__runtime_is_enum("heap_limit_policy", (int)c->heap_limit_policy,
+                                   ASTHRA_HEAP_LIMIT_HOOK, "AsthraHeapLimitPolicy");
+}
+
 static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     if (c->struct_size == 0) {
         asthra__error_set(ASTHRA_INVALID, "struct_size is 0: begin with "
@@ -13223,15 +13483,11 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
         asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or 16384 to %zu bytes",
                           c->stack_size, SIZE_MAX / 1024);
-    } else if ((unsigned)c->main_thread > ASTHRA_MAIN_HOSTS) {
-        asthra__error_set(ASTHRA_INVALID, "main_thread is %d, no AsthraMainThread",
-                          (int)c->main_thread);
-    } else if ((unsigned)c->panic_policy > ASTHRA_PANIC_UNWIND) {
-        asthra__error_set(ASTHRA_INVALID, "panic_policy is %d, no AsthraPanicPolicy",
-                          (int)c->panic_policy);
-    } else if ((unsigned)c->opt_level > ASTHRA_OPT_RELEASE) {
-        asthra__error_set(ASTHRA_INVALID, "opt_level is %d, no AsthraOptimizationLevel",
-                          (int)c->opt_level);
+    } else if (!asthra__runtime_check_enums(c)) {
+        return false;
+    } else if (c->heap_limit_policy == ASTHRA_HEAP_LIMIT_HOOK && c->heap_limit_hook == NULL) {
+        asthra__error_set(ASTHRA_INVALID,
+                          "heap_limit_policy is ASTHRA_HEAP_LIMIT_HOOK, heap_limit_hook is NULL");
     } else if (c->deterministic_seed != 0 && c->main_thread == ASTHRA_MAIN_HOSTS) {
         asthra__error_set(ASTHRA_INVALID, "deterministic_seed goes with ASTHRA_MAIN_HELPS: one "
                                           "thread runs everything");
@@ -13239,6 +13495,18 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
         return true;
     }
     return false;
+}
+
+/* What the parts that need no start are told; NULL: as without a runtime. */
+static void asthra__runtime_settle(const AsthraRuntimeConfig *config) {
+    AsthraRuntimeConfig defaults = asthra_runtime_config_default();
+    const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
+    asthra__panic_enable_report(c->enable_panic_handler);
+#if ASTHRA_HAS_MEMORY
+    asthra__memory_configure(&(Asthra__MemoryConfig){
+        c->memory_safety_level, c->max_heap_size, c->heap_limit_policy, c->heap_limit_hook,
+        c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory});
+#endif
 }
 
 #if ASTHRA_HAS_TASK
@@ -13262,7 +13530,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (!asthra__scheduler_is_running()) return;
     asthra__scheduler_stop();
-    asthra__panic_enable_report(true);
+    asthra__runtime_settle(NULL);
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -13283,7 +13551,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     asthra__store(&asthra__runtime.is_running, 0u, release);
-    asthra__panic_enable_report(true);
+    asthra__runtime_settle(NULL);
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -13296,7 +13564,7 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
     AsthraRuntimeConfig defaults = asthra_runtime_config_default();
     const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
     if (!asthra__runtime_check(c) || !asthra__runtime_start(c)) return false;
-    asthra__panic_enable_report(c->enable_panic_handler);
+    asthra__runtime_settle(c);
     asthra__error_clear();
     return true;
 }

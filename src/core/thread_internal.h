@@ -15,7 +15,7 @@ struct AsthraError;
 struct Asthra__Heap;
 struct Asthra__StackRegion;
 
-enum { ASTHRA__SCHEDULER_SLOT = 512, ASTHRA__HEAP_SLOTS = 4 };
+enum { ASTHRA__SCHEDULER_SLOT = 512, ASTHRA__HEAP_SLOTS = 4, ASTHRA__DESCRIBED = 96 };
 
 typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
@@ -29,6 +29,7 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
     void *fault_stack;
+    char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
     bool is_in_heap;        /* heap's: it is opening one; attaching leaves it as it was */
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */

@@ -15,8 +15,9 @@
 enum {
     ASTHRA__TRACE_ZONE_LIMIT = 1 << 16,
     ASTHRA__TRACE_ZONE_HOOKS = 1 << 17,
+    ASTHRA__TRACE_ZONE_OFF = 1 << 18, /* some zone is */
     ASTHRA__TRACE_ZONES = ASTHRA__TRACE_ZONE_LIMIT | ASTHRA__TRACE_ZONE_HOOKS |
-                          1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
+                          ASTHRA__TRACE_ZONE_OFF | 1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
 };
 ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
 ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on);

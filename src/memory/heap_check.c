@@ -53,17 +53,11 @@ static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Fo
     asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
 }
 
-/* The heap's number and the site, as freed_by packs them. */
 static void asthra__say_freer(Asthra__Text *t, uintptr_t by) {
-#if UINTPTR_MAX > 0xffffffffu
-    uintptr_t site = by & (((uintptr_t)1 << 48) - 1);
-    uint64_t thread = asthra__heap_thread((unsigned)(by >> 48));
-#else
-    uintptr_t site = by;
-    uint64_t thread = 0;
-#endif
+    uintptr_t site = asthra__freed_by_site(by);
     char name[128];
     if (site == 0) return;
+    uint64_t thread = asthra__heap_thread((unsigned)((uint64_t)by >> 48));
     if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
     size_t length = asthra__os_symbol((const void *)site, name, sizeof name);
     asthra__text_add(t, " at ");

@@ -184,6 +184,14 @@ typedef struct Asthra__Found { /* the block of an address: of a page, or huge, o
     AsthraSafetyLevel level;
 } Asthra__Found;
 ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f);
+/* What freed_by holds: the heap's number above the site's 48 bits. */
+static inline uintptr_t asthra__freed_by_site(uintptr_t by) {
+#if UINTPTR_MAX > 0xffffffffu
+    return by & (((uintptr_t)1 << 48) - 1);
+#else
+    return by;
+#endif
+}
 ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f); /* 0: not known */
 ASTHRA__FN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b);
 static inline size_t asthra__found_charge(const Asthra__Found *f) {

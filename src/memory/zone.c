@@ -19,7 +19,8 @@ static struct {
     ASTHRA__ATOMIC(size_t) live[ASTHRA__ZONES + 1], peak[ASTHRA__ZONES + 1]; /* as told */
     ASTHRA__ATOMIC(size_t) limited; /* bytes in use, kept while there is a limit */
     Asthra__ZoneLimit limit;
-    Asthra__Lock lock; /* of hooks */
+    ASTHRA__ATOMIC(uint32_t) off; /* bit n: zone n is switched off */
+    Asthra__Lock lock;            /* of hooks */
     AsthraMemoryHooks hooks;
 } asthra__zone;
 
@@ -95,7 +96,24 @@ static bool asthra__zone_over_limit(size_t size, AsthraMemoryZone zone) {
     return false;
 }
 
+ASTHRA__FN void asthra__zone_switch(AsthraMemoryZone zone, bool on) {
+    uint32_t bit = (uint32_t)1 << (unsigned)zone;
+    if (on)
+        asthra__and(&asthra__zone.off, ~bit, relaxed);
+    else
+        asthra__or(&asthra__zone.off, bit, relaxed);
+    asthra__trace_set(ASTHRA__TRACE_ZONE_OFF, asthra__load(&asthra__zone.off, relaxed) != 0);
+}
+
+static bool asthra__zone_is_off(AsthraMemoryZone zone) {
+    if ((asthra__load(&asthra__zone.off, relaxed) >> (unsigned)zone & 1) == 0) return false;
+    asthra__error_set(ASTHRA_INVALID, "enable_%s_memory is false in the runtime's configuration",
+                      zone == ASTHRA_MEMORY_ZONE_PINNED ? "pinned" : "manual");
+    return true;
+}
+
 ASTHRA__FN bool asthra__zone_admit(size_t size, AsthraMemoryZone zone) {
+    if (asthra__zone_is_off(zone)) return false;
     if (asthra__zone.limit.max_bytes == 0) return true;
     while (!asthra__zone_take(size))
         if (!asthra__zone_over_limit(size, zone)) return false;

@@ -64,6 +64,9 @@ ASTHRA__FN void asthra__zone_release(size_t size); /* after a free, or for what 
 ASTHRA__FN void asthra__zone_tell_alloc(void *ptr, size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone);
 
+/* What is switched off refuses every allocation and names its field of the configuration. */
+ASTHRA__FN void asthra__zone_switch(AsthraMemoryZone zone, bool on);
+
 /* max_bytes 0: no limit; `live` is what the zones hold already. */
 typedef struct Asthra__ZoneLimit {
     size_t max_bytes, live;

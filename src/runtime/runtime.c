@@ -8,6 +8,7 @@
 #include "../concurrency/scheduler_internal.h"
 #include "../core/panic_internal.h"
 #include "../core/thread_internal.h"
+#include "../memory/memory_internal.h"
 
 #include <string.h>
 
@@ -20,10 +21,31 @@ ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
     c.enable_tier3_concurrency = true;
     c.enable_panic_handler = true;
     c.shutdown_timeout_ns = INT64_C(5000000000);
+    c.enable_manual_memory = c.enable_pinned_memory = true;
     return c;
 }
 
-/* The first field that is out of range, as a sentence in asthra_last_error. */
+/* The checks leave the first field that is out of range as a sentence in asthra_last_error. */
+
+static bool asthra__runtime_is_enum(const char *field, int value, int last, const char *type) {
+    if (value >= 0 && value <= last) return true;
+    asthra__error_set(ASTHRA_INVALID, "%s is %d, no %s", field, value, type);
+    return false;
+}
+
+static bool asthra__runtime_check_enums(const AsthraRuntimeConfig *c) {
+    return asthra__runtime_is_enum("main_thread", (int)c->main_thread, ASTHRA_MAIN_HOSTS,
+                                   "AsthraMainThread") &&
+           asthra__runtime_is_enum("panic_policy", (int)c->panic_policy, ASTHRA_PANIC_UNWIND,
+                                   "AsthraPanicPolicy") &&
+           asthra__runtime_is_enum("opt_level", (int)c->opt_level, ASTHRA_OPT_RELEASE,
+                                   "AsthraOptimizationLevel") &&
+           asthra__runtime_is_enum("memory_safety_level", (int)c->memory_safety_level,
+                                   ASTHRA_SAFETY_FULL, "AsthraSafetyLevel") &&
+           asthra__runtime_is_enum("heap_limit_policy", (int)c->heap_limit_policy,
+                                   ASTHRA_HEAP_LIMIT_HOOK, "AsthraHeapLimitPolicy");
+}
+
 static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     if (c->struct_size == 0) {
         asthra__error_set(ASTHRA_INVALID, "struct_size is 0: begin with "
@@ -38,15 +60,11 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
         asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or 16384 to %zu bytes",
                           c->stack_size, SIZE_MAX / 1024);
-    } else if ((unsigned)c->main_thread > ASTHRA_MAIN_HOSTS) {
-        asthra__error_set(ASTHRA_INVALID, "main_thread is %d, no AsthraMainThread",
-                          (int)c->main_thread);
-    } else if ((unsigned)c->panic_policy > ASTHRA_PANIC_UNWIND) {
-        asthra__error_set(ASTHRA_INVALID, "panic_policy is %d, no AsthraPanicPolicy",
-                          (int)c->panic_policy);
-    } else if ((unsigned)c->opt_level > ASTHRA_OPT_RELEASE) {
-        asthra__error_set(ASTHRA_INVALID, "opt_level is %d, no AsthraOptimizationLevel",
-                          (int)c->opt_level);
+    } else if (!asthra__runtime_check_enums(c)) {
+        return false;
+    } else if (c->heap_limit_policy == ASTHRA_HEAP_LIMIT_HOOK && c->heap_limit_hook == NULL) {
+        asthra__error_set(ASTHRA_INVALID,
+                          "heap_limit_policy is ASTHRA_HEAP_LIMIT_HOOK, heap_limit_hook is NULL");
     } else if (c->deterministic_seed != 0 && c->main_thread == ASTHRA_MAIN_HOSTS) {
         asthra__error_set(ASTHRA_INVALID, "deterministic_seed goes with ASTHRA_MAIN_HELPS: one "
                                           "thread runs everything");
@@ -54,6 +72,18 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
         return true;
     }
     return false;
+}
+
+/* What the parts that need no start are told; NULL: as without a runtime. */
+static void asthra__runtime_settle(const AsthraRuntimeConfig *config) {
+    AsthraRuntimeConfig defaults = asthra_runtime_config_default();
+    const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
+    asthra__panic_enable_report(c->enable_panic_handler);
+#if ASTHRA_HAS_MEMORY
+    asthra__memory_configure(&(Asthra__MemoryConfig){
+        c->memory_safety_level, c->max_heap_size, c->heap_limit_policy, c->heap_limit_hook,
+        c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory});
+#endif
 }
 
 #if ASTHRA_HAS_TASK
@@ -77,7 +107,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (!asthra__scheduler_is_running()) return;
     asthra__scheduler_stop();
-    asthra__panic_enable_report(true);
+    asthra__runtime_settle(NULL);
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -98,7 +128,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     asthra__store(&asthra__runtime.is_running, 0u, release);
-    asthra__panic_enable_report(true);
+    asthra__runtime_settle(NULL);
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -111,7 +141,7 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
     AsthraRuntimeConfig defaults = asthra_runtime_config_default();
     const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
     if (!asthra__runtime_check(c) || !asthra__runtime_start(c)) return false;
-    asthra__panic_enable_report(c->enable_panic_handler);
+    asthra__runtime_settle(c);
     asthra__error_clear();
     return true;
 }

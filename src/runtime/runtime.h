@@ -8,6 +8,7 @@
 #define ASTHRA__RUNTIME_H
 
 #include "../core/panic.h"
+#include "../memory/zone.h"
 
 typedef enum AsthraMainThread {
     ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
@@ -35,6 +36,12 @@ typedef struct AsthraRuntimeConfig {
     AsthraPanicPolicy panic_policy; /* that tasks start with */
     AsthraOptimizationLevel opt_level;
     int64_t shutdown_timeout_ns;   /* for parked tasks that shutdown cancelled */
+    bool enable_manual_memory, enable_pinned_memory; /* zones */
+    AsthraSafetyLevel memory_safety_level;           /* of blocks allocated from now on */
+    size_t max_heap_size; /* bytes over all zones, as their statistics count; 0: no limit */
+    AsthraHeapLimitPolicy heap_limit_policy;
+    AsthraHeapLimitHook heap_limit_hook;
+    void *heap_limit_hook_user;
 } AsthraRuntimeConfig;
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);

@@ -1,0 +1,140 @@
+/* memory - the door to all zones.                                          [memory] body
+ *
+ * It knows every zone and holds nothing of its own. A zone that the build leaves out fails like one
+ * that does not exist.
+ */
+#include "memory.h"
+
+#include "heap_internal.h"
+#include "manual.h"
+#include "memory_internal.h"
+
+#include "../core/text_internal.h"
+
+#include <string.h>
+
+#if ASTHRA_HAS_MEMORY
+
+static void asthra__memory_refuse(AsthraMemoryZone zone) {
+    if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK)
+        asthra__error_set(ASTHRA_INVALID, "%d is no AsthraMemoryZone", (int)zone);
+    else
+        asthra__error_set(ASTHRA_INVALID, "zone %s is not in this build",
+                          asthra_memory_zone_to_string(zone));
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone zone) {
+    switch (zone) {
+#if ASTHRA_HAS_MANUAL
+    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+#endif
+    case ASTHRA_MEMORY_ZONE_NONE:
+    case ASTHRA_MEMORY_ZONE_GC:
+    default: asthra__memory_refuse(zone); return NULL;
+    }
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc_array(size_t count, size_t size,
+                                                        AsthraMemoryZone zone) {
+    size_t all;
+    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
+    return asthra_alloc(all, zone);
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone) {
+    const void *site = __builtin_return_address(0);
+    if (ptr == NULL) return;
+    switch (zone) {
+#if ASTHRA_HAS_MANUAL
+    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free(ptr, zone, site, "manual_free"); return;
+#endif
+    case ASTHRA_MEMORY_ZONE_NONE:
+    case ASTHRA_MEMORY_ZONE_GC:
+    default: (void)site; asthra__heap_invalid(ptr, zone, "free");
+    }
+}
+
+ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr) {
+    return asthra__heap_zone_of(ptr);
+}
+
+/* A place in code as text, kept in the thread's record. */
+static const char *asthra__memory_site(uintptr_t by, int which) {
+    uintptr_t site = asthra__freed_by_site(by);
+    if (site == 0) return NULL;
+    char *text = asthra__thread()->described[which];
+    size_t length = asthra__os_symbol((const void *)site, text, ASTHRA__DESCRIBED - 1);
+    text[length] = '\0';
+    return text;
+}
+
+ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out) {
+    Asthra__Found f;
+    memset(out, 0, sizeof *out);
+    out->kind = asthra__heap_find(ptr, &f);
+    out->zone = asthra__heap_zone_of(ptr);
+    if (out->kind == ASTHRA_ADDRESS_FOREIGN) out->kind = asthra__heap_outside(ptr);
+    if (out->kind != ASTHRA_ADDRESS_LIVE && out->kind != ASTHRA_ADDRESS_FREED) return false;
+    out->start = f.start;
+    out->size = f.size;
+    if (out->kind == ASTHRA_ADDRESS_FREED)
+        out->freed_at = asthra__memory_site(asthra__found_freed_by(&f), 1);
+    return true;
+}
+
+/* ---- statistics ---- */
+
+static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum,
+                               AsthraMemoryStatistics *out) {
+    size_t resident = 0;
+    asthra__heap_sum(zone, sum);
+    out->mapped += asthra__heap_mapped(zone, &resident);
+    out->resident += resident;
+}
+
+static void asthra__memory_conclude(AsthraMemoryZone zone, const Asthra__AccountSum *sum,
+                                    AsthraMemoryStatistics *out) {
+    out->current = sum->total - sum->freed;
+    if ((ptrdiff_t)out->current < 0) out->current = 0; /* frees were seen before allocations */
+    out->total = sum->total;
+    out->count = sum->count;
+    out->failures = sum->failures;
+    out->peak = asthra__zone_peak(zone, out->current);
+}
+
+ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone zone) {
+    AsthraMemoryStatistics out;
+    Asthra__AccountSum sum = {0, 0, 0, 0};
+    memset(&out, 0, sizeof out);
+    if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK) return out;
+    asthra__memory_sum(zone, &sum, &out);
+    asthra__memory_conclude(zone, &sum, &out);
+    return out;
+}
+
+ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void) {
+    AsthraMemoryStatistics out;
+    Asthra__AccountSum sum = {0, 0, 0, 0};
+    memset(&out, 0, sizeof out);
+    for (int zone = ASTHRA_MEMORY_ZONE_GC; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++)
+        asthra__memory_sum((AsthraMemoryZone)zone, &sum, &out);
+    asthra__memory_conclude(ASTHRA_MEMORY_ZONE_NONE, &sum, &out);
+    return out;
+}
+
+ASTHRA_RT_API size_t asthra_memory_trim(void) {
+    return asthra__heap_trim();
+}
+
+/* ---- start and stop ---- */
+
+ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c) {
+    Asthra__ZoneLimit limit = {c->max_heap_size, 0, c->policy, c->hook, c->hook_user};
+    if (c->max_heap_size != 0) limit.live = asthra_memory_statistics_all().current;
+    asthra__heap_set_level(c->level);
+    asthra__zone_set_limit(&limit);
+    asthra__zone_switch(ASTHRA_MEMORY_ZONE_MANUAL, c->manual_is_on);
+    asthra__zone_switch(ASTHRA_MEMORY_ZONE_PINNED, c->pinned_is_on);
+}
+
+#endif
