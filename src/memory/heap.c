@@ -2,7 +2,9 @@
  *
  * Sizes up to 64 KiB are rounded up to one of 80 classes: steps of 16 bytes up to 128, then eight
  * to a doubling. A page holds blocks of one class and belongs to the heap of one thread, which
- * alone takes from it: the page's list of free blocks needs no lock. A page of small blocks is a
+ * alone takes from it: the page's list of free blocks needs no lock. Between the pages and the user
+ * stands a cache for each class, a list that takes over what a page has and grows by some 32 KiB of
+ * frees: what was freed last is given out first, wherever it lies. A page of small blocks is a
  * slice of a segment (64 KiB), one of blocks over 8 KiB is eight slices; blocks over 64 KiB have
  * pages of their own, and over 2 MiB mappings of their own (heap_huge.c).
  *
@@ -19,10 +21,10 @@
  * may read whose it is; after the push it touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
- * for one and has its heap's level. `used` counts blocks that are neither in `free` nor unmade; it
- * falls when the owner sees the free, the state when the freer makes it. The head of a bin's ring
- * is what `direct` points at. A page whose `quick` is its heap may be used without asking anything
- * else: it is not pinned, its level is not the full one, and the heap is its thread's.
+ * for one, and has its heap's level; blocks in caches have that level too. `used` counts blocks
+ * that are neither in `free` nor unmade, those in the cache among them. A page whose `quick` is its
+ * heap may be freed to without asking anything else: it is not pinned, its level is not the full
+ * one, and the heap is its thread's.
  */
 #include "heap_internal.h"
 
@@ -30,16 +32,17 @@
 
 #if ASTHRA_HAS_MEMORY
 
-/* The page behind `direct` where there is none: it never has a free block. */
-static struct {
-    Asthra__HeapPage none;
-    bool (*is_pinned)(const void *start, size_t size);
-} asthra__heap;
+static struct { bool (*is_pinned)(const void *start, size_t size); } asthra__heap;
 
 /* ---- classes ---- */
 
-static ASTHRA__FAST unsigned asthra__bin_of(size_t size) { /* 1 to 65536 */
-    if (size <= 128) return (unsigned)(size + 15) / 16 - 1;
+/* Bins of sizes up to 1,024, by sixteens. */
+static ASTHRA__FAST unsigned asthra__bin_of(size_t size) { /* 0 to 65536 */
+    static const uint8_t bins[] = {
+        0,  0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 16, 17, 17, 18,
+        18, 19, 19, 20, 20, 21, 21, 22, 22, 23, 23, 24, 24, 24, 24, 25, 25, 25, 25, 26, 26, 26,
+        26, 27, 27, 27, 27, 28, 28, 28, 28, 29, 29, 29, 29, 30, 30, 30, 30, 31, 31, 31, 31};
+    if (ASTHRA__LIKELY(size <= 1024)) return bins[(size + 15) / 16];
     unsigned n = (unsigned)size - 1, top = 31 - (unsigned)__builtin_clz(n);
     return 8 + (top - 7) * 8 + ((n >> (top - 3)) & 7);
 }
@@ -56,7 +59,7 @@ static size_t asthra__round_up(size_t size, size_t to) {
 /* The bin whose blocks hold `size` bytes and begin at multiples of `alignment`; HEAP_BINS: none. */
 static unsigned asthra__bin_for(size_t size, size_t alignment) {
     if (size > ASTHRA__MEDIUM_MAX || alignment > ASTHRA__SLICE_BYTES) return ASTHRA__HEAP_BINS;
-    unsigned bin = asthra__bin_of(size == 0 ? 1 : size);
+    unsigned bin = asthra__bin_of(size);
     while (bin < ASTHRA__HEAP_BINS && (asthra__bin_size(bin) & (alignment - 1)) != 0) bin++;
     return bin;
 }
@@ -77,11 +80,27 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
 #define ASTHRA__HEAP_OWN ASTHRA__FAST
 #endif
 
-static ASTHRA__HEAP_OWN Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b) {
-    return b->next;
+/* Links are kept with some bits turned that no address has: what a user writes into a freed block
+ * hardly ever makes a link of it. */
+#if UINTPTR_MAX > 0xffffffffu
+#define ASTHRA__LINK_BITS ((uintptr_t)0xa57a00000000000b)
+#define ASTHRA__LINK_NEVER ((uintptr_t)0xffff00000000000f)
+#else
+#define ASTHRA__LINK_BITS ((uintptr_t)0xb)
+#define ASTHRA__LINK_NEVER ((uintptr_t)0xf)
+#endif
+
+static ASTHRA__HEAP_OWN uintptr_t asthra__block_link(const Asthra__HeapBlock *b) {
+    return b->link ^ ASTHRA__LINK_BITS;
 }
 static ASTHRA__HEAP_OWN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next) {
-    b->next = next;
+    b->link = (uintptr_t)next ^ ASTHRA__LINK_BITS;
+}
+/* The next free block; panics if a user has written over the link. */
+static ASTHRA__FAST Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b) {
+    uintptr_t next = asthra__block_link(b);
+    if (ASTHRA__UNLIKELY((next & ASTHRA__LINK_NEVER) != 0)) asthra__heap_damaged(b);
+    return (Asthra__HeapBlock *)next;
 }
 ASTHRA__FN ASTHRA__HEAP_OWN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b) {
     return b->freed_by;
@@ -107,17 +126,23 @@ static ASTHRA__FAST size_t asthra__page_index(const Asthra__HeapPage *p, size_t 
     return (size_t)((offset * p->reciprocal) >> 43);
 }
 
+/* The smaller of two, without a branch: sizes come in no order that a branch could learn. */
+static ASTHRA__FAST size_t asthra__lesser(size_t a, size_t b) {
+    return b ^ ((a ^ b) & (0 - (size_t)(a < b)));
+}
+
 /* The pattern begins right after the size, or covers the last eight bytes when the slack is less;
  * the caller has not written into them yet. */
 static ASTHRA__FAST uint8_t asthra__slack_mark(char *block, size_t capacity, size_t size) {
     size_t slack = capacity - size;
-    asthra__set_word_at(block + (slack > 8 ? size : capacity - 8), ASTHRA__SLACK_PATTERN);
+    asthra__set_word_at(block + asthra__lesser(size, capacity - 8), ASTHRA__SLACK_PATTERN);
     if (ASTHRA__LIKELY(slack <= ASTHRA__BLOCK_SLACK_MAX))
         return (uint8_t)(ASTHRA__BLOCK_LIVE + slack);
     asthra__set_word_at(block + capacity - 8, slack ^ ASTHRA__SLACK_PATTERN);
     return ASTHRA__BLOCK_LIVE_WIDE;
 }
 
+/* The slack of a live block; more than its capacity: what tells it is overwritten. */
 static ASTHRA__FAST size_t asthra__slack_of(const char *block, size_t capacity, uint8_t state) {
     if (ASTHRA__LIKELY(state >= ASTHRA__BLOCK_LIVE)) return (size_t)state - ASTHRA__BLOCK_LIVE;
     return (size_t)(asthra__word_at(block + capacity - 8) ^ ASTHRA__SLACK_PATTERN);
@@ -125,10 +150,10 @@ static ASTHRA__FAST size_t asthra__slack_of(const char *block, size_t capacity, 
 
 /* Whether nobody wrote past the end. Of a word that begins before it only the part after counts. */
 static ASTHRA__FAST bool asthra__slack_is_whole(const char *block, size_t capacity, size_t slack) {
-    if (ASTHRA__UNLIKELY(slack > capacity)) return false;
-    uint64_t word =
-        asthra__word_at(block + capacity - (slack > 8 ? slack : 8)) ^ ASTHRA__SLACK_PATTERN;
-    unsigned half = slack < 8 ? 4 * (8 - (unsigned)slack) : 0; /* bits; 8 * (8 - slack) may be 64 */
+    size_t at = asthra__lesser(capacity - slack, capacity - 8);
+    uint64_t word = asthra__word_at(block + at) ^ ASTHRA__SLACK_PATTERN;
+    unsigned half = 4 * (unsigned)(slack - (capacity - 8 - at)); /* bits; twice that may be 64 */
+    half = 32 - half;
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
     return word << half << half == 0;
 #else
@@ -136,39 +161,30 @@ static ASTHRA__FAST bool asthra__slack_is_whole(const char *block, size_t capaci
 #endif
 }
 
-/* ---- bins: the owner's side, rarely ---- */
-
-static void asthra__bin_point(Asthra__Heap *h, unsigned bin) {
-    size_t size = asthra__bin_size(bin), words = size / 16;
-    if (size > ASTHRA__DIRECT_MAX) return;
-    Asthra__HeapPage *p = h->bins[bin];
-    if (p == NULL || !asthra__heap_is_quick(h)) p = &asthra__heap.none;
-    size_t first = bin == 0 ? 0 : asthra__bin_size(bin - 1) / 16 + 1;
-    for (size_t w = first; w <= words; w++) h->direct[w] = p;
+static ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {
+    return asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block);
 }
+
+/* ---- pages and bins: the owner's side, rarely ---- */
 
 static void asthra__page_enlist(Asthra__Heap *h, Asthra__HeapPage *p) {
     Asthra__HeapPage *head = h->bins[p->bin];
     p->is_listed = true;
-    if (head != NULL) {
-        p->next = head;
-        p->prev = head->prev;
-        p->prev->next = head->prev = p;
+    if (head == NULL) {
+        p->next = p->prev = p;
+        h->bins[p->bin] = p;
         return;
     }
-    p->next = p->prev = p;
-    h->bins[p->bin] = p;
-    asthra__bin_point(h, p->bin);
+    p->next = head;
+    p->prev = head->prev;
+    p->prev->next = head->prev = p;
 }
 
 static void asthra__page_unlist(Asthra__Heap *h, Asthra__HeapPage *p) {
-    bool is_head = h->bins[p->bin] == p;
+    if (h->bins[p->bin] == p) h->bins[p->bin] = p->next == p ? NULL : p->next;
     p->next->prev = p->prev;
     p->prev->next = p->next;
     p->is_listed = false;
-    if (!is_head) return;
-    h->bins[p->bin] = p->next == p ? NULL : p->next;
-    asthra__bin_point(h, p->bin);
 }
 
 /* The page has no block in use. */
@@ -178,24 +194,17 @@ static void asthra__page_give_back(Asthra__Heap *h, Asthra__HeapPage *p) {
     asthra__segment_give(p);
 }
 
-/* After a free: the page had no free block before, or has none in use now. The last page of a bin
- * stays, or a loop of one allocation and one free would map and unmap. */
-ASTHRA__COLD static void asthra__page_has_room(Asthra__Heap *h, Asthra__HeapPage *p) {
-    if (p->used == 0 && !(p->is_listed && p->next == p)) {
+/* Puts a freed block of the owner's onto its page's list. The last page of a bin stays when it is
+ * empty, or a loop of a few allocations and frees would take and give slices. */
+static void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block) {
+    Asthra__HeapPage *p = asthra__page_of(block);
+    asthra__block_set_next(block, p->free);
+    p->free = block;
+    if (--p->used == 0 && !(p->is_listed && p->next == p)) {
         asthra__page_give_back(h, p);
     } else if (!p->is_listed && p->level == h->level) {
         asthra__page_enlist(h, p);
     }
-}
-
-/* Puts a freed block of the owner's onto its page's list. */
-static ASTHRA__FAST void asthra__page_push(Asthra__Heap *h, Asthra__HeapPage *p,
-                                           Asthra__HeapBlock *block) {
-    Asthra__HeapBlock *next = p->free;
-    asthra__block_set_next(block, next);
-    p->free = block;
-    p->used--;
-    if (ASTHRA__UNLIKELY(next == NULL || p->used == 0)) asthra__page_has_room(h, p);
 }
 
 /* Fills the record of a fresh span. The first block begins at a multiple of the largest power of
@@ -253,22 +262,81 @@ static void asthra__page_extend(Asthra__HeapPage *p) {
     p->made = (uint16_t)(p->made + count);
 }
 
-/* The first page of the bin that has a block, or can make one; full ones leave the ring. */
+/* The first page of the bin that has a block, or can make one; NULL: none has. */
 static Asthra__HeapPage *asthra__bin_search(Asthra__Heap *h, unsigned bin) {
-    Asthra__HeapPage *p;
-    while ((p = h->bins[bin]) != NULL) {
-        if (p->free == NULL && p->made < p->room) asthra__page_extend(p);
-        if (p->free != NULL) return p;
-        asthra__page_unlist(h, p);
-    }
-    return NULL;
+    Asthra__HeapPage *p = h->bins[bin];
+    if (p == NULL && (p = asthra__page_make(h, bin)) == NULL) return NULL;
+    if (p->free == NULL) asthra__page_extend(p);
+    return p;
 }
 
-static Asthra__HeapPage *asthra__bin_refill(Asthra__Heap *h, unsigned bin) {
+/* ---- caches ---- */
+
+/* How far a cache may grow beyond what it was filled with: 32 KiB, but 4 to 128 blocks. */
+static int32_t asthra__cache_limit(size_t size) {
+    size_t count = 32768 / size;
+    return (int32_t)(count > 128 ? 128 : count < 4 ? 4 : count);
+}
+
+/* Keeps the newest half of what a cache may grow by; the rest goes home to its pages. */
+static void asthra__cache_shrink(Asthra__Heap *h, Asthra__HeapCache *c, int32_t keep) {
+    Asthra__HeapBlock *rest = c->free, *last = NULL;
+    for (int32_t i = 0; i < keep && rest != NULL; i++) {
+        last = rest;
+        rest = asthra__block_next(rest);
+    }
+    if (last == NULL)
+        c->free = NULL;
+    else
+        asthra__block_set_next(last, NULL);
+    c->left = asthra__cache_limit(c->size) - keep;
+    while (rest != NULL) {
+        Asthra__HeapBlock *next = asthra__block_next(rest);
+        asthra__page_push(h, rest);
+        rest = next;
+    }
+}
+
+ASTHRA__COLD static void asthra__cache_is_full(Asthra__Heap *h, Asthra__HeapCache *c) {
+    asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
+}
+
+/* Takes all that a page has: a page that is full leaves the ring. false: no memory. */
+static bool asthra__cache_fill(Asthra__Heap *h, unsigned bin) {
+    Asthra__HeapCache *c = &h->caches[bin];
     asthra__heap_drain(h);
+    if (c->free != NULL) return true;
     Asthra__HeapPage *p = asthra__bin_search(h, bin);
-    if (p == NULL && (p = asthra__page_make(h, bin)) != NULL) asthra__page_extend(p);
-    return p;
+    if (p == NULL) return false;
+    c->free = p->free;
+    c->left = asthra__cache_limit(c->size);
+    p->free = NULL;
+    p->used = p->made;
+    if (p->made == p->room) asthra__page_unlist(h, p);
+    return true;
+}
+
+/* A block of the owner's, marked as freed. */
+static ASTHRA__FAST void asthra__cache_put(Asthra__Heap *h, unsigned bin,
+                                           Asthra__HeapBlock *block) {
+    Asthra__HeapCache *c = &h->caches[bin];
+    asthra__block_set_next(block, c->free);
+    c->free = block;
+    if (ASTHRA__UNLIKELY(--c->left < 0)) asthra__cache_is_full(h, c);
+}
+
+/* The block that the cache will give next is out of it. */
+static ASTHRA__FAST void asthra__cache_take(Asthra__HeapCache *c, Asthra__HeapBlock *block) {
+    c->free = asthra__block_next(block);
+    c->left++;
+}
+
+static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
+    const Asthra__HeapPage *p = asthra__page_of(block);
+    if (p->level == h->level)
+        asthra__cache_put(h, p->bin, block);
+    else
+        asthra__page_push(h, block);
 }
 
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
@@ -276,16 +344,14 @@ ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
     Asthra__HeapBlock *block = asthra__exchange(&h->remote, NULL, acquire);
     while (block != NULL) {
         Asthra__HeapBlock *next = asthra__block_next(block);
-        asthra__page_push(
-            h,
-            asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block),
-            block);
+        asthra__heap_put(h, block);
         block = next;
     }
 }
 
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        asthra__cache_shrink(h, &h->caches[bin], 0);
         Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev;
         while (p != NULL) {
             Asthra__HeapPage *next = p == last ? NULL : p->next;
@@ -297,87 +363,91 @@ ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
 
 /* Pages of the old level leave the bins; a free that empties one gives it back. */
 ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel level) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
+        h->caches[bin].size = (uint32_t)asthra__bin_size(bin);
     asthra__heap_shed(h);
-    h->level = (uint8_t)level;
-    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
-        asthra__bin_point(h, bin);
-    }
+    h->level = (uint8_t)level;
 }
 
-/* ---- the quick paths ---- */
+/* ---- the quick paths ----
+ *
+ * Without safety a page keeps no states: then an allocation looks at nothing but the heap and the
+ * block. */
 
-/* Marks a block that has just left a list of free ones. */
-static ASTHRA__FAST void asthra__block_give_out(Asthra__HeapPage *p, char *block, size_t size) {
-    uint8_t state = ASTHRA__BLOCK_LIVE;
-    if (p->level != ASTHRA_SAFETY_NONE) state = asthra__slack_mark(block, p->block_size, size);
-    asthra__heap_show(block, size);
+/* Marks a block that leaves a cache. */
+static ASTHRA__FAST void asthra__block_give_out(Asthra__HeapPage *p, char *block, size_t capacity,
+                                                size_t size) {
+    uint8_t state = asthra__slack_mark(block, capacity, size);
     asthra__store(&p->states[asthra__page_index(p, (size_t)(block - p->start))], state, relaxed);
 }
 
-/* A block of the page; NULL: it has none that is free. */
-static ASTHRA__FAST void *asthra__page_pop(Asthra__HeapPage *p, size_t size) {
-    Asthra__HeapBlock *block = p->free;
+/* NULL: nothing was done. */
+static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size,
+                                                   AsthraMemoryZone zone) {
+    if (ASTHRA__UNLIKELY(size > ASTHRA__MEDIUM_MAX)) return NULL;
+    Asthra__HeapCache *c = &h->caches[asthra__bin_of(size)];
+    Asthra__HeapBlock *block = c->free;
     if (ASTHRA__UNLIKELY(block == NULL)) return NULL;
-    Asthra__HeapBlock *next = asthra__block_next(block);
-    if (ASTHRA__UNLIKELY((size_t)((char *)next - p->start) >= p->bytes) && next != NULL)
-        asthra__heap_damaged(p, block);
-    p->free = next;
-    p->used++;
-    asthra__block_give_out(p, (char *)block, size);
-    return block;
-}
-
-static ASTHRA__FAST size_t asthra__page_charge(const Asthra__HeapPage *p, size_t size) {
-    return p->level == ASTHRA_SAFETY_NONE ? p->block_size : size;
-}
-
-static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size) {
-    Asthra__HeapPage *p;
-    if (ASTHRA__LIKELY(size <= ASTHRA__DIRECT_MAX)) {
-        p = h->direct[(size + 15) / 16];
-    } else {
-        if (size > ASTHRA__MEDIUM_MAX) return NULL;
-        p = h->bins[asthra__bin_of(size)];
-        if (p == NULL || h->level == ASTHRA_SAFETY_FULL) return NULL;
-    }
-    void *block = asthra__page_pop(p, size);
-    if (ASTHRA__LIKELY(block != NULL) && h->zone != ASTHRA_MEMORY_ZONE_STACK)
-        asthra__account_alloc(&h->account, asthra__page_charge(p, size), h->zone);
+    size_t capacity = c->size, charge = h->level == ASTHRA_SAFETY_NONE ? capacity : size;
+    if (zone != ASTHRA_MEMORY_ZONE_STACK && !asthra__account_try_alloc(&h->account, charge))
+        return NULL;
+    asthra__cache_take(c, block);
+    asthra__heap_show(block, charge);
+    if (h->level != ASTHRA_SAFETY_NONE)
+        asthra__block_give_out(asthra__page_of(block), (char *)block, capacity, size);
     return block;
 }
 
 /* Who frees: the heap's number above the site's 48 bits. */
 static ASTHRA__FAST uintptr_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
 #if UINTPTR_MAX > 0xffffffffu
-    return (uintptr_t)h->number << 48 | ((uintptr_t)site & (((uintptr_t)1 << 48) - 1));
+    return h->tag | ((uintptr_t)site & (((uintptr_t)1 << 48) - 1));
 #else
     (void)h;
     return (uintptr_t)site;
 #endif
 }
 
+/* The slack of the live block that begins at the offset; SIZE_MAX: there is none, or something
+ * wrote past its end. Marks the block as freed. */
+static ASTHRA__FAST size_t asthra__block_take_back(Asthra__HeapPage *p, char *block,
+                                                   size_t capacity) {
+    size_t offset = (size_t)(block - p->start), index = asthra__page_index(p, offset);
+    if (ASTHRA__UNLIKELY(offset >= p->bytes || index * capacity != offset)) return SIZE_MAX;
+    uint8_t state = asthra__load(&p->states[index], relaxed);
+    size_t slack = (size_t)state - ASTHRA__BLOCK_LIVE;
+    if (ASTHRA__UNLIKELY(state < ASTHRA__BLOCK_LIVE)) {
+        if (state != ASTHRA__BLOCK_LIVE_WIDE) return SIZE_MAX;
+        slack = asthra__slack_of(block, capacity, state);
+        if (slack > capacity) return SIZE_MAX;
+    }
+    if (ASTHRA__UNLIKELY(!asthra__slack_is_whole(block, capacity, slack))) return SIZE_MAX;
+    asthra__store(&p->states[index], (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+    return slack;
+}
+
 /* false: nothing was done; the slow path finds out what is the matter. */
-static ASTHRA__FAST bool asthra__heap_free_quick(Asthra__Heap *h, void *ptr, const void *site) {
+static ASTHRA__FAST bool asthra__heap_free_quick(Asthra__Heap *h, void *ptr, AsthraMemoryZone zone,
+                                                 const void *site) {
     uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
     if (asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT) return false;
     Asthra__HeapPage *p = asthra__segment_page(segment, ptr);
-    if (asthra__load(&p->quick, relaxed) != h) return false;
-    size_t offset = (size_t)((char *)ptr - p->start), capacity = p->block_size, size = capacity;
-    if (ASTHRA__UNLIKELY(offset >= p->bytes)) return false;
-    size_t index = asthra__page_index(p, offset);
-    if (p->level != ASTHRA_SAFETY_NONE) {
-        uint8_t state = asthra__load(&p->states[index], relaxed);
-        if (index * capacity != offset || state < ASTHRA__BLOCK_LIVE_WIDE) return false;
-        size_t slack = asthra__slack_of(ptr, capacity, state);
-        if (!asthra__slack_is_whole(ptr, capacity, slack)) return false;
+    if (ASTHRA__UNLIKELY(asthra__load(&p->quick, relaxed) != h)) return false;
+    size_t capacity = p->block_size, size = capacity;
+    if (zone != ASTHRA_MEMORY_ZONE_STACK && !asthra__account_has_room(&h->account, capacity))
+        return false;
+    if (ASTHRA__UNLIKELY(p->level != h->level)) return false;
+    if (h->level != ASTHRA_SAFETY_NONE) {
+        size_t slack = asthra__block_take_back(p, ptr, capacity);
+        if (ASTHRA__UNLIKELY(slack == SIZE_MAX)) return false;
         asthra__block_set_freed_by(ptr, asthra__freed_by(h, site));
         size -= slack;
     }
-    asthra__store(&p->states[index], (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free_quick(&h->account, size);
     asthra__heap_hide(ptr, capacity);
-    asthra__page_push(h, p, ptr);
-    if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, size, h->zone);
+    asthra__cache_put(h, p->bin, ptr);
     return true;
 }
 
@@ -395,7 +465,8 @@ static void *asthra__large_take(Asthra__Heap *h, size_t size) {
     p->is_zero = span.is_zero;
     asthra__page_fill(p, span.start, capacity, capacity);
     p->used = p->made = 1;
-    asthra__block_give_out(p, p->start, size);
+    asthra__heap_show(p->start, h->level == ASTHRA_SAFETY_NONE ? capacity : size);
+    if (h->level != ASTHRA_SAFETY_NONE) asthra__block_give_out(p, p->start, capacity, size);
     return p->start;
 }
 
@@ -404,17 +475,28 @@ static void *asthra__huge_take(Asthra__Heap *h, size_t size, size_t alignment) {
     if (huge == NULL) return NULL;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
-    if (h->level != ASTHRA_SAFETY_NONE) asthra__slack_mark(huge->start, huge->mapped, size);
+    if (h->level != ASTHRA_SAFETY_NONE) {
+        asthra__slack_mark(huge->start, huge->mapped, size);
+        asthra__heap_hide(huge->start + size, huge->mapped - size);
+    }
     asthra__store(&huge->is_live, 1u, release);
     return huge->start;
 }
 
+static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
+    Asthra__HeapCache *c = &h->caches[bin];
+    if (c->free == NULL && !asthra__cache_fill(h, bin)) return NULL;
+    Asthra__HeapBlock *block = c->free;
+    asthra__cache_take(c, block);
+    asthra__heap_show(block, h->level == ASTHRA_SAFETY_NONE ? c->size : size);
+    if (h->level != ASTHRA_SAFETY_NONE)
+        asthra__block_give_out(asthra__page_of(block), (char *)block, c->size, size);
+    return block;
+}
+
 static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
     unsigned bin = asthra__bin_for(size, alignment);
-    if (bin < ASTHRA__HEAP_BINS) {
-        Asthra__HeapPage *p = asthra__bin_refill(h, bin);
-        return p == NULL ? NULL : asthra__page_pop(p, size);
-    }
+    if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (size <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
         return asthra__large_take(h, size);
     return asthra__huge_take(h, size, alignment);
@@ -473,7 +555,7 @@ ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
 ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
-        void *ptr = asthra__heap_alloc_quick(h, size);
+        void *ptr = asthra__heap_alloc_quick(h, size, zone);
         if (ASTHRA__LIKELY(ptr != NULL)) return ptr;
     }
     return asthra__heap_alloc_slow(size, 16, zone);
@@ -504,6 +586,21 @@ static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, 
     return is_live ? ASTHRA_ADDRESS_LIVE : ASTHRA_ADDRESS_FREED;
 }
 
+/* Where there are no states: whether the block is in the page's list of free ones. Those in a cache
+ * are taken for live, and while the owner changes the list the answer may be wrong; but every
+ * address that is followed lies in the page. */
+static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, Asthra__Found *f) {
+    if (f->index >= p->made) return ASTHRA_ADDRESS_SLACK;
+    if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
+    uintptr_t b = (uintptr_t)p->free;
+    for (unsigned n = 0; n < p->room && b - (uintptr_t)p->start < p->bytes; n++) {
+        if (b == (uintptr_t)f->start) return ASTHRA_ADDRESS_FREED;
+        b = asthra__block_link((const Asthra__HeapBlock *)b);
+    }
+    f->size = f->capacity;
+    return ASTHRA_ADDRESS_LIVE;
+}
+
 static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr, Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
     *f = (Asthra__Found){
@@ -513,6 +610,7 @@ static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
     if (offset >= p->bytes) return ASTHRA_ADDRESS_SLACK;
     f->index = asthra__page_index(p, offset);
     f->start = p->start + f->index * capacity;
+    if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
     uint8_t state = asthra__load(&p->states[f->index], relaxed);
     if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
     if (state == ASTHRA__BLOCK_FREED) return ASTHRA_ADDRESS_FREED;
@@ -565,6 +663,8 @@ static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zo
     if (f->huge != NULL) {
         f->huge->freed_by = by;
         if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) return;
+    } else if (f->level == ASTHRA_SAFETY_NONE) {
+        return;
     } else {
         uint8_t was =
             asthra__exchange(&f->page->states[f->index], (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
@@ -590,7 +690,7 @@ static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_
     if (f->page->heap == NULL)
         asthra__segment_give(f->page);
     else if (f->page->heap == h)
-        asthra__page_push(h, f->page, (void *)f->start);
+        asthra__heap_put(h, (void *)f->start);
     else
         asthra__remote_push(f->page->heap, (void *)f->start);
 }
@@ -618,7 +718,7 @@ ASTHRA__FN ASTHRA__FAST void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
                                                const char *verb) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched()) &&
-        ASTHRA__LIKELY(asthra__heap_free_quick(h, ptr, site)))
+        ASTHRA__LIKELY(asthra__heap_free_quick(h, ptr, zone, site)))
         return;
     asthra__heap_free_slow(ptr, zone, site, verb);
 }

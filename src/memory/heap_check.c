@@ -113,13 +113,13 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Ast
                     verb, (void *)f->start, f->size);
 }
 
-ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const Asthra__HeapPage *p,
-                                                                  const void *block) {
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block) {
+    Asthra__Found f;
+    asthra__heap_find(block, &f);
     asthra_panic_at(NULL,
                     "Use after free: the freed block %p (of up to %zu bytes, zone %s) was written "
                     "to",
-                    block, (size_t)p->block_size,
-                    asthra_memory_zone_to_string((AsthraMemoryZone)p->zone));
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
 }
 
 #endif

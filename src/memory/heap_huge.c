@@ -65,6 +65,7 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
 }
 
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
+    asthra__heap_show(huge->start, huge->mapped);
     asthra__os_unmap(huge->start, huge->mapped);
     asthra__huge_record_give(huge);
 }

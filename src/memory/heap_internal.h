@@ -61,9 +61,7 @@ enum {
     ASTHRA__MEDIUM_MAX = 65536,  /* larger blocks have pages of their own */
     ASTHRA__LARGE_MAX = 1 << 21, /* larger ones have mappings of their own */
     ASTHRA__INLINE_STATES = 64,
-    ASTHRA__HEAP_BINS = 80,
-    ASTHRA__DIRECT_MAX = 1024, /* sizes up to here find their page in one load */
-    ASTHRA__DIRECT_WORDS = ASTHRA__DIRECT_MAX / 16 + 1
+    ASTHRA__HEAP_BINS = 80
 };
 
 /* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
@@ -81,8 +79,8 @@ typedef struct Asthra__HeapPage Asthra__HeapPage;
 
 typedef struct Asthra__HeapBlock Asthra__HeapBlock;
 struct Asthra__HeapBlock { /* a free one */
-    Asthra__HeapBlock *next;
-    uintptr_t freed_by; /* heap number and site; at level 1 and up */
+    uintptr_t link;        /* to the next */
+    uintptr_t freed_by;    /* heap number and site; at level 1 and up */
 };
 
 /* A page record: the first line is what an allocation and a free look at. */
@@ -95,8 +93,7 @@ struct Asthra__HeapPage {
     uint32_t block_size, bytes; /* bytes: of all blocks */
     uint32_t used;              /* blocks that are not in `free`, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
-    uint8_t back;   /* slices from the page's first one: this record is not the page's */
-    uint8_t slices; /* 0: the slice is in no page */
+    uint8_t slices;             /* 0: the slice is in no page */
     uint8_t level;
     bool is_listed; /* in its heap's bin */
 
@@ -110,13 +107,20 @@ struct Asthra__HeapPage {
     ASTHRA__ALIGNED(64) ASTHRA__ATOMIC(uint8_t) inline_states[ASTHRA__INLINE_STATES];
 };
 
+typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
+    Asthra__HeapBlock *free;
+    int32_t left; /* frees, less allocations, until it is full */
+    uint32_t size;
+} Asthra__HeapCache;
+
 struct Asthra__Heap {
-    Asthra__HeapPage *direct[ASTHRA__DIRECT_WORDS]; /* [(size + 15) / 16]: bins, spread out */
-    Asthra__HeapPage *bins[ASTHRA__HEAP_BINS];      /* rings of pages with room; NULL: none */
+    Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
+    Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
     Asthra__Account account;
     AsthraMemoryZone zone;
     uint8_t level;
     uint16_t number;
+    uintptr_t tag;                   /* the number above 48 bits */
     ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
     Asthra__Heap *next;              /* of all heaps; never taken out */
     Asthra__Heap *next_idle;         /* of those whose thread has ended */
@@ -136,6 +140,7 @@ typedef struct Asthra__Span { /* slices of one segment */
 } Asthra__Span;
 ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices);
 ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page); /* what the record says stays */
+/* The page that has an address of the segment now, or had it last. */
 ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void *ptr);
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
 ASTHRA__FN size_t asthra__segment_trim(void);
@@ -205,8 +210,7 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra
                                                                     const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
                                                                        const char *verb);
-ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const Asthra__HeapPage *p,
-                                                                  const void *block);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
 
 /* ---- what a sanitizer is told ---- */
 

@@ -27,6 +27,7 @@ typedef struct Asthra__Segment Asthra__Segment;
 struct Asthra__Segment {
     Asthra__Segment *next_of_all, *next, *prev; /* next, prev: the ring of available ones */
     uint64_t free, touched, fading;
+    ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     ASTHRA__ALIGNED(64) Asthra__HeapPage pages[ASTHRA__SEGMENT_SLICES];
 };
 _Static_assert(sizeof(Asthra__Segment) <= ASTHRA__SLICE_BYTES * ASTHRA__SEGMENT_HEAD_SLICES,
@@ -158,7 +159,7 @@ static Asthra__Span asthra__segment_cut(Asthra__Segment *s, unsigned first, unsi
     s->fading &= ~mask;
     if (s->free == 0) asthra__segment_unlist(s);
     for (unsigned i = 0; i < slices; i++) {
-        s->pages[first + i].back = (uint8_t)i;
+        s->page_of[first + i] = &s->pages[first];
         s->pages[first + i].slices = (uint8_t)(i == 0 ? slices : 0);
         asthra__store(&s->pages[first + i].quick, asthra__not_quick(), relaxed);
     }
@@ -169,10 +170,9 @@ static Asthra__Span asthra__segment_cut(Asthra__Segment *s, unsigned first, unsi
 static Asthra__Segment *asthra__segment_map(void) {
     Asthra__Segment *s = asthra__os_map_aligned(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES);
     if (s == NULL) return NULL;
-    if (asthra__region_claim(s, ASTHRA__REGION_BYTES, s, ASTHRA__REGION_SEGMENT)) {
-        s->free = ~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES);
-        return s;
-    }
+    s->free = ~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES);
+    for (unsigned i = 0; i < ASTHRA__SEGMENT_SLICES; i++) s->page_of[i] = &s->pages[i];
+    if (asthra__region_claim(s, ASTHRA__REGION_BYTES, s, ASTHRA__REGION_SEGMENT)) return s;
     asthra__os_unmap(s, ASTHRA__REGION_BYTES);
     return NULL;
 }
@@ -230,8 +230,7 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
 
 ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void *ptr) {
     Asthra__Segment *s = (Asthra__Segment *)segment;
-    Asthra__HeapPage *p = &s->pages[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
-    return p - p->back;
+    return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),

@@ -101,6 +101,7 @@ static Asthra__Heap *asthra__heap_make(AsthraMemoryZone zone) {
     asthra__heap_change_level(h, asthra__heap_level());
     asthra__lock(&asthra__heaps.lock);
     h->number = ++asthra__heaps.count;
+    h->tag = (uintptr_t)((uint64_t)h->number << 48);
     h->next = asthra__load(&asthra__heaps.all, relaxed);
     asthra__store(&asthra__heaps.all, h, release);
     asthra__unlock(&asthra__heaps.lock);

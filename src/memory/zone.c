@@ -31,14 +31,46 @@ static void asthra__zone_live_add(size_t index, size_t more) {
     while (live > peak && !asthra__cas(&asthra__zone.peak[index], &peak, live, relaxed)) continue;
 }
 
+static size_t asthra__account_total(const Asthra__Account *a) {
+    return asthra__load(&a->total_due, relaxed) - (size_t)asthra__load(&a->alloc_left, relaxed);
+}
+static size_t asthra__account_freed(const Asthra__Account *a) {
+    return asthra__load(&a->freed_due, relaxed) - (size_t)asthra__load(&a->free_left, relaxed);
+}
+
 ASTHRA__COLD ASTHRA__FN void asthra__account_tell(Asthra__Account *a, AsthraMemoryZone zone) {
-    size_t total = asthra__load(&a->total, relaxed), freed = asthra__load(&a->freed, relaxed);
+    size_t total = asthra__account_total(a), freed = asthra__account_freed(a);
     size_t more = total - freed - a->told;
     a->told += more;
-    a->total_due = total + ASTHRA__ACCOUNT_STEP;
-    a->freed_due = freed + ASTHRA__ACCOUNT_STEP;
+    asthra__store(&a->total_due, total + ASTHRA__ACCOUNT_STEP, relaxed);
+    asthra__store(&a->alloc_left, (ptrdiff_t)ASTHRA__ACCOUNT_STEP, relaxed);
+    asthra__store(&a->freed_due, freed + ASTHRA__ACCOUNT_STEP, relaxed);
+    asthra__store(&a->free_left, (ptrdiff_t)ASTHRA__ACCOUNT_STEP, relaxed);
     asthra__zone_live_add((size_t)zone, more);
     asthra__zone_live_add(ASTHRA__ZONE_ALL, more);
+}
+
+/* Takes from what is left, below nothing too: then the zone is told. */
+static void asthra__account_take(ASTHRA__ATOMIC(ptrdiff_t) * left, Asthra__Account *a, size_t size,
+                                 AsthraMemoryZone zone) {
+    ptrdiff_t rest = asthra__load(left, relaxed) - (ptrdiff_t)size;
+    asthra__store(left, rest, relaxed);
+    if (rest < 0) asthra__account_tell(a, zone);
+}
+
+ASTHRA__FN void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
+    asthra__add(&a->count, 1, relaxed);
+    asthra__account_take(&a->alloc_left, a, size, zone);
+}
+
+ASTHRA__FN void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
+    asthra__account_take(&a->free_left, a, size, zone);
+}
+
+ASTHRA__FN void asthra__account_resize(Asthra__Account *a, size_t before, size_t after,
+                                       AsthraMemoryZone zone) {
+    asthra__account_take(&a->free_left, a, before, zone);
+    asthra__account_take(&a->alloc_left, a, after, zone);
 }
 
 ASTHRA__COLD ASTHRA__FN void asthra__account_fail(Asthra__Account *a) {
@@ -46,8 +78,8 @@ ASTHRA__COLD ASTHRA__FN void asthra__account_fail(Asthra__Account *a) {
 }
 
 ASTHRA__FN void asthra__account_sum(const Asthra__Account *a, Asthra__AccountSum *sum) {
-    sum->total += asthra__load(&a->total, relaxed);
-    sum->freed += asthra__load(&a->freed, relaxed);
+    sum->total += asthra__account_total(a);
+    sum->freed += asthra__account_freed(a);
     sum->count += asthra__load(&a->count, relaxed);
     sum->failures += asthra__load(&a->failures, relaxed);
 }

@@ -15,32 +15,37 @@
 enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
 
 typedef struct Asthra__Account {
-    ASTHRA__ATOMIC(size_t) total, freed, count, failures; /* bytes, bytes, allocations, refusals */
-    size_t total_due, freed_due;                          /* beyond these the zone is told */
+    /* What is left of a step, so that counting and the question whether to tell are one
+     * subtraction: total = total_due - alloc_left, freed = freed_due - free_left. */
+    ASTHRA__ATOMIC(ptrdiff_t) alloc_left, free_left;
+    ASTHRA__ATOMIC(size_t) count, failures; /* allocations, refusals */
+    ASTHRA__ATOMIC(size_t) total_due, freed_due;
     size_t told; /* total - freed, when the zone was told last */
 } Asthra__Account;
 
 ASTHRA__FN void asthra__account_tell(Asthra__Account *a, AsthraMemoryZone zone);
 
-/* Only the owner counts, so a load and a store are enough. */
-static inline void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
-    size_t total = asthra__load(&a->total, relaxed) + size;
-    asthra__store(&a->total, total, relaxed);
+/* Only the owner counts, so a load and a store are enough. false: nothing was counted, the zone is
+ * to be told first; the other two do that themselves. */
+static inline bool asthra__account_try_alloc(Asthra__Account *a, size_t size) {
+    ptrdiff_t left = asthra__load(&a->alloc_left, relaxed) - (ptrdiff_t)size;
+    if (ASTHRA__UNLIKELY(left < 0)) return false;
+    asthra__store(&a->alloc_left, left, relaxed);
     asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
-    if (ASTHRA__UNLIKELY((ptrdiff_t)(total - a->total_due) > 0)) asthra__account_tell(a, zone);
+    return true;
 }
-static inline void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone) {
-    size_t freed = asthra__load(&a->freed, relaxed) + size;
-    asthra__store(&a->freed, freed, relaxed);
-    if (ASTHRA__UNLIKELY((ptrdiff_t)(freed - a->freed_due) > 0)) asthra__account_tell(a, zone);
+/* The same for a free, in two halves: has_room asks for at most, free_quick counts. */
+static inline bool asthra__account_has_room(const Asthra__Account *a, size_t at_most) {
+    return asthra__load(&a->free_left, relaxed) >= (ptrdiff_t)at_most;
 }
+static inline void asthra__account_free_quick(Asthra__Account *a, size_t size) {
+    asthra__store(&a->free_left, asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size, relaxed);
+}
+ASTHRA__FN void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone);
 /* A live block has another size now. */
-static inline void asthra__account_resize(Asthra__Account *a, size_t before, size_t after,
-                                          AsthraMemoryZone zone) {
-    asthra__store(&a->total, asthra__load(&a->total, relaxed) + after, relaxed);
-    asthra__store(&a->freed, asthra__load(&a->freed, relaxed) + before, relaxed);
-    asthra__account_tell(a, zone);
-}
+ASTHRA__FN void asthra__account_resize(Asthra__Account *a, size_t before, size_t after,
+                                       AsthraMemoryZone zone);
 ASTHRA__FN void asthra__account_fail(Asthra__Account *a);
 
 /* What a zone adds up: *sum grows by the account. */
