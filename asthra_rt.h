@@ -48,7 +48,8 @@
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
- *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
+ *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
+ *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
@@ -69,22 +70,6 @@
  */
 #ifndef ASTHRA_RT_H
 #define ASTHRA_RT_H
-
-#ifdef ASTHRA_RT_IMPLEMENTATION
-#if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
-#if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
-    defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
-    (defined(_TIME_H) && !defined(CLOCK_MONOTONIC))
-#error "strict -std=c11: include asthra_rt.h first, or define _GNU_SOURCE before, or use gnu11"
-#endif
-#define _GNU_SOURCE
-#undef _FEATURES_H /* only plain headers were read so far: the rest can be had whole */
-#include <features.h>
-#endif
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* the bodies need it; harmless above Part I */
-#endif
-#endif
 
 /* ================================ Part I: contracts ================================ */
 
@@ -184,6 +169,17 @@
 /* The blocks of all zones come from one heap, and its users come in by one door. */
 #define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 
+/* Results, panics, threads, the system: below all parts but arenas, which alone want nothing but a
+ * compiler. The list names every other part. */
+#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
+    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
+      ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK ||  \
+      ASTHRA_HAS_POOL)
+#define ASTHRA_HAS_CORE 0
+#else
+#define ASTHRA_HAS_CORE 1
+#endif
+
 /* Needs, a row each. */
 #if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK
 #error "channel needs task: add ASTHRA_RT_WITH_TASK, or take channel out with ASTHRA_RT_NO_CHANNEL"
@@ -199,6 +195,22 @@
 #endif
 #if defined(ASTHRA_RT_IMPLEMENTATION) && defined(__cplusplus)
 #error "the body of asthra_rt.h is C11: define ASTHRA_RT_IMPLEMENTATION in a .c file"
+#endif
+
+#if defined(ASTHRA_RT_IMPLEMENTATION) && ASTHRA_HAS_CORE
+#if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
+#if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
+    defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
+    (defined(_TIME_H) && !defined(CLOCK_MONOTONIC))
+#error "strict -std=c11: include asthra_rt.h first, or define _GNU_SOURCE before, or use gnu11"
+#endif
+#define _GNU_SOURCE
+#undef _FEATURES_H /* only plain headers were read so far: the rest can be had whole */
+#include <features.h>
+#endif
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* the bodies need it; Part I is the same without */
+#endif
 #endif
 
 /* ---- [compiler] contract -------------------------------------------- platform/compiler.h ---- */
@@ -287,6 +299,8 @@ extern "C" {
  * nanoseconds; the first error of a task or thread allocates its record.
  */
 
+#if ASTHRA_HAS_CORE
+
 /* X(name, sentence) */
 #define ASTHRA_STATUS_TABLE(X)                 \
     X(OK, "Success")                           \
@@ -356,6 +370,8 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what);
  *           create. Also holds the last result made by asthra_result_err* and _errorf. */
 ASTHRA_RT_API AsthraResult asthra_last_error(void);
 
+#endif
+
 /* ---- [panic] contract ------------------------------------------------------ core/panic.h ---- */
 /* panic - what happens when a program is wrong.                            [panic] contract
  *
@@ -367,6 +383,8 @@ ASTHRA_RT_API AsthraResult asthra_last_error(void);
  * Threads: any, without set-up, before asthra_runtime_init too. When several threads panic at once,
  * each report is written whole. Allocation: none, so a panic works when memory ran out.
  */
+
+#if ASTHRA_HAS_CORE
 
 typedef enum AsthraPanicPolicy {
     ASTHRA_PANIC_ABORT = 0,
@@ -411,8 +429,12 @@ ASTHRA_RT_API const AsthraPanicInfo *asthra_panic_last(void);
 ASTHRA_RT_API size_t asthra_panic_history(AsthraPanicInfo *out, size_t room);
 ASTHRA_RT_API void asthra_panic_clear_history(void);
 
+#endif
+
 /* ---- [alloc] contract ------------------------------------------------------ core/alloc.h ---- */
 /* alloc - an allocator that a caller brings.                               [alloc] contract */
+
+#if ASTHRA_HAS_CORE || ASTHRA_HAS_ARENA
 
 /* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
  * uses what was made with it; `block` is never NULL and sizes are never 0. */
@@ -422,6 +444,8 @@ typedef struct AsthraAllocator {
     void (*free)(void *block, void *user);
     void *user;
 } AsthraAllocator;
+
+#endif
 
 /* ---- [type] contract -------------------------------------------------------- core/type.h ---- */
 /* type - what a value looks like in memory.                                [type] contract
@@ -515,6 +539,8 @@ ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8
  * are off at the start. Threads: any. Cost of a flag that is off: one load and a branch.
  */
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraDebugFlag {
     ASTHRA_DEBUG_MEMORY_ALLOCATION,
     ASTHRA_DEBUG_CONCURRENCY_OPERATIONS,
@@ -524,8 +550,12 @@ typedef enum AsthraDebugFlag {
 
 ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on);
 
+#endif
+
 /* ---- [zone] contract ------------------------------------------------------ memory/zone.h ---- */
 /* zone - the names of the memory zones, and what holds for all of them.    [zone] contract */
+
+#if ASTHRA_HAS_CORE
 
 typedef enum AsthraMemoryZone {
     ASTHRA_MEMORY_ZONE_NONE = -1,
@@ -589,6 +619,8 @@ typedef struct AsthraMemoryHooks {
 
 /* Copied; NULL: none. Other threads may finish what they are in with the hooks of before. */
 ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks);
+
+#endif
 
 /* ---- [manual] contract -------------------------------------------------- memory/manual.h ---- */
 /* manual - memory that is freed by hand.                                   [manual] contract
@@ -852,6 +884,8 @@ ASTHRA__INLINE void asthra_safepoint(void) {
  * One unit: int64_t nanoseconds of a monotonic clock. Relative times: 0 polls, < 0 is for ever.
  */
 
+#if ASTHRA_HAS_CORE
+
 #define ASTHRA_FOREVER ((int64_t)-1)
 #define ASTHRA_US(n) ((int64_t)(n) * 1000)
 #define ASTHRA_MS(n) ((int64_t)(n) * 1000000)
@@ -867,6 +901,7 @@ ASTHRA_RT_API int64_t asthra_now_ns(void);
  *           ASTHRA_OUT_OF_MEMORY, at once, if there was none to wait with. */
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
 
+#endif
 #endif
 
 /* ---- [channel] contract ------------------------------------------- concurrency/channel.h ---- */
@@ -1087,6 +1122,8 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
  * mandatory.
  */
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraMainThread {
     ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
     ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
@@ -1144,6 +1181,8 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
  * need no registration otherwise, so this does not start the runtime. Returns true. */
 ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
 
+#endif
+
 #ifdef __cplusplus
 }
 #endif
@@ -1160,7 +1199,7 @@ ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
  *
  * Atomics are C11's with the order written at each use: asthra__load(&x, acquire). With
  * ASTHRA_RT_NO_THREADS the same words are plain accesses, so that no build needs an atomic that
- * its machine does not have.
+ * its machine does not have. So they are without the core, where nothing is shared.
  */
 
 #if !(defined(__GNUC__) || defined(__clang__))
@@ -1220,7 +1259,7 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #define ASTHRA__TSAN 0
 #endif
 
-#if ASTHRA_HAS_THREADS
+#if ASTHRA_HAS_THREADS && ASTHRA_HAS_CORE
 #include <stdatomic.h>
 #define ASTHRA__ATOMIC(T) _Atomic(T)
 #define asthra__load(p, order) atomic_load_explicit((p), memory_order_##order)
@@ -1271,6 +1310,8 @@ static inline void asthra__cpu_relax(void) {
 /* ---- [sys] internal --------------------------------------------- platform/sys_internal.h ---- */
 /* sys - which system and processor this is, as values.                     [sys] internal */
 
+#if ASTHRA_HAS_CORE
+
 #if defined(__linux__)
 #define ASTHRA__SYS_LINUX 1
 #else
@@ -1291,6 +1332,8 @@ static inline void asthra__cpu_relax(void) {
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
+#endif
+
 /* ---- [os] internal ----------------------------------------------- platform/os_internal.h ---- */
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
@@ -1299,6 +1342,8 @@ static inline void asthra__cpu_relax(void) {
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
  */
+
+#if ASTHRA_HAS_CORE
 
 ASTHRA__FN size_t asthra__os_page_size(void);
 
@@ -1396,6 +1441,8 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
 
+#endif
+
 /* ---- [os] body ------------------------------------------------------ platform/os_linux.c ---- */
 /* os_linux - pages, clock, cores, parking, fences and threads of Linux.    [os] body
  *
@@ -1418,7 +1465,7 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), v
  * may be written twice with the same value, so relaxed order is enough.
  */
 
-#if ASTHRA__SYS_LINUX
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
 #include <errno.h>
 #include <fcntl.h>
@@ -2029,7 +2076,7 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
  * quietly and reports offsets in its executable instead.
  */
 
-#if ASTHRA__SYS_LINUX
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
 #include <elf.h>
 #include <errno.h>
@@ -3033,6 +3080,8 @@ ASTHRA_NORETURN ASTHRA__FN void asthra__swap_escape(Asthra__SwapContext *escape,
  * the out-of-memory path may use it; floating-point directives alone go through the C library.
  */
 
+#if ASTHRA_HAS_CORE
+
 typedef struct Asthra__Text {
     char *start;
     size_t length, room; /* room counts the NUL */
@@ -3055,6 +3104,8 @@ ASTHRA__FN void asthra__text_add_duration(Asthra__Text *t, int64_t ns); /* "1.5 
  * Signal-safe without floating-point directives. */
 ASTHRA__FN void asthra__text_report(const char *format, ...) ASTHRA_PRINTF(1, 2);
 
+#endif
+
 /* ---- [text] body ------------------------------------------------------------ core/text.c ---- */
 /* text - a formatter that asks nobody for anything.                        [text] body
  *
@@ -3064,6 +3115,8 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) ASTHRA_PRINTF(1, 2)
  * function pads them. Only floating-point numbers, whose correct printing is long, are left to
  * snprintf, a directive at a time.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <string.h>
@@ -3364,6 +3417,8 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) {
     errno = saved;
 }
 
+#endif
+
 /* ---- [sync] internal ----------------------------------------------- core/sync_internal.h ---- */
 /* sync - the short lock under everything.                                  [sync] internal
  *
@@ -3373,6 +3428,8 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) {
  * Once another thread can have the lock, unlock never touches its memory again: whoever gets the
  * lock last may free what it stands in.
  */
+
+#if ASTHRA_HAS_CORE
 
 typedef struct Asthra__Lock {
     ASTHRA__ATOMIC(uint32_t) word; /* 1: held */
@@ -3396,6 +3453,8 @@ ASTHRA__FN void asthra__sync_setup(void);
 
 /* In a forked child: forgets the threads that slept in the parent. Locks they held stay held. */
 ASTHRA__FN void asthra__sync_fork_child(void);
+
+#endif
 
 /* ---- [sync] body ------------------------------------------------------------ core/sync.c ---- */
 /* sync - a word, a spin and a sleep.                                       [sync] body
@@ -3437,6 +3496,8 @@ ASTHRA__FN void asthra__sync_fork_child(void);
  * Counts go down only by their own thread, after it has the lock. A count read too high costs a
  * wake; it is never read too low, because S1 precedes the sleep and the fences order it.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <stdlib.h>
 
@@ -3564,6 +3625,8 @@ ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
     return asthra__load(&l->word, relaxed) != 0;
 }
 
+#endif
+
 /* ---- [thread] internal ------------------------------------------- core/thread_internal.h ---- */
 /* thread - the one record of each thread.                                  [thread] internal
  *
@@ -3573,6 +3636,8 @@ ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
  * may go on under another thread (ARCHITECTURE, law 4), so it is asked for again through the
  * accessor, whose result the compiler cannot guess.
  */
+
+#if ASTHRA_HAS_CORE
 
 struct AsthraError;
 struct Asthra__Heap;
@@ -3616,6 +3681,8 @@ ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 
+#endif
+
 /* ---- [thread] body -------------------------------------------------------- core/thread.c ---- */
 /* thread - attach at the first call, detach at the end.                    [thread] body
  *
@@ -3634,6 +3701,8 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
  * armed. The list and its hooks are changed only under the lock, which forking takes, so that the
  * child finds them whole; there the list is cut down to the thread that forked.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <stdlib.h>
@@ -3813,8 +3882,12 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t)) {
     abort();
 }
 
+#endif
+
 /* ---- [result] internal ------------------------------------------- core/result_internal.h ---- */
 /* result - failures as the bodies make them.                               [result] internal */
+
+#if ASTHRA_HAS_CORE
 
 /* A failure with the status's own sentence: no record is written, so it costs nothing. */
 ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
@@ -3833,6 +3906,8 @@ ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
+#endif
+
 /* ---- [result] body -------------------------------------------------------- core/result.c ---- */
 /* result - one record for each task, one sentence for each code.           [result] body
  *
@@ -3847,6 +3922,8 @@ ASTHRA__FN void asthra__error_free(struct AsthraError *record);
  *
  * A message is formatted into a buffer of its own first: its arguments may be the one before it.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <stdlib.h>
@@ -4050,12 +4127,16 @@ ASTHRA_RT_API AsthraResult asthra_last_error(void) {
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }
 
+#endif
+
 /* ---- [panic] internal --------------------------------------------- core/panic_internal.h ---- */
 /* panic - asserts, and what the scheduler adds to a panic.                 [panic] internal
  *
  * ASTHRA__CHECK is always on, for what memory safety depends on. ASTHRA__ASSERT is on when
  * ASTHRA_RT_DEBUG is 1 or more, ASTHRA__ASSERT_SLOW, which walks structures, when it is 2.
  */
+
+#if ASTHRA_HAS_CORE
 
 #ifndef ASTHRA_RT_DEBUG
 #define ASTHRA_RT_DEBUG 0
@@ -4095,6 +4176,8 @@ ASTHRA__FN void asthra__panic_enable_report(bool on);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file, int line,
                                                                 const char *message);
 
+#endif
+
 /* ---- [panic] body ---------------------------------------------------------- core/panic.c ---- */
 /* panic - record, tell, report, end.                                       [panic] body
  *
@@ -4123,6 +4206,8 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file
  * The lock stays with the threads that a fork leaves behind. As soon as anybody has set a hook or
  * an owner, forking takes it; before that every panic ends the process.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <stdlib.h>
 #include <string.h>
@@ -4428,6 +4513,8 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
 }
 #undef ASTHRA__PANIC_STATUS_NAME
 
+#endif
+
 /* ---- [alloc] internal --------------------------------------------- core/alloc_internal.h ---- */
 /* alloc - memory for the runtime's own records.                            [alloc] internal
  *
@@ -4435,6 +4522,8 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
  * elsewhere: a caller's allocator, or later the manual zone. The C library's malloc serves until
  * then.
  */
+
+#if ASTHRA_HAS_CORE
 
 ASTHRA__FN void *asthra__alloc(size_t bytes);                      /* NULL: out of memory */
 ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes); /* NULL on overflow too */
@@ -4447,6 +4536,11 @@ ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, 
  * goes back to the hook of that moment. */
 ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
 
+/* The hook of this moment, or malloc, without a realloc: for who holds blocks when it changes. */
+ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
+
+#endif
+
 /* ---- [alloc] body ---------------------------------------------------------- core/alloc.c ---- */
 /* alloc - a hook, and malloc behind it.                                    [alloc] body
  *
@@ -4454,6 +4548,8 @@ ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
  * it was: running out of memory is told by the result, and calls of the runtime promise not to
  * disturb it. The hook is plain data: it changes only while nobody allocates.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <stdlib.h>
@@ -4466,6 +4562,25 @@ ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook) {
     static const AsthraAllocator none;
     ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
     asthra__alloc_state.hook = hook ? *hook : none;
+}
+
+static void *asthra__alloc_plain(size_t bytes, void *unused) {
+    int saved = errno;
+    void *block = malloc(bytes);
+    (void)unused;
+    errno = saved;
+    return block;
+}
+static void asthra__alloc_plain_free(void *block, void *unused) {
+    int saved = errno;
+    (void)unused;
+    free(block);
+    errno = saved;
+}
+ASTHRA__FN AsthraAllocator asthra__alloc_source(void) {
+    static const AsthraAllocator plain = {asthra__alloc_plain, NULL, asthra__alloc_plain_free,
+                                          NULL};
+    return asthra__alloc_state.hook.alloc ? asthra__alloc_state.hook : plain;
 }
 
 ASTHRA__FN void *asthra__alloc(size_t bytes) {
@@ -4526,6 +4641,8 @@ ASTHRA__FN char *asthra__alloc_text(const char *text) {
     char *copy = asthra__alloc(bytes);
     return copy ? memcpy(copy, text, bytes) : NULL;
 }
+
+#endif
 
 /* ---- [type] internal ----------------------------------------------- core/type_internal.h ---- */
 /* type - when two descriptions are one type.                               [type] internal */
@@ -5440,6 +5557,8 @@ ASTHRA__FN void asthra__table_after_fork(void) {
  * same bytes each time.
  */
 
+#if ASTHRA_HAS_CORE
+
 /* All that a hot path asks is one word: the debug flags, and above them what modules that trace
  * anyway want to be asked at the same places. */
 enum {
@@ -5456,12 +5575,16 @@ ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load *
 #define ASTHRA__TRACE(flag, ...) \
     (ASTHRA__UNLIKELY(asthra__trace_is_on(flag)) ? asthra__text_report(__VA_ARGS__) : (void)0)
 
+#endif
+
 /* ---- [trace] body ---------------------------------------------------------- core/trace.c ---- */
 /* trace - one word of flags.                                               [trace] body
  *
  * All flags stand in one word, so that a mark whose flag is off costs a relaxed load and a branch.
  * Nothing is published with a flag: a thread that sees it a little later writes a line less.
  */
+
+#if ASTHRA_HAS_CORE
 
 /* Bit n is AsthraDebugFlag n; ASTHRA__TRACE_* stand above. */
 static struct { ASTHRA__ATOMIC(uint32_t) word; } asthra__trace;
@@ -5485,6 +5608,8 @@ ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
     if ((unsigned)flag > ASTHRA_DEBUG_SAFETY_CHECKS) return;
     asthra__trace_set((uint32_t)1 << (unsigned)flag, on);
 }
+
+#endif
 
 /* ---- [deque] internal ----------------------------------------- lockfree/deque_internal.h ---- */
 /* deque - a work-stealing deque of pointers.                               [deque] internal
@@ -5741,6 +5866,8 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d) {
  * claimer keeps, at least until the unit is claimed again, and the record's kind in the low bits.
  */
 
+#if ASTHRA_HAS_MEMORY
+
 enum { ASTHRA__REGION_BYTES = 1 << 22, ASTHRA__REGION_KINDS = 8 };
 
 typedef enum Asthra__RegionKind {
@@ -5759,6 +5886,8 @@ ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *reco
 /* Only entries that still say so. */
 ASTHRA__FN void asthra__region_drop(void *start, size_t bytes, const void *record,
                                     Asthra__RegionKind kind);
+
+#endif
 
 /* ---- [region] body ------------------------------------------------------ memory/region.c ---- */
 /* region - whose a piece of address space is.                              [region] body
@@ -5858,6 +5987,8 @@ ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *reco
  * rest. Each 64 KiB the owner adds what is new to the zone's own count, which keeps the peak.
  */
 
+#if ASTHRA_HAS_MEMORY
+
 enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
 
 typedef struct Asthra__Account {
@@ -5921,6 +6052,8 @@ typedef struct Asthra__ZoneLimit {
     void *hook_user;
 } Asthra__ZoneLimit;
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
+
+#endif
 
 /* ---- [zone] body ---------------------------------------------------------- memory/zone.c ---- */
 /* zone - accounts, the limit and the hooks that all zones share.           [zone] body
@@ -12084,9 +12217,9 @@ ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns) {
  * is not its own, so the owner, seeing false, may leave without the lock.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_CHANNEL
+
+#include <string.h>
 
 typedef struct Asthra__Waiter Asthra__Waiter;
 struct Asthra__Waiter {
@@ -12651,9 +12784,9 @@ ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c) {
  * number of cases goes down the stack in small steps and an overflow meets the guard.
  */
 
-#include <limits.h>
-
 #if ASTHRA_HAS_SELECT
+
+#include <limits.h>
 
 typedef struct Asthra__Select {
     AsthraSelectCase *cases;
@@ -13138,9 +13271,9 @@ ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilde
  * Mutexes that share a bucket cost each other nothing but the look.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_MUTEX
+
+#include <string.h>
 
 enum { ASTHRA__MUTEX_BUCKETS = 64, ASTHRA__MUTEX_PATIENCE = 2 };
 
@@ -13433,6 +13566,8 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
  * that each works alone; what has been started when a later part fails is stopped in reverse.
  */
 
+#if ASTHRA_HAS_CORE
+
 #include <string.h>
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
@@ -13577,6 +13712,8 @@ ASTHRA_RT_API bool asthra_register_this_thread(const char *name) {
     asthra__thread_set_name(name);
     return true;
 }
+
+#endif
 
 #endif /* ASTHRA_RT_IMPLEMENTATION */
 

@@ -48,7 +48,8 @@
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
- *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
+ *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
+ *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
@@ -70,7 +71,11 @@
 #ifndef ASTHRA_RT_H
 #define ASTHRA_RT_H
 
-#ifdef ASTHRA_RT_IMPLEMENTATION
+/* ================================ Part I: contracts ================================ */
+
+#include "platform/config.h"
+
+#if defined(ASTHRA_RT_IMPLEMENTATION) && ASTHRA_HAS_CORE
 #if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
 #if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
     defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
@@ -82,13 +87,10 @@
 #include <features.h>
 #endif
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* the bodies need it; harmless above Part I */
+#define _GNU_SOURCE /* the bodies need it; Part I is the same without */
 #endif
 #endif
 
-/* ================================ Part I: contracts ================================ */
-
-#include "platform/config.h"
 #include "platform/compiler.h"
 
 #ifdef __cplusplus
