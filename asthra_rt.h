@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [arena]                              memory taken bit by bit and freed at once
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
@@ -669,6 +670,70 @@ typedef bool (*AsthraBlockVisitor)(void *block, size_t size, void *user); /* fal
  * others. While other threads allocate and free, their blocks may be missed or shown.
  * Cost: the whole heap is looked through. */
 ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
+
+#endif
+
+/* ---- [arena] contract ---------------------------------------------------- memory/arena.h ---- */
+/* arena - memory taken bit by bit and freed all at once.                   [arena] contract
+ *
+ * An arena cuts blocks off the caller's memory, or off chunks that it asks an allocator for, one
+ * behind the other. No block is freed alone: reset frees all of them, destroy the chunks as well.
+ * Alone in a build (ASTHRA_RT_ONLY with ASTHRA_RT_WITH_ARENA) it compiles with -ffreestanding and
+ * links with no library but memcpy, memmove, memset and memcmp, which compilers ask for.
+ *
+ * Threads: one at a time uses an arena, whichever it is; a task may take it across waits.
+ * Blocks: never, unless the allocator of a growing one does.
+ * AddressSanitizer is told which bytes are in a block; so an arena on memory that is to be used
+ * otherwise again, a local array say, is ended by asthra_arena_destroy.
+ * Needs: nothing.  Strip with: ASTHRA_RT_NO_ARENA.
+ */
+
+#if ASTHRA_HAS_ARENA
+
+/* Zeroed, it refuses every allocation. It may move between calls. */
+typedef struct AsthraArena {
+    void *opaque[8];
+} AsthraArena;
+
+/* An arena on `size` bytes at `memory`. What precedes the first multiple of 16 in it, and what
+ * follows the last, is not used; memory NULL is one of no bytes. What the arena was is forgotten.
+ *
+ * Owns      memory stays the caller's and outlives the arena, which keeps no records in it. */
+ASTHRA_RT_API void asthra_arena_init(AsthraArena *a, void *memory, size_t size);
+
+/* An arena that grows by `chunk` bytes at a time (0: 64 KiB), or by what a larger block needs, its
+ * records of at most 32 bytes for each chunk included. The first chunk is asked for by the first
+ * allocation. What the arena was is forgotten.
+ *
+ * `from` is copied, and what it names must outlive the arena. Of it `alloc` and `free` are called,
+ * on the thread that uses the arena; free NULL: chunks are not given back. from NULL, or its alloc
+ * NULL: what the runtime itself allocates with at this moment; in a build of arenas alone there is
+ * none, and every allocation is refused.
+ *
+ * Owns      the caller ends it with asthra_arena_destroy. */
+ASTHRA_RT_API void asthra_arena_init_growing(AsthraArena *a, size_t chunk,
+                                             const AsthraAllocator *from);
+
+/* Returns   a block of `size` bytes at a multiple of 16, not zeroed; of 0 bytes a block too, at an
+ *           address of its own. NULL: full (ASTHRA_LIMIT), or the allocator gave no chunk or size
+ *           is beyond PTRDIFF_MAX (ASTHRA_OUT_OF_MEMORY); then the arena is as it was.
+ *           asthra_last_error() tells which, but where arenas are alone.
+ * Owns      the arena, until the next reset or destroy.
+ * Cost      that of a call and about 10 instructions (2 ns), and of memory `size` rounded up to 16
+ *           bytes; when a chunk is full, also a call of the allocator. */
+ASTHRA_RT_API void *asthra_arena_alloc(AsthraArena *a, size_t size);
+
+/* Frees all blocks. Chunks are kept, and serve the next allocations in the order of their use; one
+ * that a larger block does not fit into goes back then.
+ *
+ * Cost      a few ns, and as much for each chunk that has been used since the last reset. */
+ASTHRA_RT_API void asthra_arena_reset(AsthraArena *a);
+
+/* Frees all blocks and gives the chunks back; every allocation is refused from then on. Doing it
+ * twice is allowed.
+ *
+ * Threads   any, when nobody uses it.             Cost  one free for each chunk. */
+ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *a);
 
 #endif
 
@@ -6232,6 +6297,8 @@ ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
  * `site` is the return address of the public function: who allocated, who freed.
  */
 
+#if ASTHRA_HAS_MEMORY
+
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
 ASTHRA__FN void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
@@ -6436,6 +6503,8 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #else
 #define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
 #define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
 #endif
 
 /* ---- [heap] body -------------------------------------------------- memory/heap_segment.c ---- */
@@ -6973,9 +7042,9 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
  * else: it is not pinned, its level is not the full one, and the heap is its thread's.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 /* The page behind `direct` where there is none: it never has a free block. */
 static struct {
@@ -7905,8 +7974,237 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user) {
 
 #endif
 
+/* ---- [arena] body -------------------------------------------------------- memory/arena.c ---- */
+/* arena - memory taken bit by bit and freed all at once.                   [arena] body
+ *
+ * `next` and `end` bound what is left of the memory in use; both are multiples of 16, so an
+ * allocation rounds its size up, compares and adds. The last byte of a block lies at offset
+ * (size - 1) | 15 from its start. That is SIZE_MAX for 0 and for sizes that rounding up would
+ * overflow, and SIZE_MAX never fits: one comparison sends all that is unusual the slow way.
+ *
+ * A growing arena has two lists of chunks: `used`, the newest first, and `spare`, what a reset
+ * left, in the order of its use, so that a program that does the same after each reset finds the
+ * chunks that it needs where it needs them and asks the allocator for nothing.
+ * A chunk has at least the `chunk` bytes of its arena, therefore an ordinary request always fits
+ * into the first spare one. A larger request gives back those that it does not fit into, on its way
+ * to one that does: each is given back once, however requests and spares are mixed, and an arena
+ * never holds more than it needed before the last reset and what it took since.
+ *
+ * When a chunk has less room left than the one in use, as one made for a large block has, next and
+ * end stay where they are: no room is lost to large blocks.
+ *
+ * The file needs no other: a build of arenas alone has neither errors to set nor an allocator.
+ */
+
+#if ASTHRA_HAS_ARENA
+
+enum { ASTHRA__ARENA_ALIGN = 16, ASTHRA__ARENA_CHUNK = 65536 };
+
+/* The start of what an allocator gave. It, and what aligning costs, fits into two units. */
+typedef struct __attribute__((__may_alias__)) Asthra__ArenaChunk {
+    struct Asthra__ArenaChunk *next;
+    size_t bytes; /* all of it, as asked for */
+} Asthra__ArenaChunk;
+
+enum { ASTHRA__ARENA_HEAD = 2 * ASTHRA__ARENA_ALIGN };
+_Static_assert(sizeof(Asthra__ArenaChunk) + ASTHRA__ARENA_ALIGN - 1 < ASTHRA__ARENA_HEAD,
+               "the head of a chunk and an address that is not aligned fit");
+
+/* What AsthraArena keeps opaque. Without `alloc` it does not grow. */
+typedef struct __attribute__((__may_alias__)) Asthra__Arena {
+    char *next, *end;
+    Asthra__ArenaChunk *used, *spare;
+    union {
+        size_t chunk; /* bytes; of a growing arena */
+        char *start;  /* of the caller's memory; NULL: none */
+    } of;
+    void *(*alloc)(size_t size, void *user);
+    void (*free)(void *block, void *user);
+    void *user;
+} Asthra__Arena;
+_Static_assert(sizeof(Asthra__Arena) == sizeof(AsthraArena), "it overlays what users see");
+
+/* ---- what AddressSanitizer wants to know ---- */
+
+#if ASTHRA__ASAN
+void __asan_poison_memory_region(void const volatile *addr, size_t size);
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+static void asthra__arena_hide(const void *start, size_t bytes) {
+    __asan_poison_memory_region(start, bytes);
+}
+static void asthra__arena_show(const void *start, size_t bytes) {
+    __asan_unpoison_memory_region(start, bytes);
+}
+#else
+static inline void asthra__arena_hide(const void *start, size_t bytes) {
+    (void)start, (void)bytes;
+}
+static inline void asthra__arena_show(const void *start, size_t bytes) {
+    (void)start, (void)bytes;
+}
+#endif
+
+/* ---- what the core gives, where it is there ---- */
+
+#if ASTHRA_HAS_CORE
+static AsthraAllocator asthra__arena_source(void) {
+    return asthra__alloc_source();
+}
+ASTHRA__COLD static void asthra__arena_failed(const Asthra__Arena *a, size_t size) {
+    if (a->alloc)
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY,
+                          "asthra_arena_alloc: no memory for a chunk that holds %zu bytes", size);
+    else
+        asthra__error_set(ASTHRA_LIMIT, "asthra_arena_alloc: %zu bytes asked for, %zu of %zu left",
+                          size, (size_t)(a->end - a->next), (size_t)(a->end - a->of.start));
+}
+#else
+static inline AsthraAllocator asthra__arena_source(void) {
+    AsthraAllocator none = {NULL, NULL, NULL, NULL};
+    return none;
+}
+static inline void asthra__arena_failed(const Asthra__Arena *a, size_t size) {
+    (void)a, (void)size;
+}
+#endif
+
+/* ---- helpers ---- */
+
+static inline Asthra__Arena *asthra__arena(AsthraArena *a) {
+    return (Asthra__Arena *)(void *)a;
+}
+
+/* Bytes from an address to the next multiple of 16. */
+static size_t asthra__arena_skip(const void *address) {
+    return -(size_t)(uintptr_t)address & (ASTHRA__ARENA_ALIGN - 1);
+}
+
+static char *asthra__arena_start(Asthra__ArenaChunk *c) {
+    return (char *)(c + 1) + asthra__arena_skip(c + 1);
+}
+static size_t asthra__arena_room(Asthra__ArenaChunk *c) {
+    size_t head = (size_t)(asthra__arena_start(c) - (char *)c);
+    return (c->bytes - head) / ASTHRA__ARENA_ALIGN * ASTHRA__ARENA_ALIGN;
+}
+
+static void asthra__arena_give_back(const Asthra__Arena *a, Asthra__ArenaChunk *c) {
+    asthra__arena_show(asthra__arena_start(c), asthra__arena_room(c));
+    if (a->free) a->free(c, a->user);
+}
+
+/* A chunk with room for `need`, in no list: a spare one or a new one. NULL: no memory. */
+static Asthra__ArenaChunk *asthra__arena_chunk(Asthra__Arena *a, size_t need) {
+    size_t bytes = need + ASTHRA__ARENA_HEAD;
+    Asthra__ArenaChunk *c;
+    while ((c = a->spare) != NULL) {
+        a->spare = c->next;
+        if (asthra__arena_room(c) >= need) return c;
+        asthra__arena_give_back(a, c);
+    }
+    if (bytes < a->of.chunk) bytes = a->of.chunk;
+    c = a->alloc(bytes, a->user);
+    if (!c) return NULL;
+    c->bytes = bytes;
+    asthra__arena_hide(asthra__arena_start(c), asthra__arena_room(c));
+    return c;
+}
+
+/* A block that does not fit into what is left, or of 0 bytes. */
+ASTHRA__NOINLINE static void *asthra__arena_slow(Asthra__Arena *a, size_t size) {
+    size_t left = (size_t)(a->end - a->next), need = ASTHRA__ARENA_ALIGN;
+    char *block = a->next;
+    if (size == 0 && left != 0) {
+        a->next += need;
+        return block;
+    }
+    if (size != 0) need = ((size - 1) | (ASTHRA__ARENA_ALIGN - 1)) + 1;
+    bool may_grow = a->alloc && size <= PTRDIFF_MAX - 2 * ASTHRA__ARENA_HEAD;
+    Asthra__ArenaChunk *c = may_grow ? asthra__arena_chunk(a, need) : NULL;
+    if (!c) {
+        asthra__arena_failed(a, size);
+        return NULL;
+    }
+    block = asthra__arena_start(c);
+    size_t room = asthra__arena_room(c);
+    c->next = a->used;
+    a->used = c;
+    if (room - need >= left) {
+        a->next = block + need;
+        a->end = block + room;
+    }
+    asthra__arena_show(block, size);
+    return block;
+}
+
+/* ---- the contract ---- */
+
+ASTHRA_RT_API void asthra_arena_init(AsthraArena *arena, void *memory, size_t size) {
+    Asthra__Arena *a = asthra__arena(arena);
+    size_t skip = asthra__arena_skip(memory);
+    *a = (Asthra__Arena){0};
+    if (!memory || size < skip) return;
+    a->of.start = a->next = (char *)memory + skip;
+    a->end = a->next + (size - skip) / ASTHRA__ARENA_ALIGN * ASTHRA__ARENA_ALIGN;
+    asthra__arena_hide(a->next, (size_t)(a->end - a->next));
+}
+
+ASTHRA_RT_API void asthra_arena_init_growing(AsthraArena *arena, size_t chunk,
+                                             const AsthraAllocator *from) {
+    Asthra__Arena *a = asthra__arena(arena);
+    AsthraAllocator source = from && from->alloc ? *from : asthra__arena_source();
+    *a = (Asthra__Arena){0};
+    if (!source.alloc) return;
+    a->of.chunk = chunk ? chunk : ASTHRA__ARENA_CHUNK;
+    a->alloc = source.alloc;
+    a->free = source.free;
+    a->user = source.user;
+}
+
+ASTHRA_RT_API void *asthra_arena_alloc(AsthraArena *arena, size_t size) {
+    Asthra__Arena *a = asthra__arena(arena);
+    size_t last = (size - 1) | (ASTHRA__ARENA_ALIGN - 1);
+    char *block = a->next;
+    if (ASTHRA__UNLIKELY(last >= (size_t)(a->end - block))) return asthra__arena_slow(a, size);
+    a->next = block + last + 1;
+    asthra__arena_show(block, size);
+    return block;
+}
+
+ASTHRA_RT_API void asthra_arena_reset(AsthraArena *arena) {
+    Asthra__Arena *a = asthra__arena(arena);
+    Asthra__ArenaChunk *c;
+    if (!a->alloc) {
+        a->next = a->of.start;
+        asthra__arena_hide(a->next, (size_t)(a->end - a->next));
+        return;
+    }
+    while ((c = a->used) != NULL) {
+        a->used = c->next;
+        c->next = a->spare;
+        a->spare = c;
+        asthra__arena_hide(asthra__arena_start(c), asthra__arena_room(c));
+    }
+    a->next = a->end = NULL;
+}
+
+ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *arena) {
+    Asthra__Arena *a = asthra__arena(arena);
+    Asthra__ArenaChunk *c;
+    asthra_arena_reset(arena);
+    asthra__arena_show(a->next, (size_t)(a->end - a->next));
+    while ((c = a->spare) != NULL) {
+        a->spare = c->next;
+        asthra__arena_give_back(a, c);
+    }
+    *a = (Asthra__Arena){0};
+}
+
+#endif
+
 /* ---- [memory] internal ----------------------------------------- memory/memory_internal.h ---- */
 /* memory - the zones' part of the configuration.                           [memory] internal */
+
+#if ASTHRA_HAS_MEMORY
 
 typedef struct Asthra__MemoryConfig {
     AsthraSafetyLevel level;
@@ -7921,6 +8219,8 @@ typedef struct Asthra__MemoryConfig {
  * is without a runtime. */
 ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
 
+#endif
+
 /* ---- [memory] body ------------------------------------------------------ memory/memory.c ---- */
 /* memory - the door to all zones.                                          [memory] body
  *
@@ -7928,9 +8228,9 @@ ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
  * that does not exist.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 static void asthra__memory_refuse(AsthraMemoryZone zone) {
     if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK)

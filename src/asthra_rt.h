@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [arena]                              memory taken bit by bit and freed at once
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
@@ -104,6 +105,7 @@ extern "C" {
 #include "core/trace.h"
 #include "memory/zone.h"
 #include "memory/manual.h"
+#include "memory/arena.h"
 #include "memory/memory.h"
 #include "concurrency/task.h"
 #include "concurrency/timer.h"
@@ -163,6 +165,7 @@ extern "C" {
 #include "memory/heap.c"
 #include "memory/heap_check.c"
 #include "memory/manual.c"
+#include "memory/arena.c"
 #include "memory/memory_internal.h"
 #include "memory/memory.c"
 #include "concurrency/fiber_internal.h"

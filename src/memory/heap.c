@@ -26,9 +26,9 @@
  */
 #include "heap_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 /* The page behind `direct` where there is none: it never has a free block. */
 static struct {

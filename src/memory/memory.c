@@ -11,9 +11,9 @@
 
 #include "../core/text_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 static void asthra__memory_refuse(AsthraMemoryZone zone) {
     if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK)
