@@ -8241,6 +8241,7 @@ static void asthra__memory_refuse(AsthraMemoryZone zone) {
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone zone) {
+    (void)size; /* where no zone is in the build */
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
