@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [arena]                              memory taken bit by bit and freed at once
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
@@ -48,7 +49,8 @@
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
- *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
+ *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
+ *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
@@ -69,22 +71,6 @@
  */
 #ifndef ASTHRA_RT_H
 #define ASTHRA_RT_H
-
-#ifdef ASTHRA_RT_IMPLEMENTATION
-#if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
-#if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
-    defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
-    (defined(_TIME_H) && !defined(CLOCK_MONOTONIC))
-#error "strict -std=c11: include asthra_rt.h first, or define _GNU_SOURCE before, or use gnu11"
-#endif
-#define _GNU_SOURCE
-#undef _FEATURES_H /* only plain headers were read so far: the rest can be had whole */
-#include <features.h>
-#endif
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* the bodies need it; harmless above Part I */
-#endif
-#endif
 
 /* ================================ Part I: contracts ================================ */
 
@@ -184,6 +170,17 @@
 /* The blocks of all zones come from one heap, and its users come in by one door. */
 #define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 
+/* Results, panics, threads, the system: below all parts but arenas, which alone want nothing but a
+ * compiler. The list names every other part. */
+#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
+    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
+      ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK ||  \
+      ASTHRA_HAS_POOL)
+#define ASTHRA_HAS_CORE 0
+#else
+#define ASTHRA_HAS_CORE 1
+#endif
+
 /* Needs, a row each. */
 #if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK
 #error "channel needs task: add ASTHRA_RT_WITH_TASK, or take channel out with ASTHRA_RT_NO_CHANNEL"
@@ -199,6 +196,22 @@
 #endif
 #if defined(ASTHRA_RT_IMPLEMENTATION) && defined(__cplusplus)
 #error "the body of asthra_rt.h is C11: define ASTHRA_RT_IMPLEMENTATION in a .c file"
+#endif
+
+#if defined(ASTHRA_RT_IMPLEMENTATION) && ASTHRA_HAS_CORE
+#if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
+#if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
+    defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
+    (defined(_TIME_H) && !defined(CLOCK_MONOTONIC))
+#error "strict -std=c11: include asthra_rt.h first, or define _GNU_SOURCE before, or use gnu11"
+#endif
+#define _GNU_SOURCE
+#undef _FEATURES_H /* only plain headers were read so far: the rest can be had whole */
+#include <features.h>
+#endif
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* the bodies need it; Part I is the same without */
+#endif
 #endif
 
 /* ---- [compiler] contract -------------------------------------------- platform/compiler.h ---- */
@@ -287,6 +300,8 @@ extern "C" {
  * nanoseconds; the first error of a task or thread allocates its record.
  */
 
+#if ASTHRA_HAS_CORE
+
 /* X(name, sentence) */
 #define ASTHRA_STATUS_TABLE(X)                 \
     X(OK, "Success")                           \
@@ -356,6 +371,8 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what);
  *           create. Also holds the last result made by asthra_result_err* and _errorf. */
 ASTHRA_RT_API AsthraResult asthra_last_error(void);
 
+#endif
+
 /* ---- [panic] contract ------------------------------------------------------ core/panic.h ---- */
 /* panic - what happens when a program is wrong.                            [panic] contract
  *
@@ -367,6 +384,8 @@ ASTHRA_RT_API AsthraResult asthra_last_error(void);
  * Threads: any, without set-up, before asthra_runtime_init too. When several threads panic at once,
  * each report is written whole. Allocation: none, so a panic works when memory ran out.
  */
+
+#if ASTHRA_HAS_CORE
 
 typedef enum AsthraPanicPolicy {
     ASTHRA_PANIC_ABORT = 0,
@@ -411,8 +430,12 @@ ASTHRA_RT_API const AsthraPanicInfo *asthra_panic_last(void);
 ASTHRA_RT_API size_t asthra_panic_history(AsthraPanicInfo *out, size_t room);
 ASTHRA_RT_API void asthra_panic_clear_history(void);
 
+#endif
+
 /* ---- [alloc] contract ------------------------------------------------------ core/alloc.h ---- */
 /* alloc - an allocator that a caller brings.                               [alloc] contract */
+
+#if ASTHRA_HAS_CORE || ASTHRA_HAS_ARENA
 
 /* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
  * uses what was made with it; `block` is never NULL and sizes are never 0. */
@@ -422,6 +445,8 @@ typedef struct AsthraAllocator {
     void (*free)(void *block, void *user);
     void *user;
 } AsthraAllocator;
+
+#endif
 
 /* ---- [type] contract -------------------------------------------------------- core/type.h ---- */
 /* type - what a value looks like in memory.                                [type] contract
@@ -515,6 +540,8 @@ ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8
  * are off at the start. Threads: any. Cost of a flag that is off: one load and a branch.
  */
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraDebugFlag {
     ASTHRA_DEBUG_MEMORY_ALLOCATION,
     ASTHRA_DEBUG_CONCURRENCY_OPERATIONS,
@@ -524,8 +551,12 @@ typedef enum AsthraDebugFlag {
 
 ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on);
 
+#endif
+
 /* ---- [zone] contract ------------------------------------------------------ memory/zone.h ---- */
 /* zone - the names of the memory zones, and what holds for all of them.    [zone] contract */
+
+#if ASTHRA_HAS_CORE
 
 typedef enum AsthraMemoryZone {
     ASTHRA_MEMORY_ZONE_NONE = -1,
@@ -590,6 +621,8 @@ typedef struct AsthraMemoryHooks {
 /* Copied; NULL: none. Other threads may finish what they are in with the hooks of before. */
 ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks);
 
+#endif
+
 /* ---- [manual] contract -------------------------------------------------- memory/manual.h ---- */
 /* manual - memory that is freed by hand.                                   [manual] contract
  *
@@ -637,6 +670,70 @@ typedef bool (*AsthraBlockVisitor)(void *block, size_t size, void *user); /* fal
  * others. While other threads allocate and free, their blocks may be missed or shown.
  * Cost: the whole heap is looked through. */
 ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
+
+#endif
+
+/* ---- [arena] contract ---------------------------------------------------- memory/arena.h ---- */
+/* arena - memory taken bit by bit and freed all at once.                   [arena] contract
+ *
+ * An arena cuts blocks off the caller's memory, or off chunks that it asks an allocator for, one
+ * behind the other. No block is freed alone: reset frees all of them, destroy the chunks as well.
+ * Alone in a build (ASTHRA_RT_ONLY with ASTHRA_RT_WITH_ARENA) it compiles with -ffreestanding and
+ * links with no library but memcpy, memmove, memset and memcmp, which compilers ask for.
+ *
+ * Threads: one at a time uses an arena, whichever it is; a task may take it across waits.
+ * Blocks: never, unless the allocator of a growing one does.
+ * AddressSanitizer is told which bytes are in a block; so an arena on memory that is to be used
+ * otherwise again, a local array say, is ended by asthra_arena_destroy.
+ * Needs: nothing.  Strip with: ASTHRA_RT_NO_ARENA.
+ */
+
+#if ASTHRA_HAS_ARENA
+
+/* Zeroed, it refuses every allocation. It may move between calls. */
+typedef struct AsthraArena {
+    void *opaque[8];
+} AsthraArena;
+
+/* An arena on `size` bytes at `memory`. What precedes the first multiple of 16 in it, and what
+ * follows the last, is not used; memory NULL is one of no bytes. What the arena was is forgotten.
+ *
+ * Owns      memory stays the caller's and outlives the arena, which keeps no records in it. */
+ASTHRA_RT_API void asthra_arena_init(AsthraArena *a, void *memory, size_t size);
+
+/* An arena that grows by `chunk` bytes at a time (0: 64 KiB), or by what a larger block needs, its
+ * records of at most 32 bytes for each chunk included. The first chunk is asked for by the first
+ * allocation. What the arena was is forgotten.
+ *
+ * `from` is copied, and what it names must outlive the arena. Of it `alloc` and `free` are called,
+ * on the thread that uses the arena; free NULL: chunks are not given back. from NULL, or its alloc
+ * NULL: what the runtime itself allocates with at this moment; in a build of arenas alone there is
+ * none, and every allocation is refused.
+ *
+ * Owns      the caller ends it with asthra_arena_destroy. */
+ASTHRA_RT_API void asthra_arena_init_growing(AsthraArena *a, size_t chunk,
+                                             const AsthraAllocator *from);
+
+/* Returns   a block of `size` bytes at a multiple of 16, not zeroed; of 0 bytes a block too, at an
+ *           address of its own. NULL: full (ASTHRA_LIMIT), or the allocator gave no chunk or size
+ *           is beyond PTRDIFF_MAX (ASTHRA_OUT_OF_MEMORY); then the arena is as it was.
+ *           asthra_last_error() tells which, but where arenas are alone.
+ * Owns      the arena, until the next reset or destroy.
+ * Cost      that of a call and about 10 instructions (2 ns), and of memory `size` rounded up to 16
+ *           bytes; when a chunk is full, also a call of the allocator. */
+ASTHRA_RT_API void *asthra_arena_alloc(AsthraArena *a, size_t size);
+
+/* Frees all blocks. Chunks are kept, and serve the next allocations in the order of their use; one
+ * that a larger block does not fit into goes back then.
+ *
+ * Cost      a few ns, and as much for each chunk that has been used since the last reset. */
+ASTHRA_RT_API void asthra_arena_reset(AsthraArena *a);
+
+/* Frees all blocks and gives the chunks back; every allocation is refused from then on. Doing it
+ * twice is allowed.
+ *
+ * Threads   any, when nobody uses it.             Cost  one free for each chunk. */
+ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *a);
 
 #endif
 
@@ -852,6 +949,8 @@ ASTHRA__INLINE void asthra_safepoint(void) {
  * One unit: int64_t nanoseconds of a monotonic clock. Relative times: 0 polls, < 0 is for ever.
  */
 
+#if ASTHRA_HAS_CORE
+
 #define ASTHRA_FOREVER ((int64_t)-1)
 #define ASTHRA_US(n) ((int64_t)(n) * 1000)
 #define ASTHRA_MS(n) ((int64_t)(n) * 1000000)
@@ -867,6 +966,7 @@ ASTHRA_RT_API int64_t asthra_now_ns(void);
  *           ASTHRA_OUT_OF_MEMORY, at once, if there was none to wait with. */
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
 
+#endif
 #endif
 
 /* ---- [channel] contract ------------------------------------------- concurrency/channel.h ---- */
@@ -1087,6 +1187,8 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
  * mandatory.
  */
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraMainThread {
     ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
     ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
@@ -1144,6 +1246,8 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
  * need no registration otherwise, so this does not start the runtime. Returns true. */
 ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
 
+#endif
+
 #ifdef __cplusplus
 }
 #endif
@@ -1160,7 +1264,7 @@ ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
  *
  * Atomics are C11's with the order written at each use: asthra__load(&x, acquire). With
  * ASTHRA_RT_NO_THREADS the same words are plain accesses, so that no build needs an atomic that
- * its machine does not have.
+ * its machine does not have. So they are without the core, where nothing is shared.
  */
 
 #if !(defined(__GNUC__) || defined(__clang__))
@@ -1220,7 +1324,7 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #define ASTHRA__TSAN 0
 #endif
 
-#if ASTHRA_HAS_THREADS
+#if ASTHRA_HAS_THREADS && ASTHRA_HAS_CORE
 #include <stdatomic.h>
 #define ASTHRA__ATOMIC(T) _Atomic(T)
 #define asthra__load(p, order) atomic_load_explicit((p), memory_order_##order)
@@ -1271,6 +1375,8 @@ static inline void asthra__cpu_relax(void) {
 /* ---- [sys] internal --------------------------------------------- platform/sys_internal.h ---- */
 /* sys - which system and processor this is, as values.                     [sys] internal */
 
+#if ASTHRA_HAS_CORE
+
 #if defined(__linux__)
 #define ASTHRA__SYS_LINUX 1
 #else
@@ -1291,6 +1397,8 @@ static inline void asthra__cpu_relax(void) {
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
+#endif
+
 /* ---- [os] internal ----------------------------------------------- platform/os_internal.h ---- */
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
@@ -1299,6 +1407,8 @@ static inline void asthra__cpu_relax(void) {
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
  */
+
+#if ASTHRA_HAS_CORE
 
 ASTHRA__FN size_t asthra__os_page_size(void);
 
@@ -1396,6 +1506,8 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
 
+#endif
+
 /* ---- [os] body ------------------------------------------------------ platform/os_linux.c ---- */
 /* os_linux - pages, clock, cores, parking, fences and threads of Linux.    [os] body
  *
@@ -1418,7 +1530,7 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), v
  * may be written twice with the same value, so relaxed order is enough.
  */
 
-#if ASTHRA__SYS_LINUX
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
 #include <errno.h>
 #include <fcntl.h>
@@ -2029,7 +2141,7 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
  * quietly and reports offsets in its executable instead.
  */
 
-#if ASTHRA__SYS_LINUX
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
 #include <elf.h>
 #include <errno.h>
@@ -3033,6 +3145,8 @@ ASTHRA_NORETURN ASTHRA__FN void asthra__swap_escape(Asthra__SwapContext *escape,
  * the out-of-memory path may use it; floating-point directives alone go through the C library.
  */
 
+#if ASTHRA_HAS_CORE
+
 typedef struct Asthra__Text {
     char *start;
     size_t length, room; /* room counts the NUL */
@@ -3055,6 +3169,8 @@ ASTHRA__FN void asthra__text_add_duration(Asthra__Text *t, int64_t ns); /* "1.5 
  * Signal-safe without floating-point directives. */
 ASTHRA__FN void asthra__text_report(const char *format, ...) ASTHRA_PRINTF(1, 2);
 
+#endif
+
 /* ---- [text] body ------------------------------------------------------------ core/text.c ---- */
 /* text - a formatter that asks nobody for anything.                        [text] body
  *
@@ -3064,6 +3180,8 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) ASTHRA_PRINTF(1, 2)
  * function pads them. Only floating-point numbers, whose correct printing is long, are left to
  * snprintf, a directive at a time.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <string.h>
@@ -3364,6 +3482,8 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) {
     errno = saved;
 }
 
+#endif
+
 /* ---- [sync] internal ----------------------------------------------- core/sync_internal.h ---- */
 /* sync - the short lock under everything.                                  [sync] internal
  *
@@ -3373,6 +3493,8 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) {
  * Once another thread can have the lock, unlock never touches its memory again: whoever gets the
  * lock last may free what it stands in.
  */
+
+#if ASTHRA_HAS_CORE
 
 typedef struct Asthra__Lock {
     ASTHRA__ATOMIC(uint32_t) word; /* 1: held */
@@ -3396,6 +3518,8 @@ ASTHRA__FN void asthra__sync_setup(void);
 
 /* In a forked child: forgets the threads that slept in the parent. Locks they held stay held. */
 ASTHRA__FN void asthra__sync_fork_child(void);
+
+#endif
 
 /* ---- [sync] body ------------------------------------------------------------ core/sync.c ---- */
 /* sync - a word, a spin and a sleep.                                       [sync] body
@@ -3437,6 +3561,8 @@ ASTHRA__FN void asthra__sync_fork_child(void);
  * Counts go down only by their own thread, after it has the lock. A count read too high costs a
  * wake; it is never read too low, because S1 precedes the sleep and the fences order it.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <stdlib.h>
 
@@ -3564,6 +3690,8 @@ ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
     return asthra__load(&l->word, relaxed) != 0;
 }
 
+#endif
+
 /* ---- [thread] internal ------------------------------------------- core/thread_internal.h ---- */
 /* thread - the one record of each thread.                                  [thread] internal
  *
@@ -3573,6 +3701,8 @@ ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
  * may go on under another thread (ARCHITECTURE, law 4), so it is asked for again through the
  * accessor, whose result the compiler cannot guess.
  */
+
+#if ASTHRA_HAS_CORE
 
 struct AsthraError;
 struct Asthra__Heap;
@@ -3616,6 +3746,8 @@ ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 
+#endif
+
 /* ---- [thread] body -------------------------------------------------------- core/thread.c ---- */
 /* thread - attach at the first call, detach at the end.                    [thread] body
  *
@@ -3634,6 +3766,8 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
  * armed. The list and its hooks are changed only under the lock, which forking takes, so that the
  * child finds them whole; there the list is cut down to the thread that forked.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <stdlib.h>
@@ -3813,8 +3947,12 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t)) {
     abort();
 }
 
+#endif
+
 /* ---- [result] internal ------------------------------------------- core/result_internal.h ---- */
 /* result - failures as the bodies make them.                               [result] internal */
+
+#if ASTHRA_HAS_CORE
 
 /* A failure with the status's own sentence: no record is written, so it costs nothing. */
 ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
@@ -3833,6 +3971,8 @@ ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
+#endif
+
 /* ---- [result] body -------------------------------------------------------- core/result.c ---- */
 /* result - one record for each task, one sentence for each code.           [result] body
  *
@@ -3847,6 +3987,8 @@ ASTHRA__FN void asthra__error_free(struct AsthraError *record);
  *
  * A message is formatted into a buffer of its own first: its arguments may be the one before it.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <stdlib.h>
@@ -4050,12 +4192,16 @@ ASTHRA_RT_API AsthraResult asthra_last_error(void) {
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }
 
+#endif
+
 /* ---- [panic] internal --------------------------------------------- core/panic_internal.h ---- */
 /* panic - asserts, and what the scheduler adds to a panic.                 [panic] internal
  *
  * ASTHRA__CHECK is always on, for what memory safety depends on. ASTHRA__ASSERT is on when
  * ASTHRA_RT_DEBUG is 1 or more, ASTHRA__ASSERT_SLOW, which walks structures, when it is 2.
  */
+
+#if ASTHRA_HAS_CORE
 
 #ifndef ASTHRA_RT_DEBUG
 #define ASTHRA_RT_DEBUG 0
@@ -4095,6 +4241,8 @@ ASTHRA__FN void asthra__panic_enable_report(bool on);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file, int line,
                                                                 const char *message);
 
+#endif
+
 /* ---- [panic] body ---------------------------------------------------------- core/panic.c ---- */
 /* panic - record, tell, report, end.                                       [panic] body
  *
@@ -4123,6 +4271,8 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file
  * The lock stays with the threads that a fork leaves behind. As soon as anybody has set a hook or
  * an owner, forking takes it; before that every panic ends the process.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <stdlib.h>
 #include <string.h>
@@ -4428,6 +4578,8 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
 }
 #undef ASTHRA__PANIC_STATUS_NAME
 
+#endif
+
 /* ---- [alloc] internal --------------------------------------------- core/alloc_internal.h ---- */
 /* alloc - memory for the runtime's own records.                            [alloc] internal
  *
@@ -4435,6 +4587,8 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
  * elsewhere: a caller's allocator, or later the manual zone. The C library's malloc serves until
  * then.
  */
+
+#if ASTHRA_HAS_CORE
 
 ASTHRA__FN void *asthra__alloc(size_t bytes);                      /* NULL: out of memory */
 ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes); /* NULL on overflow too */
@@ -4447,6 +4601,11 @@ ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, 
  * goes back to the hook of that moment. */
 ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
 
+/* The hook of this moment, or malloc, without a realloc: for who holds blocks when it changes. */
+ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
+
+#endif
+
 /* ---- [alloc] body ---------------------------------------------------------- core/alloc.c ---- */
 /* alloc - a hook, and malloc behind it.                                    [alloc] body
  *
@@ -4454,6 +4613,8 @@ ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
  * it was: running out of memory is told by the result, and calls of the runtime promise not to
  * disturb it. The hook is plain data: it changes only while nobody allocates.
  */
+
+#if ASTHRA_HAS_CORE
 
 #include <errno.h>
 #include <stdlib.h>
@@ -4466,6 +4627,25 @@ ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook) {
     static const AsthraAllocator none;
     ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
     asthra__alloc_state.hook = hook ? *hook : none;
+}
+
+static void *asthra__alloc_plain(size_t bytes, void *unused) {
+    int saved = errno;
+    void *block = malloc(bytes);
+    (void)unused;
+    errno = saved;
+    return block;
+}
+static void asthra__alloc_plain_free(void *block, void *unused) {
+    int saved = errno;
+    (void)unused;
+    free(block);
+    errno = saved;
+}
+ASTHRA__FN AsthraAllocator asthra__alloc_source(void) {
+    static const AsthraAllocator plain = {asthra__alloc_plain, NULL, asthra__alloc_plain_free,
+                                          NULL};
+    return asthra__alloc_state.hook.alloc ? asthra__alloc_state.hook : plain;
 }
 
 ASTHRA__FN void *asthra__alloc(size_t bytes) {
@@ -4526,6 +4706,8 @@ ASTHRA__FN char *asthra__alloc_text(const char *text) {
     char *copy = asthra__alloc(bytes);
     return copy ? memcpy(copy, text, bytes) : NULL;
 }
+
+#endif
 
 /* ---- [type] internal ----------------------------------------------- core/type_internal.h ---- */
 /* type - when two descriptions are one type.                               [type] internal */
@@ -5440,6 +5622,8 @@ ASTHRA__FN void asthra__table_after_fork(void) {
  * same bytes each time.
  */
 
+#if ASTHRA_HAS_CORE
+
 /* All that a hot path asks is one word: the debug flags, and above them what modules that trace
  * anyway want to be asked at the same places. */
 enum {
@@ -5456,12 +5640,16 @@ ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load *
 #define ASTHRA__TRACE(flag, ...) \
     (ASTHRA__UNLIKELY(asthra__trace_is_on(flag)) ? asthra__text_report(__VA_ARGS__) : (void)0)
 
+#endif
+
 /* ---- [trace] body ---------------------------------------------------------- core/trace.c ---- */
 /* trace - one word of flags.                                               [trace] body
  *
  * All flags stand in one word, so that a mark whose flag is off costs a relaxed load and a branch.
  * Nothing is published with a flag: a thread that sees it a little later writes a line less.
  */
+
+#if ASTHRA_HAS_CORE
 
 /* Bit n is AsthraDebugFlag n; ASTHRA__TRACE_* stand above. */
 static struct { ASTHRA__ATOMIC(uint32_t) word; } asthra__trace;
@@ -5485,6 +5673,8 @@ ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
     if ((unsigned)flag > ASTHRA_DEBUG_SAFETY_CHECKS) return;
     asthra__trace_set((uint32_t)1 << (unsigned)flag, on);
 }
+
+#endif
 
 /* ---- [deque] internal ----------------------------------------- lockfree/deque_internal.h ---- */
 /* deque - a work-stealing deque of pointers.                               [deque] internal
@@ -5741,6 +5931,8 @@ ASTHRA__FN size_t asthra__deque_count(const Asthra__Deque *d) {
  * claimer keeps, at least until the unit is claimed again, and the record's kind in the low bits.
  */
 
+#if ASTHRA_HAS_MEMORY
+
 enum { ASTHRA__REGION_BYTES = 1 << 22, ASTHRA__REGION_KINDS = 8 };
 
 typedef enum Asthra__RegionKind {
@@ -5759,6 +5951,8 @@ ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *reco
 /* Only entries that still say so. */
 ASTHRA__FN void asthra__region_drop(void *start, size_t bytes, const void *record,
                                     Asthra__RegionKind kind);
+
+#endif
 
 /* ---- [region] body ------------------------------------------------------ memory/region.c ---- */
 /* region - whose a piece of address space is.                              [region] body
@@ -5858,6 +6052,8 @@ ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *reco
  * rest. Each 64 KiB the owner adds what is new to the zone's own count, which keeps the peak.
  */
 
+#if ASTHRA_HAS_MEMORY
+
 enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
 
 typedef struct Asthra__Account {
@@ -5926,6 +6122,8 @@ typedef struct Asthra__ZoneLimit {
     void *hook_user;
 } Asthra__ZoneLimit;
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
+
+#endif
 
 /* ---- [zone] body ---------------------------------------------------------- memory/zone.c ---- */
 /* zone - accounts, the limit and the hooks that all zones share.           [zone] body
@@ -6136,6 +6334,8 @@ ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
  * `site` is the return address of the public function: who allocated, who freed.
  */
 
+#if ASTHRA_HAS_MEMORY
+
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
 ASTHRA__FN void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
@@ -6344,6 +6544,8 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #else
 #define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
 #define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
 #endif
 
 /* ---- [heap] body -------------------------------------------------- memory/heap_segment.c ---- */
@@ -6884,9 +7086,9 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
  * one, and the heap is its thread's.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 static struct { bool (*is_pinned)(const void *start, size_t size); } asthra__heap;
 
@@ -7914,8 +8116,237 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user) {
 
 #endif
 
+/* ---- [arena] body -------------------------------------------------------- memory/arena.c ---- */
+/* arena - memory taken bit by bit and freed all at once.                   [arena] body
+ *
+ * `next` and `end` bound what is left of the memory in use; both are multiples of 16, so an
+ * allocation rounds its size up, compares and adds. The last byte of a block lies at offset
+ * (size - 1) | 15 from its start. That is SIZE_MAX for 0 and for sizes that rounding up would
+ * overflow, and SIZE_MAX never fits: one comparison sends all that is unusual the slow way.
+ *
+ * A growing arena has two lists of chunks: `used`, the newest first, and `spare`, what a reset
+ * left, in the order of its use, so that a program that does the same after each reset finds the
+ * chunks that it needs where it needs them and asks the allocator for nothing.
+ * A chunk has at least the `chunk` bytes of its arena, therefore an ordinary request always fits
+ * into the first spare one. A larger request gives back those that it does not fit into, on its way
+ * to one that does: each is given back once, however requests and spares are mixed, and an arena
+ * never holds more than it needed before the last reset and what it took since.
+ *
+ * When a chunk has less room left than the one in use, as one made for a large block has, next and
+ * end stay where they are: no room is lost to large blocks.
+ *
+ * The file needs no other: a build of arenas alone has neither errors to set nor an allocator.
+ */
+
+#if ASTHRA_HAS_ARENA
+
+enum { ASTHRA__ARENA_ALIGN = 16, ASTHRA__ARENA_CHUNK = 65536 };
+
+/* The start of what an allocator gave. It, and what aligning costs, fits into two units. */
+typedef struct __attribute__((__may_alias__)) Asthra__ArenaChunk {
+    struct Asthra__ArenaChunk *next;
+    size_t bytes; /* all of it, as asked for */
+} Asthra__ArenaChunk;
+
+enum { ASTHRA__ARENA_HEAD = 2 * ASTHRA__ARENA_ALIGN };
+_Static_assert(sizeof(Asthra__ArenaChunk) + ASTHRA__ARENA_ALIGN - 1 < ASTHRA__ARENA_HEAD,
+               "the head of a chunk and an address that is not aligned fit");
+
+/* What AsthraArena keeps opaque. Without `alloc` it does not grow. */
+typedef struct __attribute__((__may_alias__)) Asthra__Arena {
+    char *next, *end;
+    Asthra__ArenaChunk *used, *spare;
+    union {
+        size_t chunk; /* bytes; of a growing arena */
+        char *start;  /* of the caller's memory; NULL: none */
+    } of;
+    void *(*alloc)(size_t size, void *user);
+    void (*free)(void *block, void *user);
+    void *user;
+} Asthra__Arena;
+_Static_assert(sizeof(Asthra__Arena) == sizeof(AsthraArena), "it overlays what users see");
+
+/* ---- what AddressSanitizer wants to know ---- */
+
+#if ASTHRA__ASAN
+void __asan_poison_memory_region(void const volatile *addr, size_t size);
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+static void asthra__arena_hide(const void *start, size_t bytes) {
+    __asan_poison_memory_region(start, bytes);
+}
+static void asthra__arena_show(const void *start, size_t bytes) {
+    __asan_unpoison_memory_region(start, bytes);
+}
+#else
+static inline void asthra__arena_hide(const void *start, size_t bytes) {
+    (void)start, (void)bytes;
+}
+static inline void asthra__arena_show(const void *start, size_t bytes) {
+    (void)start, (void)bytes;
+}
+#endif
+
+/* ---- what the core gives, where it is there ---- */
+
+#if ASTHRA_HAS_CORE
+static AsthraAllocator asthra__arena_source(void) {
+    return asthra__alloc_source();
+}
+ASTHRA__COLD static void asthra__arena_failed(const Asthra__Arena *a, size_t size) {
+    if (a->alloc)
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY,
+                          "asthra_arena_alloc: no memory for a chunk that holds %zu bytes", size);
+    else
+        asthra__error_set(ASTHRA_LIMIT, "asthra_arena_alloc: %zu bytes asked for, %zu of %zu left",
+                          size, (size_t)(a->end - a->next), (size_t)(a->end - a->of.start));
+}
+#else
+static inline AsthraAllocator asthra__arena_source(void) {
+    AsthraAllocator none = {NULL, NULL, NULL, NULL};
+    return none;
+}
+static inline void asthra__arena_failed(const Asthra__Arena *a, size_t size) {
+    (void)a, (void)size;
+}
+#endif
+
+/* ---- helpers ---- */
+
+static inline Asthra__Arena *asthra__arena(AsthraArena *a) {
+    return (Asthra__Arena *)(void *)a;
+}
+
+/* Bytes from an address to the next multiple of 16. */
+static size_t asthra__arena_skip(const void *address) {
+    return -(size_t)(uintptr_t)address & (ASTHRA__ARENA_ALIGN - 1);
+}
+
+static char *asthra__arena_start(Asthra__ArenaChunk *c) {
+    return (char *)(c + 1) + asthra__arena_skip(c + 1);
+}
+static size_t asthra__arena_room(Asthra__ArenaChunk *c) {
+    size_t head = (size_t)(asthra__arena_start(c) - (char *)c);
+    return (c->bytes - head) / ASTHRA__ARENA_ALIGN * ASTHRA__ARENA_ALIGN;
+}
+
+static void asthra__arena_give_back(const Asthra__Arena *a, Asthra__ArenaChunk *c) {
+    asthra__arena_show(asthra__arena_start(c), asthra__arena_room(c));
+    if (a->free) a->free(c, a->user);
+}
+
+/* A chunk with room for `need`, in no list: a spare one or a new one. NULL: no memory. */
+static Asthra__ArenaChunk *asthra__arena_chunk(Asthra__Arena *a, size_t need) {
+    size_t bytes = need + ASTHRA__ARENA_HEAD;
+    Asthra__ArenaChunk *c;
+    while ((c = a->spare) != NULL) {
+        a->spare = c->next;
+        if (asthra__arena_room(c) >= need) return c;
+        asthra__arena_give_back(a, c);
+    }
+    if (bytes < a->of.chunk) bytes = a->of.chunk;
+    c = a->alloc(bytes, a->user);
+    if (!c) return NULL;
+    c->bytes = bytes;
+    asthra__arena_hide(asthra__arena_start(c), asthra__arena_room(c));
+    return c;
+}
+
+/* A block that does not fit into what is left, or of 0 bytes. */
+ASTHRA__NOINLINE static void *asthra__arena_slow(Asthra__Arena *a, size_t size) {
+    size_t left = (size_t)(a->end - a->next), need = ASTHRA__ARENA_ALIGN;
+    char *block = a->next;
+    if (size == 0 && left != 0) {
+        a->next += need;
+        return block;
+    }
+    if (size != 0) need = ((size - 1) | (ASTHRA__ARENA_ALIGN - 1)) + 1;
+    bool may_grow = a->alloc && size <= PTRDIFF_MAX - 2 * ASTHRA__ARENA_HEAD;
+    Asthra__ArenaChunk *c = may_grow ? asthra__arena_chunk(a, need) : NULL;
+    if (!c) {
+        asthra__arena_failed(a, size);
+        return NULL;
+    }
+    block = asthra__arena_start(c);
+    size_t room = asthra__arena_room(c);
+    c->next = a->used;
+    a->used = c;
+    if (room - need >= left) {
+        a->next = block + need;
+        a->end = block + room;
+    }
+    asthra__arena_show(block, size);
+    return block;
+}
+
+/* ---- the contract ---- */
+
+ASTHRA_RT_API void asthra_arena_init(AsthraArena *arena, void *memory, size_t size) {
+    Asthra__Arena *a = asthra__arena(arena);
+    size_t skip = asthra__arena_skip(memory);
+    *a = (Asthra__Arena){0};
+    if (!memory || size < skip) return;
+    a->of.start = a->next = (char *)memory + skip;
+    a->end = a->next + (size - skip) / ASTHRA__ARENA_ALIGN * ASTHRA__ARENA_ALIGN;
+    asthra__arena_hide(a->next, (size_t)(a->end - a->next));
+}
+
+ASTHRA_RT_API void asthra_arena_init_growing(AsthraArena *arena, size_t chunk,
+                                             const AsthraAllocator *from) {
+    Asthra__Arena *a = asthra__arena(arena);
+    AsthraAllocator source = from && from->alloc ? *from : asthra__arena_source();
+    *a = (Asthra__Arena){0};
+    if (!source.alloc) return;
+    a->of.chunk = chunk ? chunk : ASTHRA__ARENA_CHUNK;
+    a->alloc = source.alloc;
+    a->free = source.free;
+    a->user = source.user;
+}
+
+ASTHRA_RT_API void *asthra_arena_alloc(AsthraArena *arena, size_t size) {
+    Asthra__Arena *a = asthra__arena(arena);
+    size_t last = (size - 1) | (ASTHRA__ARENA_ALIGN - 1);
+    char *block = a->next;
+    if (ASTHRA__UNLIKELY(last >= (size_t)(a->end - block))) return asthra__arena_slow(a, size);
+    a->next = block + last + 1;
+    asthra__arena_show(block, size);
+    return block;
+}
+
+ASTHRA_RT_API void asthra_arena_reset(AsthraArena *arena) {
+    Asthra__Arena *a = asthra__arena(arena);
+    Asthra__ArenaChunk *c;
+    if (!a->alloc) {
+        a->next = a->of.start;
+        asthra__arena_hide(a->next, (size_t)(a->end - a->next));
+        return;
+    }
+    while ((c = a->used) != NULL) {
+        a->used = c->next;
+        c->next = a->spare;
+        a->spare = c;
+        asthra__arena_hide(asthra__arena_start(c), asthra__arena_room(c));
+    }
+    a->next = a->end = NULL;
+}
+
+ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *arena) {
+    Asthra__Arena *a = asthra__arena(arena);
+    Asthra__ArenaChunk *c;
+    asthra_arena_reset(arena);
+    asthra__arena_show(a->next, (size_t)(a->end - a->next));
+    while ((c = a->spare) != NULL) {
+        a->spare = c->next;
+        asthra__arena_give_back(a, c);
+    }
+    *a = (Asthra__Arena){0};
+}
+
+#endif
+
 /* ---- [memory] internal ----------------------------------------- memory/memory_internal.h ---- */
 /* memory - the zones' part of the configuration.                           [memory] internal */
+
+#if ASTHRA_HAS_MEMORY
 
 typedef struct Asthra__MemoryConfig {
     AsthraSafetyLevel level;
@@ -7930,6 +8361,8 @@ typedef struct Asthra__MemoryConfig {
  * is without a runtime. */
 ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
 
+#endif
+
 /* ---- [memory] body ------------------------------------------------------ memory/memory.c ---- */
 /* memory - the door to all zones.                                          [memory] body
  *
@@ -7937,9 +8370,9 @@ ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
  * that does not exist.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 static void asthra__memory_refuse(AsthraMemoryZone zone) {
     if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK)
@@ -7950,6 +8383,7 @@ static void asthra__memory_refuse(AsthraMemoryZone zone) {
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone zone) {
+    (void)size; /* where no zone is in the build */
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
@@ -12226,9 +12660,9 @@ ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns) {
  * is not its own, so the owner, seeing false, may leave without the lock.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_CHANNEL
+
+#include <string.h>
 
 typedef struct Asthra__Waiter Asthra__Waiter;
 struct Asthra__Waiter {
@@ -12793,9 +13227,9 @@ ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c) {
  * number of cases goes down the stack in small steps and an overflow meets the guard.
  */
 
-#include <limits.h>
-
 #if ASTHRA_HAS_SELECT
+
+#include <limits.h>
 
 typedef struct Asthra__Select {
     AsthraSelectCase *cases;
@@ -13280,9 +13714,9 @@ ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilde
  * Mutexes that share a bucket cost each other nothing but the look.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_MUTEX
+
+#include <string.h>
 
 enum { ASTHRA__MUTEX_BUCKETS = 64, ASTHRA__MUTEX_PATIENCE = 2 };
 
@@ -13575,6 +14009,8 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
  * that each works alone; what has been started when a later part fails is stopped in reverse.
  */
 
+#if ASTHRA_HAS_CORE
+
 #include <string.h>
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
@@ -13719,6 +14155,8 @@ ASTHRA_RT_API bool asthra_register_this_thread(const char *name) {
     asthra__thread_set_name(name);
     return true;
 }
+
+#endif
 
 #endif /* ASTHRA_RT_IMPLEMENTATION */
 

@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [arena]                              memory taken bit by bit and freed at once
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
@@ -48,7 +49,8 @@
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
- *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names
+ *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
+ *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
@@ -70,7 +72,11 @@
 #ifndef ASTHRA_RT_H
 #define ASTHRA_RT_H
 
-#ifdef ASTHRA_RT_IMPLEMENTATION
+/* ================================ Part I: contracts ================================ */
+
+#include "platform/config.h"
+
+#if defined(ASTHRA_RT_IMPLEMENTATION) && ASTHRA_HAS_CORE
 #if defined(__STRICT_ANSI__) && defined(_FEATURES_H) && !defined(_GNU_SOURCE)
 #if defined(_BITS_PTHREADTYPES_COMMON_H) || defined(_PTHREAD_H) || defined(_SIGNAL_H) || \
     defined(_UNISTD_H) || defined(_FCNTL_H) || defined(_SYS_MMAN_H) ||                   \
@@ -82,13 +88,10 @@
 #include <features.h>
 #endif
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* the bodies need it; harmless above Part I */
+#define _GNU_SOURCE /* the bodies need it; Part I is the same without */
 #endif
 #endif
 
-/* ================================ Part I: contracts ================================ */
-
-#include "platform/config.h"
 #include "platform/compiler.h"
 
 #ifdef __cplusplus
@@ -102,6 +105,7 @@ extern "C" {
 #include "core/trace.h"
 #include "memory/zone.h"
 #include "memory/manual.h"
+#include "memory/arena.h"
 #include "memory/memory.h"
 #include "concurrency/task.h"
 #include "concurrency/timer.h"
@@ -161,6 +165,7 @@ extern "C" {
 #include "memory/heap.c"
 #include "memory/heap_check.c"
 #include "memory/manual.c"
+#include "memory/arena.c"
 #include "memory/memory_internal.h"
 #include "memory/memory.c"
 #include "concurrency/fiber_internal.h"

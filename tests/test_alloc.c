@@ -132,6 +132,22 @@ TEST(alloc, impossible_sizes_are_refused) {
     CHECK(asthra__alloc(too_much) == NULL);
 }
 
+TEST(alloc, an_arena_gives_its_chunks_back_to_where_they_came_from) {
+    Budget b = {0, 0, 100};
+    AsthraArena hooked, plain;
+    asthra_arena_init_growing(&plain, 100, NULL);
+    CHECK(asthra_arena_alloc(&plain, 1000) != NULL);
+    set_budget(&b);
+    asthra_arena_init_growing(&hooked, 100, NULL);
+    for (int i = 0; i < 5; i++) CHECK(asthra_arena_alloc(&hooked, 100) != NULL);
+    for (int i = 0; i < 5; i++) CHECK(asthra_arena_alloc(&plain, 100) != NULL);
+    CHECK_EQ(b.allocations, 5);
+    asthra__alloc_set_hook(NULL);
+    asthra_arena_destroy(&hooked);
+    asthra_arena_destroy(&plain);
+    CHECK_EQ(b.frees, 5);
+}
+
 TEST_PANICS(alloc, half_a_hook_panics, "broken invariant") {
     AsthraAllocator half = {budget_alloc, NULL, NULL, NULL};
     asthra__alloc_set_hook(&half);

@@ -10,9 +10,9 @@
 #include "channel.h"
 #include "scheduler_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_CHANNEL
+
+#include <string.h>
 
 typedef struct Asthra__Waiter Asthra__Waiter;
 struct Asthra__Waiter {

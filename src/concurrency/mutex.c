@@ -30,9 +30,9 @@
 
 #include "scheduler_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_MUTEX
+
+#include <string.h>
 
 enum { ASTHRA__MUTEX_BUCKETS = 64, ASTHRA__MUTEX_PATIENCE = 2 };
 

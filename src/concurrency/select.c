@@ -36,9 +36,9 @@
 #include "channel_internal.h"
 #include "../core/alloc_internal.h"
 
-#include <limits.h>
-
 #if ASTHRA_HAS_SELECT
+
+#include <limits.h>
 
 typedef struct Asthra__Select {
     AsthraSelectCase *cases;

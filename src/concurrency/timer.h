@@ -7,6 +7,8 @@
 
 #include "../core/result.h"
 
+#if ASTHRA_HAS_CORE
+
 #define ASTHRA_FOREVER ((int64_t)-1)
 #define ASTHRA_US(n) ((int64_t)(n) * 1000)
 #define ASTHRA_MS(n) ((int64_t)(n) * 1000000)
@@ -22,5 +24,6 @@ ASTHRA_RT_API int64_t asthra_now_ns(void);
  *           ASTHRA_OUT_OF_MEMORY, at once, if there was none to wait with. */
 ASTHRA_RT_API AsthraResult asthra_sleep_ns(int64_t ns);
 
+#endif
 #endif
 #endif

@@ -6,6 +6,8 @@
  */
 #include "alloc_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,25 @@ ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook) {
     static const AsthraAllocator none;
     ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
     asthra__alloc_state.hook = hook ? *hook : none;
+}
+
+static void *asthra__alloc_plain(size_t bytes, void *unused) {
+    int saved = errno;
+    void *block = malloc(bytes);
+    (void)unused;
+    errno = saved;
+    return block;
+}
+static void asthra__alloc_plain_free(void *block, void *unused) {
+    int saved = errno;
+    (void)unused;
+    free(block);
+    errno = saved;
+}
+ASTHRA__FN AsthraAllocator asthra__alloc_source(void) {
+    static const AsthraAllocator plain = {asthra__alloc_plain, NULL, asthra__alloc_plain_free,
+                                          NULL};
+    return asthra__alloc_state.hook.alloc ? asthra__alloc_state.hook : plain;
 }
 
 ASTHRA__FN void *asthra__alloc(size_t bytes) {
@@ -77,3 +98,5 @@ ASTHRA__FN char *asthra__alloc_text(const char *text) {
     char *copy = asthra__alloc(bytes);
     return copy ? memcpy(copy, text, bytes) : NULL;
 }
+
+#endif

@@ -4,6 +4,8 @@
 
 #include "../platform/compiler.h"
 
+#if ASTHRA_HAS_CORE || ASTHRA_HAS_ARENA
+
 /* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
  * uses what was made with it; `block` is never NULL and sizes are never 0. */
 typedef struct AsthraAllocator {
@@ -13,4 +15,5 @@ typedef struct AsthraAllocator {
     void *user;
 } AsthraAllocator;
 
+#endif
 #endif

@@ -10,6 +10,8 @@
 #include "alloc.h"
 #include "panic_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 ASTHRA__FN void *asthra__alloc(size_t bytes);                      /* NULL: out of memory */
 ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes); /* NULL on overflow too */
 ASTHRA__FN void *asthra__realloc(void *block, size_t bytes);       /* NULL: block is untouched */
@@ -21,4 +23,8 @@ ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, 
  * goes back to the hook of that moment. */
 ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
 
+/* The hook of this moment, or malloc, without a realloc: for who holds blocks when it changes. */
+ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
+
+#endif
 #endif

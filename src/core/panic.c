@@ -28,6 +28,8 @@
 #include "panic_internal.h"
 #include "text_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -331,3 +333,5 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
                            name, asthra_result_message(r));
 }
 #undef ASTHRA__PANIC_STATUS_NAME
+
+#endif

@@ -13,6 +13,8 @@
 
 #include "result.h"
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraPanicPolicy {
     ASTHRA_PANIC_ABORT = 0,
     ASTHRA_PANIC_FAIL_TASK, /* its await reports it */
@@ -56,4 +58,5 @@ ASTHRA_RT_API const AsthraPanicInfo *asthra_panic_last(void);
 ASTHRA_RT_API size_t asthra_panic_history(AsthraPanicInfo *out, size_t room);
 ASTHRA_RT_API void asthra_panic_clear_history(void);
 
+#endif
 #endif

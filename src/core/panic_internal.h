@@ -9,6 +9,8 @@
 #include "panic.h"
 #include "result_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #ifndef ASTHRA_RT_DEBUG
 #define ASTHRA_RT_DEBUG 0
 #endif
@@ -47,4 +49,5 @@ ASTHRA__FN void asthra__panic_enable_report(bool on);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__panic_with(const char *file, int line,
                                                                 const char *message);
 
+#endif
 #endif

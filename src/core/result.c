@@ -14,6 +14,8 @@
 #include "result_internal.h"
 #include "text_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,3 +217,5 @@ ASTHRA_RT_API AsthraResult asthra_last_error(void) {
     const Asthra__ErrorRecord *record = (const Asthra__ErrorRecord *)(const void *)error;
     return record && record->last.status != ASTHRA_OK ? record->last : asthra_result_ok(NULL);
 }
+
+#endif

@@ -16,6 +16,8 @@
 
 #include "../platform/compiler.h"
 
+#if ASTHRA_HAS_CORE
+
 /* X(name, sentence) */
 #define ASTHRA_STATUS_TABLE(X)                 \
     X(OK, "Success")                           \
@@ -85,4 +87,5 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what);
  *           create. Also holds the last result made by asthra_result_err* and _errorf. */
 ASTHRA_RT_API AsthraResult asthra_last_error(void);
 
+#endif
 #endif

@@ -5,6 +5,8 @@
 #include "result.h"
 #include "thread_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 /* A failure with the status's own sentence: no record is written, so it costs nothing. */
 ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
 ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
@@ -22,4 +24,5 @@ ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
+#endif
 #endif

@@ -39,6 +39,8 @@
  */
 #include "sync_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <stdlib.h>
 
 #if ASTHRA_HAS_THREADS
@@ -164,3 +166,5 @@ ASTHRA__FN void asthra__sync_fork_child(void) {}
 ASTHRA__FN bool asthra__lock_is_held(const Asthra__Lock *l) {
     return asthra__load(&l->word, relaxed) != 0;
 }
+
+#endif

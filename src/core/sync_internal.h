@@ -11,6 +11,8 @@
 
 #include "../platform/os_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 typedef struct Asthra__Lock {
     ASTHRA__ATOMIC(uint32_t) word; /* 1: held */
 } Asthra__Lock;
@@ -34,4 +36,5 @@ ASTHRA__FN void asthra__sync_setup(void);
 /* In a forked child: forgets the threads that slept in the parent. Locks they held stay held. */
 ASTHRA__FN void asthra__sync_fork_child(void);
 
+#endif
 #endif

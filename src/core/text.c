@@ -9,6 +9,8 @@
 #include "text_internal.h"
 #include "../platform/os_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <errno.h>
 #include <string.h>
 #if ASTHRA_HAS_STDIO
@@ -307,3 +309,5 @@ ASTHRA__FN void asthra__text_report(const char *format, ...) {
     asthra__os_write_error(line, t.length);
     errno = saved;
 }
+
+#endif

@@ -9,6 +9,8 @@
 
 #include "../platform/compiler_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 typedef struct Asthra__Text {
     char *start;
     size_t length, room; /* room counts the NUL */
@@ -31,4 +33,5 @@ ASTHRA__FN void asthra__text_add_duration(Asthra__Text *t, int64_t ns); /* "1.5 
  * Signal-safe without floating-point directives. */
 ASTHRA__FN void asthra__text_report(const char *format, ...) ASTHRA_PRINTF(1, 2);
 
+#endif
 #endif

@@ -18,6 +18,8 @@
 #include "thread_internal.h"
 #include "text_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,3 +197,5 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t)) {
                         (int)ASTHRA__THREAD_HOOKS);
     abort();
 }
+
+#endif

@@ -11,6 +11,8 @@
 
 #include "sync_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 struct AsthraError;
 struct Asthra__Heap;
 struct Asthra__StackRegion;
@@ -53,4 +55,5 @@ ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 
+#endif
 #endif

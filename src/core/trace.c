@@ -5,6 +5,8 @@
  */
 #include "trace_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 /* Bit n is AsthraDebugFlag n; ASTHRA__TRACE_* stand above. */
 static struct { ASTHRA__ATOMIC(uint32_t) word; } asthra__trace;
 
@@ -27,3 +29,5 @@ ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on) {
     if ((unsigned)flag > ASTHRA_DEBUG_SAFETY_CHECKS) return;
     asthra__trace_set((uint32_t)1 << (unsigned)flag, on);
 }
+
+#endif

@@ -8,6 +8,8 @@
 
 #include "../platform/compiler.h"
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraDebugFlag {
     ASTHRA_DEBUG_MEMORY_ALLOCATION,
     ASTHRA_DEBUG_CONCURRENCY_OPERATIONS,
@@ -17,4 +19,5 @@ typedef enum AsthraDebugFlag {
 
 ASTHRA_RT_API void asthra_set_debug_flag(AsthraDebugFlag flag, bool on);
 
+#endif
 #endif

@@ -10,6 +10,8 @@
 #include "text_internal.h"
 #include "trace.h"
 
+#if ASTHRA_HAS_CORE
+
 /* All that a hot path asks is one word: the debug flags, and above them what modules that trace
  * anyway want to be asked at the same places. */
 enum {
@@ -26,4 +28,5 @@ ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load *
 #define ASTHRA__TRACE(flag, ...) \
     (ASTHRA__UNLIKELY(asthra__trace_is_on(flag)) ? asthra__text_report(__VA_ARGS__) : (void)0)
 
+#endif
 #endif

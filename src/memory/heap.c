@@ -28,9 +28,9 @@
  */
 #include "heap_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 static struct { bool (*is_pinned)(const void *start, size_t size); } asthra__heap;
 

@@ -14,6 +14,8 @@
 #include "region_internal.h"
 #include "zone_internal.h"
 
+#if ASTHRA_HAS_MEMORY
+
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
 ASTHRA__FN void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
@@ -224,4 +226,5 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
 #endif
 
+#endif
 #endif

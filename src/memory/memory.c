@@ -11,9 +11,9 @@
 
 #include "../core/text_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_MEMORY
+
+#include <string.h>
 
 static void asthra__memory_refuse(AsthraMemoryZone zone) {
     if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK)
@@ -24,6 +24,7 @@ static void asthra__memory_refuse(AsthraMemoryZone zone) {
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone zone) {
+    (void)size; /* where no zone is in the build */
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);

@@ -5,6 +5,8 @@
 #include "memory.h"
 #include "zone_internal.h"
 
+#if ASTHRA_HAS_MEMORY
+
 typedef struct Asthra__MemoryConfig {
     AsthraSafetyLevel level;
     size_t max_heap_size;
@@ -18,4 +20,5 @@ typedef struct Asthra__MemoryConfig {
  * is without a runtime. */
 ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
 
+#endif
 #endif

@@ -9,6 +9,8 @@
 
 #include "../platform/os_internal.h"
 
+#if ASTHRA_HAS_MEMORY
+
 enum { ASTHRA__REGION_BYTES = 1 << 22, ASTHRA__REGION_KINDS = 8 };
 
 typedef enum Asthra__RegionKind {
@@ -28,4 +30,5 @@ ASTHRA__FN bool asthra__region_claim(void *start, size_t bytes, const void *reco
 ASTHRA__FN void asthra__region_drop(void *start, size_t bytes, const void *record,
                                     Asthra__RegionKind kind);
 
+#endif
 #endif

@@ -4,6 +4,8 @@
 
 #include "../platform/compiler.h"
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraMemoryZone {
     ASTHRA_MEMORY_ZONE_NONE = -1,
     ASTHRA_MEMORY_ZONE_GC = 0, /* collected */
@@ -67,4 +69,5 @@ typedef struct AsthraMemoryHooks {
 /* Copied; NULL: none. Other threads may finish what they are in with the hooks of before. */
 ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks);
 
+#endif
 #endif

@@ -12,6 +12,8 @@
 #include "../core/alloc_internal.h"
 #include "../core/trace_internal.h"
 
+#if ASTHRA_HAS_MEMORY
+
 enum { ASTHRA__ZONES = 4, ASTHRA__ACCOUNT_STEP = 65536 };
 
 typedef struct Asthra__Account {
@@ -81,4 +83,5 @@ typedef struct Asthra__ZoneLimit {
 } Asthra__ZoneLimit;
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
 
+#endif
 #endif

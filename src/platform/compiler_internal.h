@@ -2,7 +2,7 @@
  *
  * Atomics are C11's with the order written at each use: asthra__load(&x, acquire). With
  * ASTHRA_RT_NO_THREADS the same words are plain accesses, so that no build needs an atomic that
- * its machine does not have.
+ * its machine does not have. So they are without the core, where nothing is shared.
  */
 #ifndef ASTHRA__COMPILER_INTERNAL_H
 #define ASTHRA__COMPILER_INTERNAL_H
@@ -66,7 +66,7 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #define ASTHRA__TSAN 0
 #endif
 
-#if ASTHRA_HAS_THREADS
+#if ASTHRA_HAS_THREADS && ASTHRA_HAS_CORE
 #include <stdatomic.h>
 #define ASTHRA__ATOMIC(T) _Atomic(T)
 #define asthra__load(p, order) atomic_load_explicit((p), memory_order_##order)

@@ -95,6 +95,17 @@
 /* The blocks of all zones come from one heap, and its users come in by one door. */
 #define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 
+/* Results, panics, threads, the system: below all parts but arenas, which alone want nothing but a
+ * compiler. The list names every other part. */
+#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
+    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
+      ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK ||  \
+      ASTHRA_HAS_POOL)
+#define ASTHRA_HAS_CORE 0
+#else
+#define ASTHRA_HAS_CORE 1
+#endif
+
 /* Needs, a row each. */
 #if ASTHRA_HAS_CHANNEL && !ASTHRA_HAS_TASK
 #error "channel needs task: add ASTHRA_RT_WITH_TASK, or take channel out with ASTHRA_RT_NO_CHANNEL"

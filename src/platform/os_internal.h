@@ -10,6 +10,8 @@
 
 #include "sys_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 ASTHRA__FN size_t asthra__os_page_size(void);
 
 /* Zeroed address space that takes memory when it is touched; NULL: refused. */
@@ -106,4 +108,5 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
 
+#endif
 #endif

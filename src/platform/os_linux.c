@@ -20,7 +20,7 @@
  */
 #include "os_internal.h"
 
-#if ASTHRA__SYS_LINUX
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,6 +4,8 @@
 
 #include "compiler_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #if defined(__linux__)
 #define ASTHRA__SYS_LINUX 1
 #else
@@ -24,4 +26,5 @@
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
+#endif
 #endif

@@ -10,6 +10,8 @@
 #include "../core/thread_internal.h"
 #include "../memory/memory_internal.h"
 
+#if ASTHRA_HAS_CORE
+
 #include <string.h>
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
@@ -154,3 +156,5 @@ ASTHRA_RT_API bool asthra_register_this_thread(const char *name) {
     asthra__thread_set_name(name);
     return true;
 }
+
+#endif

@@ -10,6 +10,8 @@
 #include "../core/panic.h"
 #include "../memory/zone.h"
 
+#if ASTHRA_HAS_CORE
+
 typedef enum AsthraMainThread {
     ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
     ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
@@ -67,4 +69,5 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void);
  * need no registration otherwise, so this does not start the runtime. Returns true. */
 ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
 
+#endif
 #endif

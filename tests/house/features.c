@@ -81,6 +81,25 @@ static int house_type(void) {
 }
 #endif
 
+#if ASTHRA_HAS_ARENA
+static int house_arena(void) {
+    static char memory[256 + 16];
+    AsthraArena a;
+    asthra_arena_init(&a, memory, sizeof memory);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 8; i++) HOUSE_EXPECT(asthra_arena_alloc(&a, 20) != NULL);
+        HOUSE_EXPECT(asthra_arena_alloc(&a, 17) == NULL);
+        asthra_arena_reset(&a);
+    }
+    asthra_arena_destroy(&a);
+    asthra_arena_init_growing(&a, 0, NULL);
+    HOUSE_EXPECT((asthra_arena_alloc(&a, 100) != NULL) == ASTHRA_HAS_CORE);
+    asthra_arena_destroy(&a);
+    return 0;
+}
+#endif
+
+#if ASTHRA_HAS_CORE
 static int house_result(void) {
     int value = 0;
     HOUSE_EXPECT(asthra_result_value(asthra_result_ok(&value)) == &value);
@@ -88,10 +107,14 @@ static int house_result(void) {
     HOUSE_EXPECT(asthra_result_message(asthra_result_err("why"))[0] == 'w');
     return 0;
 }
+#endif
 
 int main(void) {
-    int failed = house_result();
+    int failed = 0;
+#if ASTHRA_HAS_CORE
+    failed = house_result();
     if (!failed && !asthra_runtime_init(NULL)) failed = 1;
+#endif
 #if ASTHRA_HAS_TASK
     if (!failed) failed = house_task();
 #endif
@@ -107,6 +130,11 @@ int main(void) {
 #if ASTHRA_HAS_TYPE
     if (!failed) failed = house_type();
 #endif
+#if ASTHRA_HAS_ARENA
+    if (!failed) failed = house_arena();
+#endif
+#if ASTHRA_HAS_CORE
     asthra_runtime_shutdown();
+#endif
     return failed;
 }

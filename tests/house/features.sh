@@ -15,10 +15,49 @@ refused() {
         grep 'error.*needs.*ASTHRA_RT_' "$OUT/refused"
 }
 
+# Arenas alone: no system, no library, nothing of the core. The book's folder and the compiler's own
+# are all that is searched, so that a header of libc is not found.
+alone="-DASTHRA_RT_ONLY -DASTHRA_RT_WITH_ARENA"
+freestanding() {
+    "$1" -std=c11 -Os -ffreestanding -nostdinc -isystem "$("$1" -print-file-name=include)" -I. \
+        $WARNINGS $alone -H -c -o "$OUT/alone.o" build/asthra_rt.c 2>"$OUT/headers" ||
+        { cat "$OUT/headers"; return 1; }
+    # -H names each header that was read, behind a dot for each level.
+    ! grep '^\.\.* ' "$OUT/headers" |
+        grep -vE '/(__)?std(arg|bool|def|int)[-_a-z]*\.h$|^\. (\./)?asthra_rt\.h$'
+}
+alone_needs_no_library() {
+    ! nm -u "$OUT/alone.o" | awk '{ print $NF }' | grep -vxE 'mem(cpy|move|set|cmp)'
+}
+alone_is_small() {
+    size -A "$OUT/alone.o" | awk '$1 ~ /^\.(text|rodata|data|bss)/ { print; sum += $2 }
+        END { print sum " bytes of 2048"; exit sum > 2048 || !sum }'
+}
+# The tests of the module, which need a system, on that object.
+alone_works() {
+    "$CC" -std=gnu11 -O1 -Wall -Wextra -Werror $alone -I. -o "$OUT/alone" tests/test_arena.c \
+        "$OUT/alone.o" -pthread && "$OUT/alone"
+}
+# Of any other part the core comes along, with arenas or without.
+core_comes_with() {
+    printf '#include "asthra_rt.h"\n#if !ASTHRA_HAS_CORE\n#error no core\n#endif\n' |
+        "$CC" $INCLUDES $alone $(flags WITH_ $(comes "$1")) -fsyntax-only -x c -
+}
+
 check all-on build
 for part in $parts; do
     check "no-$part" build $(flags NO_ $(goes "$part"))
     check "only-$part" build -DASTHRA_RT_ONLY $(flags WITH_ $(comes "$part"))
+done
+for part in $parts; do
+    [ "$part" = ARENA ] || check "arena-with-$part-has-a-core" core_comes_with "$part"
+done
+need "$CC" clang
+for cc in $found; do
+    check "$cc-only-ARENA-is-freestanding" freestanding "$cc"
+    check "$cc-only-ARENA-needs-no-library" alone_needs_no_library
+    check "$cc-only-ARENA-is-small" alone_is_small
+    check "$cc-only-ARENA-works" alone_works
 done
 check all-off build -DASTHRA_RT_ONLY
 check all-off-has-no-stb_ds uses_no stbds
