@@ -3736,8 +3736,9 @@ struct Asthra__Thread {
 /* Never NULL: attaches the thread if need be. */
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void);
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void); /* signal-safe */
-/* The same place, filled or not: for functions that never switch stacks, are never inlined and look
- * only at slots whose zero means that there is nothing yet. */
+/* The same place, attached or not: for slots whose zero means that there is nothing yet. */
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_place(void);
+/* The same, part of its caller: a function that is never inlined and asks before its first call. */
 ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
@@ -3903,6 +3904,12 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
 
 ASTHRA__FN ASTHRA__FAST Asthra__Thread *asthra__thread_raw(void) {
     return &asthra__thread_record;
+}
+
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_place(void) {
+    Asthra__Thread *t = &asthra__thread_record;
+    __asm__ volatile("" : "+r"(t));
+    return t;
 }
 
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void) {
@@ -6076,12 +6083,11 @@ static inline bool asthra__account_try_alloc(Asthra__Account *a, size_t size) {
     asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
     return true;
 }
-/* The same for a free, in two halves: has_room asks for at most, free_quick counts. */
-static inline bool asthra__account_has_room(const Asthra__Account *a, size_t at_most) {
-    return asthra__load(&a->free_left, relaxed) >= (ptrdiff_t)at_most;
-}
-static inline void asthra__account_free_quick(Asthra__Account *a, size_t size) {
-    asthra__store(&a->free_left, asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size, relaxed);
+/* Counts a free; below 0: the zone is to be told. */
+static inline ptrdiff_t asthra__account_free_quick(Asthra__Account *a, size_t size) {
+    ptrdiff_t left = asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size;
+    asthra__store(&a->free_left, left, relaxed);
+    return left;
 }
 ASTHRA__FN void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone);
@@ -6338,15 +6344,19 @@ ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
 
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
-ASTHRA__FN void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone);
 /* NULL allocates; size 0 is a block of no bytes. The old block stays as it was on failure. */
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb);
 /* Panics unless ptr is NULL or the start of a live block of the zone. */
-ASTHRA__FN void asthra__heap_free(void *ptr, AsthraMemoryZone zone, const void *site,
-                                  const char *verb);
+ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
+                                                   const void *site, const char *verb);
+/* The same two, part of their callers, under the rule of asthra__thread_raw. */
+ASTHRA__FN void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone, const void *site,
+                                       const char *verb);
 ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
                                            const char *verb);
 
@@ -6382,9 +6392,17 @@ enum {
     ASTHRA__SMALL_MAX = 8192,
     ASTHRA__MEDIUM_MAX = 65536,  /* larger blocks have pages of their own */
     ASTHRA__LARGE_MAX = 1 << 21, /* larger ones have mappings of their own */
-    ASTHRA__INLINE_STATES = 64,
     ASTHRA__HEAP_BINS = 80
 };
+
+/* States stand in the segment's head, an area for each granule that classes have: the state of what
+ * begins at `ptr` is found by this alone, because area number `shift` takes the bytes from
+ * REGION_BYTES >> shift to twice that, and no two areas meet. */
+static inline ASTHRA__ATOMIC(uint8_t) * asthra__state_of(const void *ptr, unsigned shift) {
+    uintptr_t inside = (uintptr_t)ptr & (ASTHRA__REGION_BYTES - 1);
+    uintptr_t segment = (uintptr_t)ptr - inside;
+    return (ASTHRA__ATOMIC(uint8_t) *)(segment + ((inside | ASTHRA__REGION_BYTES) >> shift));
+}
 
 /* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
  * block that were not asked for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
@@ -6409,14 +6427,13 @@ struct Asthra__HeapBlock { /* a free one */
 struct Asthra__HeapPage {
     ASTHRA__ATOMIC(Asthra__Heap *) quick; /* the heap whose thread may free without asking */
     Asthra__HeapBlock *free;
-    char *start; /* of the first block */
-    ASTHRA__ATOMIC(uint8_t) * states;
-    uint64_t reciprocal;        /* 2^43 / block_size, rounded up */
+    char *start;                /* of the first block */
     uint32_t block_size, bytes; /* bytes: of all blocks */
     uint32_t used;              /* blocks that are not in `free`, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
     uint8_t slices;             /* 0: the slice is in no page */
     uint8_t level;
+    uint8_t shift;  /* blocks begin at multiples of 1 << shift: what a state stands for */
     bool is_listed; /* in its heap's bin */
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
@@ -6425,14 +6442,13 @@ struct Asthra__HeapPage {
     int8_t zone;
     uint8_t bin;
     bool is_zero; /* its memory was zero when the page was made */
-
-    ASTHRA__ALIGNED(64) ASTHRA__ATOMIC(uint8_t) inline_states[ASTHRA__INLINE_STATES];
 };
 
 typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
     Asthra__HeapBlock *free;
-    int32_t left; /* frees, less allocations, until it is full */
     uint32_t size;
+    int16_t left;  /* frees, less allocations, until it is full */
+    uint8_t shift; /* of its pages */
 } Asthra__HeapCache;
 
 struct Asthra__Heap {
@@ -6506,7 +6522,7 @@ typedef struct Asthra__Found { /* the block of an address: of a page, or huge, o
     Asthra__HeapPage *page;
     Asthra__Huge *huge;
     char *start;
-    size_t index, capacity, size;
+    size_t capacity, size;
     AsthraMemoryZone zone;
     AsthraSafetyLevel level;
 } Asthra__Found;
@@ -6553,9 +6569,10 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
  *
  * For the pages of all heaps; a slice is 64 KiB.
  *
- * A segment is one unit of the region table. Its first slice holds the records of the others'
- * pages, so that a record is found from any address inside by masking, and is never unmapped: who
- * asks about a stray address always finds something readable. Taking and giving slices is rare
+ * A segment is one unit of the region table. Its head, nine slices of which only what is used is
+ * touched, holds the states of all blocks and the records of all pages, so that they are found from
+ * any address inside by masking, and is never unmapped: who asks about a stray address always finds
+ * something readable. Taking and giving slices is rare
  * (once in 64 KiB of blocks), so one lock guards it.
  *
  * Invariants, under the lock: bit n of `free` says that slice n is in no page; bit n of `touched`
@@ -6570,11 +6587,12 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 
 #if ASTHRA_HAS_MEMORY
 
-enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__METADATA_STEP = 65536 };
+enum { ASTHRA__SEGMENT_HEAD_SLICES = 9, ASTHRA__METADATA_STEP = 65536 };
 #define ASTHRA__SEGMENT_TICK_NS INT64_C(100000000)
 
 typedef struct Asthra__Segment Asthra__Segment;
 struct Asthra__Segment {
+    uint8_t states[ASTHRA__REGION_BYTES >> 3];  /* all areas: twice the largest, of granule 16 */
     Asthra__Segment *next_of_all, *next, *prev; /* next, prev: the ring of available ones */
     uint64_t free, touched, fading;
     ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
@@ -7019,7 +7037,7 @@ static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
 }
 
 ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone) {
-    Asthra__Thread *t = asthra__thread_raw();
+    Asthra__Thread *t = asthra__thread_place();
     Asthra__Heap *h = t->heaps[zone];
     if (ASTHRA__UNLIKELY(h == NULL) && !t->is_in_heap) {
         t->is_in_heap = true;
@@ -7067,12 +7085,11 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
  * slice of a segment (64 KiB), one of blocks over 8 KiB is eight slices; blocks over 64 KiB have
  * pages of their own, and over 2 MiB mappings of their own (heap_huge.c).
  *
- * What is known about a block stands outside it, in a byte of the page's map of states: never
- * given, freed, or live with so many bytes of slack. Maps of up to 64 bytes stand in the page's
- * record, longer ones in front of the page's first block. So a free finds, from the address alone
- * and without a lock: the segment (is it ours? the region table says), the page, the block
- * (a multiplication), whether it begins there, and whether it is live. At the checked level the
- * first bytes of the slack hold a pattern, so that a write past the end is found at the free.
+ * What is known about a block stands outside it, in a byte of the segment's head: never given,
+ * freed, or live with so many bytes of slack. So a free finds, from the address alone and without a
+ * lock: the segment (is it ours? the region table says), the page, whether a block begins there,
+ * and whether it is live. At the checked level the first bytes of the slack hold a pattern, so that
+ * a write past the end is found at the free.
  *
  * Another thread's free changes the state, which says who wins when two threads free one block, and
  * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
@@ -7108,6 +7125,13 @@ static ASTHRA__FAST unsigned asthra__bin_of(size_t size) { /* 0 to 65536 */
 static size_t asthra__bin_size(unsigned bin) {
     if (bin < 8) return (size_t)(bin + 1) * 16;
     return (size_t)(9 + (bin - 8) % 8) << (4 + (bin - 8) / 8);
+}
+
+/* Of pages with blocks of this size: log2 of what their addresses are multiples of. */
+static uint8_t asthra__shift_of(size_t size) {
+    unsigned shift = size == 0 ? 0 : (unsigned)__builtin_ctzll(size);
+    if (size > ASTHRA__MEDIUM_MAX) return ASTHRA__SLICE_SHIFT;
+    return (uint8_t)shift;
 }
 
 static size_t asthra__round_up(size_t size, size_t to) {
@@ -7180,10 +7204,6 @@ static ASTHRA__HEAP_OWN void asthra__set_word_at(char *place, uint64_t word) {
 /* No byte of it is 0, the likeliest byte to be written one past the end. */
 #define ASTHRA__SLACK_PATTERN UINT64_C(0xe7a5c39b8d6f5133)
 
-static ASTHRA__FAST size_t asthra__page_index(const Asthra__HeapPage *p, size_t offset) {
-    return (size_t)((offset * p->reciprocal) >> 43);
-}
-
 /* The smaller of two, without a branch: sizes come in no order that a branch could learn. */
 static ASTHRA__FAST size_t asthra__lesser(size_t a, size_t b) {
     return b ^ ((a ^ b) & (0 - (size_t)(a < b)));
@@ -7206,12 +7226,12 @@ static ASTHRA__FAST size_t asthra__slack_of(const char *block, size_t capacity, 
     return (size_t)(asthra__word_at(block + capacity - 8) ^ ASTHRA__SLACK_PATTERN);
 }
 
-/* Whether nobody wrote past the end. Of a word that begins before it only the part after counts. */
+/* Whether nobody wrote past the end: of the word that the pattern was written to, the part that
+ * lies in the slack counts, up to eight bytes. slack <= capacity. */
 static ASTHRA__FAST bool asthra__slack_is_whole(const char *block, size_t capacity, size_t slack) {
-    size_t at = asthra__lesser(capacity - slack, capacity - 8);
-    uint64_t word = asthra__word_at(block + at) ^ ASTHRA__SLACK_PATTERN;
-    unsigned half = 4 * (unsigned)(slack - (capacity - 8 - at)); /* bits; twice that may be 64 */
-    half = 32 - half;
+    size_t part = asthra__lesser(slack, 8);
+    uint64_t word = asthra__word_at(block + capacity - 8 - slack + part) ^ ASTHRA__SLACK_PATTERN;
+    unsigned half = 32 - 4 * (unsigned)part; /* bits; twice that may be 64, too much for a shift */
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
     return word << half << half == 0;
 #else
@@ -7265,28 +7285,25 @@ static void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block) {
     }
 }
 
-/* Fills the record of a fresh span. The first block begins at a multiple of the largest power of
- * two that divides the class, so that blocks of a class are aligned as their size is. */
-static void asthra__page_fill(Asthra__HeapPage *p, char *start, size_t all, size_t block_size) {
-    size_t room = all / block_size, map = 0;
-    p->states = p->inline_states;
-    if (room > ASTHRA__INLINE_STATES) {
-        size_t step = block_size & (0 - block_size);
-        map = asthra__round_up(room, step < 16 ? 16 : step);
-        p->states = (ASTHRA__ATOMIC(uint8_t) *)start;
-        room = (all - map) / block_size;
-    }
-    asthra__heap_show(start, map);
-    if (map == 0 || !p->is_zero)
-        memset((void *)(uintptr_t)p->states, 0, map == 0 ? ASTHRA__INLINE_STATES : map);
-    p->start = start + map;
+/* Fills the record of a fresh span. Blocks begin at multiples of the largest power of two that
+ * divides their size, or of a slice. */
+static void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t all,
+                              size_t block_size) {
+    Asthra__HeapPage *p = span->page;
+    size_t room = all / block_size;
+    p->zone = (int8_t)h->zone;
+    p->level = h->level;
+    p->is_zero = span->is_zero;
+    p->start = span->start;
     p->block_size = (uint32_t)block_size;
     p->bytes = (uint32_t)(room * block_size);
-    p->reciprocal = ((UINT64_C(1) << 43) + block_size - 1) / block_size;
+    p->shift = asthra__shift_of(block_size);
     p->free = NULL;
     p->used = p->made = 0;
     p->room = (uint16_t)room;
     p->is_listed = false;
+    memset((void *)(uintptr_t)asthra__state_of(p->start, p->shift), 0,
+           asthra__round_up(all, (size_t)1 << p->shift) >> p->shift);
     asthra__heap_hide(p->start, p->bytes);
 }
 
@@ -7297,11 +7314,8 @@ static Asthra__HeapPage *asthra__page_make(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapPage *p = span.page;
     if (p == NULL) return NULL;
     p->heap = h;
-    p->zone = (int8_t)h->zone;
-    p->level = h->level;
     p->bin = (uint8_t)bin;
-    p->is_zero = span.is_zero;
-    asthra__page_fill(p, span.start, (size_t)slices * ASTHRA__SLICE_BYTES, size);
+    asthra__page_fill(h, &span, (size_t)slices * ASTHRA__SLICE_BYTES, size);
     asthra__store(&p->quick, asthra__heap_is_quick(h) ? h : asthra__not_quick(), relaxed);
     asthra__page_enlist(h, p);
     return p;
@@ -7331,15 +7345,20 @@ static Asthra__HeapPage *asthra__bin_search(Asthra__Heap *h, unsigned bin) {
 /* ---- caches ---- */
 
 /* How far a cache may grow beyond what it was filled with: 32 KiB, but 4 to 128 blocks. */
-static int32_t asthra__cache_limit(size_t size) {
+static int asthra__cache_limit(size_t size) {
     size_t count = 32768 / size;
-    return (int32_t)(count > 128 ? 128 : count < 4 ? 4 : count);
+    return count > 128 ? 128 : count < 4 ? 4 : (int)count;
+}
+
+static void asthra__cache_setup(Asthra__HeapCache *c, size_t size) {
+    c->size = (uint32_t)size;
+    c->shift = asthra__shift_of(size);
 }
 
 /* Keeps the newest half of what a cache may grow by; the rest goes home to its pages. */
-static void asthra__cache_shrink(Asthra__Heap *h, Asthra__HeapCache *c, int32_t keep) {
+static void asthra__cache_shrink(Asthra__Heap *h, Asthra__HeapCache *c, int keep) {
     Asthra__HeapBlock *rest = c->free, *last = NULL;
-    for (int32_t i = 0; i < keep && rest != NULL; i++) {
+    for (int i = 0; i < keep && rest != NULL; i++) {
         last = rest;
         rest = asthra__block_next(rest);
     }
@@ -7347,16 +7366,12 @@ static void asthra__cache_shrink(Asthra__Heap *h, Asthra__HeapCache *c, int32_t 
         c->free = NULL;
     else
         asthra__block_set_next(last, NULL);
-    c->left = asthra__cache_limit(c->size) - keep;
+    c->left = (int16_t)(asthra__cache_limit(c->size) - keep);
     while (rest != NULL) {
         Asthra__HeapBlock *next = asthra__block_next(rest);
         asthra__page_push(h, rest);
         rest = next;
     }
-}
-
-ASTHRA__COLD static void asthra__cache_is_full(Asthra__Heap *h, Asthra__HeapCache *c) {
-    asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
 }
 
 /* Takes all that a page has: a page that is full leaves the ring. false: no memory. */
@@ -7367,20 +7382,18 @@ static bool asthra__cache_fill(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapPage *p = asthra__bin_search(h, bin);
     if (p == NULL) return false;
     c->free = p->free;
-    c->left = asthra__cache_limit(c->size);
+    c->left = (int16_t)asthra__cache_limit(c->size);
     p->free = NULL;
     p->used = p->made;
     if (p->made == p->room) asthra__page_unlist(h, p);
     return true;
 }
 
-/* A block of the owner's, marked as freed. */
-static ASTHRA__FAST void asthra__cache_put(Asthra__Heap *h, unsigned bin,
-                                           Asthra__HeapBlock *block) {
-    Asthra__HeapCache *c = &h->caches[bin];
+/* A block of the owner's, marked as freed. Returns what is left: below 0, the cache is full. */
+static ASTHRA__FAST int asthra__cache_put(Asthra__HeapCache *c, Asthra__HeapBlock *block) {
     asthra__block_set_next(block, c->free);
     c->free = block;
-    if (ASTHRA__UNLIKELY(--c->left < 0)) asthra__cache_is_full(h, c);
+    return --c->left;
 }
 
 /* The block that the cache will give next is out of it. */
@@ -7391,10 +7404,11 @@ static ASTHRA__FAST void asthra__cache_take(Asthra__HeapCache *c, Asthra__HeapBl
 
 static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
     const Asthra__HeapPage *p = asthra__page_of(block);
-    if (p->level == h->level)
-        asthra__cache_put(h, p->bin, block);
-    else
+    Asthra__HeapCache *c = &h->caches[p->bin];
+    if (p->level != h->level)
         asthra__page_push(h, block);
+    else if (asthra__cache_put(c, block) < 0)
+        asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
 }
 
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
@@ -7419,13 +7433,20 @@ ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
     }
 }
 
-/* Pages of the old level leave the bins; a free that empties one gives it back. */
+static bool asthra__page_slow_down(Asthra__HeapPage *p, void *user) {
+    if (p->heap == user) asthra__store(&p->quick, asthra__not_quick(), relaxed);
+    return true;
+}
+
+/* Pages of the old level leave the bins and are no longer quick; a free that empties one gives it
+ * back. */
 ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel level) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
-        h->caches[bin].size = (uint32_t)asthra__bin_size(bin);
+        asthra__cache_setup(&h->caches[bin], asthra__bin_size(bin));
     asthra__heap_shed(h);
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
+    asthra__segment_each(asthra__page_slow_down, h);
     h->level = (uint8_t)level;
 }
 
@@ -7435,10 +7456,10 @@ ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel lev
  * block. */
 
 /* Marks a block that leaves a cache. */
-static ASTHRA__FAST void asthra__block_give_out(Asthra__HeapPage *p, char *block, size_t capacity,
+static ASTHRA__FAST void asthra__block_give_out(char *block, size_t capacity, unsigned shift,
                                                 size_t size) {
-    uint8_t state = asthra__slack_mark(block, capacity, size);
-    asthra__store(&p->states[asthra__page_index(p, (size_t)(block - p->start))], state, relaxed);
+    asthra__store(asthra__state_of(block, shift), asthra__slack_mark(block, capacity, size),
+                  relaxed);
 }
 
 /* NULL: nothing was done. */
@@ -7454,7 +7475,7 @@ static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size,
     asthra__cache_take(c, block);
     asthra__heap_show(block, charge);
     if (h->level != ASTHRA_SAFETY_NONE)
-        asthra__block_give_out(asthra__page_of(block), (char *)block, capacity, size);
+        asthra__block_give_out((char *)block, capacity, c->shift, size);
     return block;
 }
 
@@ -7468,13 +7489,14 @@ static ASTHRA__FAST uintptr_t asthra__freed_by(const Asthra__Heap *h, const void
 #endif
 }
 
-/* The slack of the live block that begins at the offset; SIZE_MAX: there is none, or something
- * wrote past its end. Marks the block as freed. */
+/* The slack of the live block that begins here; SIZE_MAX: there is none, or something wrote past
+ * its end. Marks the block as freed. */
 static ASTHRA__FAST size_t asthra__block_take_back(Asthra__HeapPage *p, char *block,
                                                    size_t capacity) {
-    size_t offset = (size_t)(block - p->start), index = asthra__page_index(p, offset);
-    if (ASTHRA__UNLIKELY(offset >= p->bytes || index * capacity != offset)) return SIZE_MAX;
-    uint8_t state = asthra__load(&p->states[index], relaxed);
+    unsigned shift = p->shift;
+    ASTHRA__ATOMIC(uint8_t) *at = asthra__state_of(block, shift);
+    if (ASTHRA__UNLIKELY((uintptr_t)block % ((uintptr_t)1 << shift) != 0)) return SIZE_MAX;
+    uint8_t state = asthra__load(at, relaxed);
     size_t slack = (size_t)state - ASTHRA__BLOCK_LIVE;
     if (ASTHRA__UNLIKELY(state < ASTHRA__BLOCK_LIVE)) {
         if (state != ASTHRA__BLOCK_LIVE_WIDE) return SIZE_MAX;
@@ -7482,31 +7504,38 @@ static ASTHRA__FAST size_t asthra__block_take_back(Asthra__HeapPage *p, char *bl
         if (slack > capacity) return SIZE_MAX;
     }
     if (ASTHRA__UNLIKELY(!asthra__slack_is_whole(block, capacity, slack))) return SIZE_MAX;
-    asthra__store(&p->states[index], (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+    asthra__store(at, (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
     return slack;
 }
 
-/* false: nothing was done; the slow path finds out what is the matter. */
-static ASTHRA__FAST bool asthra__heap_free_quick(Asthra__Heap *h, void *ptr, AsthraMemoryZone zone,
-                                                 const void *site) {
+/* The cache is full, or the account has a step behind it. */
+ASTHRA__COLD static void asthra__heap_settle(Asthra__Heap *h, Asthra__HeapCache *c) {
+    if (c->left < 0) asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
+    if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_tell(&h->account, h->zone);
+}
+
+/* The page if the address is in one whose blocks the heap may free without asking; else NULL. */
+static ASTHRA__FAST Asthra__HeapPage *asthra__page_quick(const Asthra__Heap *h, const void *ptr) {
     uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
-    if (asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT) return false;
+    if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
+        return NULL;
     Asthra__HeapPage *p = asthra__segment_page(segment, ptr);
-    if (ASTHRA__UNLIKELY(asthra__load(&p->quick, relaxed) != h)) return false;
-    size_t capacity = p->block_size, size = capacity;
-    if (zone != ASTHRA_MEMORY_ZONE_STACK && !asthra__account_has_room(&h->account, capacity))
-        return false;
-    if (ASTHRA__UNLIKELY(p->level != h->level)) return false;
-    if (h->level != ASTHRA_SAFETY_NONE) {
-        size_t slack = asthra__block_take_back(p, ptr, capacity);
-        if (ASTHRA__UNLIKELY(slack == SIZE_MAX)) return false;
-        asthra__block_set_freed_by(ptr, asthra__freed_by(h, site));
-        size -= slack;
-    }
-    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free_quick(&h->account, size);
+    return ASTHRA__UNLIKELY(asthra__load(&p->quick, relaxed) != h) ? NULL : p;
+}
+
+/* The free of a block that is not known to be wrong; else the slow path finds out what it is. */
+static ASTHRA__FAST void asthra__heap_free_quick(Asthra__Heap *h, Asthra__HeapPage *p, void *ptr,
+                                                 AsthraMemoryZone zone, size_t slack,
+                                                 const void *site) {
+    size_t capacity = p->block_size;
+    ptrdiff_t left = 0;
+    if (p->level != ASTHRA_SAFETY_NONE) asthra__block_set_freed_by(ptr, asthra__freed_by(h, site));
+    if (zone != ASTHRA_MEMORY_ZONE_STACK)
+        left = asthra__account_free_quick(&h->account, capacity - slack);
     asthra__heap_hide(ptr, capacity);
-    asthra__cache_put(h, p->bin, ptr);
-    return true;
+    Asthra__HeapCache *c = &h->caches[p->bin];
+    left |= asthra__cache_put(c, ptr);
+    if (ASTHRA__UNLIKELY(left < 0)) asthra__heap_settle(h, c);
 }
 
 /* ---- taking blocks of all sizes; caller owns h ---- */
@@ -7518,13 +7547,10 @@ static void *asthra__large_take(Asthra__Heap *h, size_t size) {
     Asthra__HeapPage *p = span.page;
     if (p == NULL) return NULL;
     p->heap = NULL;
-    p->zone = (int8_t)h->zone;
-    p->level = h->level;
-    p->is_zero = span.is_zero;
-    asthra__page_fill(p, span.start, capacity, capacity);
+    asthra__page_fill(h, &span, capacity, capacity);
     p->used = p->made = 1;
     asthra__heap_show(p->start, h->level == ASTHRA_SAFETY_NONE ? capacity : size);
-    if (h->level != ASTHRA_SAFETY_NONE) asthra__block_give_out(p, p->start, capacity, size);
+    if (h->level != ASTHRA_SAFETY_NONE) asthra__block_give_out(p->start, capacity, p->shift, size);
     return p->start;
 }
 
@@ -7548,7 +7574,7 @@ static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
     asthra__cache_take(c, block);
     asthra__heap_show(block, h->level == ASTHRA_SAFETY_NONE ? c->size : size);
     if (h->level != ASTHRA_SAFETY_NONE)
-        asthra__block_give_out(asthra__page_of(block), (char *)block, c->size, size);
+        asthra__block_give_out((char *)block, c->size, c->shift, size);
     return block;
 }
 
@@ -7610,13 +7636,17 @@ ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
     return ptr;
 }
 
-ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
+ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
         void *ptr = asthra__heap_alloc_quick(h, size, zone);
         if (ASTHRA__LIKELY(ptr != NULL)) return ptr;
     }
     return asthra__heap_alloc_slow(size, 16, zone);
+}
+
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
+    return asthra__heap_alloc_here(size, zone);
 }
 
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
@@ -7635,7 +7665,6 @@ static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, 
     *f = (Asthra__Found){NULL,
                          huge,
                          huge->start,
-                         0,
                          huge->mapped,
                          huge->size,
                          (AsthraMemoryZone)huge->zone,
@@ -7648,7 +7677,8 @@ static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, 
  * are taken for live, and while the owner changes the list the answer may be wrong; but every
  * address that is followed lies in the page. */
 static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, Asthra__Found *f) {
-    if (f->index >= p->made) return ASTHRA_ADDRESS_SLACK;
+    if ((size_t)(f->start - p->start) >= (size_t)p->made * p->block_size)
+        return ASTHRA_ADDRESS_SLACK;
     if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
     uintptr_t b = (uintptr_t)p->free;
     for (unsigned n = 0; n < p->room && b - (uintptr_t)p->start < p->bytes; n++) {
@@ -7662,14 +7692,13 @@ static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, A
 static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr, Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
     *f = (Asthra__Found){
-        p, NULL, NULL, 0, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
+        p, NULL, NULL, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
     if (capacity == 0) return ASTHRA_ADDRESS_SLACK; /* the slice was in no page yet */
     f->zone = (AsthraMemoryZone)p->zone;
     if (offset >= p->bytes) return ASTHRA_ADDRESS_SLACK;
-    f->index = asthra__page_index(p, offset);
-    f->start = p->start + f->index * capacity;
+    f->start = p->start + offset / capacity * capacity;
     if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
-    uint8_t state = asthra__load(&p->states[f->index], relaxed);
+    uint8_t state = asthra__load(asthra__state_of(f->start, p->shift), relaxed);
     if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
     if (state == ASTHRA__BLOCK_FREED) return ASTHRA_ADDRESS_FREED;
     size_t slack = asthra__slack_of(f->start, capacity, state);
@@ -7724,8 +7753,8 @@ static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zo
     } else if (f->level == ASTHRA_SAFETY_NONE) {
         return;
     } else {
-        uint8_t was =
-            asthra__exchange(&f->page->states[f->index], (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
+        uint8_t was = asthra__exchange(asthra__state_of(f->start, f->page->shift),
+                                       (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
         if (was >= ASTHRA__BLOCK_LIVE_WIDE) return;
     }
     asthra__heap_invalid(f->start, zone, verb);
@@ -7772,13 +7801,23 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
     asthra__heap_leave(h);
 }
 
-ASTHRA__FN ASTHRA__FAST void asthra__heap_free(void *ptr, AsthraMemoryZone zone, const void *site,
-                                               const char *verb) {
+ASTHRA__FN ASTHRA__FAST void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone,
+                                                    const void *site, const char *verb) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
-    if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched()) &&
-        ASTHRA__LIKELY(asthra__heap_free_quick(h, ptr, zone, site)))
-        return;
-    asthra__heap_free_slow(ptr, zone, site, verb);
+    Asthra__HeapPage *p = NULL;
+    size_t slack = 0;
+    if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) p = asthra__page_quick(h, ptr);
+    if (ASTHRA__LIKELY(p != NULL) && p->level != ASTHRA_SAFETY_NONE)
+        slack = asthra__block_take_back(p, ptr, p->block_size);
+    if (ASTHRA__UNLIKELY(p == NULL || slack == SIZE_MAX))
+        asthra__heap_free_slow(ptr, zone, site, verb);
+    else
+        asthra__heap_free_quick(h, p, ptr, zone, slack, site);
+}
+
+ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
+                                                   const void *site, const char *verb) {
+    asthra__heap_free_here(ptr, zone, site, verb);
 }
 
 /* ---- what is made of these ---- */
@@ -7824,7 +7863,7 @@ static void asthra__found_remark(const Asthra__Found *f, size_t size) {
     if (f->huge != NULL)
         f->huge->size = size;
     else
-        asthra__store(&f->page->states[f->index], state, relaxed);
+        asthra__store(asthra__state_of(f->start, f->page->shift), state, relaxed);
 }
 
 /* false: the limit does not let it grow. */
@@ -8086,7 +8125,7 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *bl
 #if ASTHRA_HAS_MANUAL
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc(size_t size) {
-    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc_zeroed(size_t count, size_t size) {
@@ -8103,7 +8142,8 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_realloc(void *ptr, size_t siz
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_manual_free(void *ptr) {
-    asthra__heap_free(ptr, ASTHRA_MEMORY_ZONE_MANUAL, __builtin_return_address(0), "manual_free");
+    asthra__heap_free_here(ptr, ASTHRA_MEMORY_ZONE_MANUAL, __builtin_return_address(0),
+                           "manual_free");
 }
 
 ASTHRA_RT_API size_t asthra_manual_usable_size(const void *ptr) {
@@ -8386,7 +8426,7 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
     (void)size; /* where no zone is in the build */
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
-    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 #endif
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:
@@ -8406,7 +8446,7 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone
     if (ptr == NULL) return;
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
-    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free(ptr, zone, site, "manual_free"); return;
+    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free_here(ptr, zone, site, "manual_free"); return;
 #endif
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:

@@ -156,6 +156,12 @@ ASTHRA__FN ASTHRA__FAST Asthra__Thread *asthra__thread_raw(void) {
     return &asthra__thread_record;
 }
 
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_place(void) {
+    Asthra__Thread *t = &asthra__thread_record;
+    __asm__ volatile("" : "+r"(t));
+    return t;
+}
+
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void) {
     Asthra__Thread *t = &asthra__thread_record;
     if (ASTHRA__UNLIKELY(!t->is_attached)) asthra__thread_attach(t);

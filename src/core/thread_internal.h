@@ -45,8 +45,9 @@ struct Asthra__Thread {
 /* Never NULL: attaches the thread if need be. */
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread(void);
 ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_if_attached(void); /* signal-safe */
-/* The same place, filled or not: for functions that never switch stacks, are never inlined and look
- * only at slots whose zero means that there is nothing yet. */
+/* The same place, attached or not: for slots whose zero means that there is nothing yet. */
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Thread *asthra__thread_place(void);
+/* The same, part of its caller: a function that is never inlined and asks before its first call. */
 ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */

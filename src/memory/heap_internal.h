@@ -18,15 +18,19 @@
 
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
-ASTHRA__FN void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone);
 /* NULL allocates; size 0 is a block of no bytes. The old block stays as it was on failure. */
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb);
 /* Panics unless ptr is NULL or the start of a live block of the zone. */
-ASTHRA__FN void asthra__heap_free(void *ptr, AsthraMemoryZone zone, const void *site,
-                                  const char *verb);
+ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
+                                                   const void *site, const char *verb);
+/* The same two, part of their callers, under the rule of asthra__thread_raw. */
+ASTHRA__FN void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone, const void *site,
+                                       const char *verb);
 ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
                                            const char *verb);
 
@@ -62,9 +66,17 @@ enum {
     ASTHRA__SMALL_MAX = 8192,
     ASTHRA__MEDIUM_MAX = 65536,  /* larger blocks have pages of their own */
     ASTHRA__LARGE_MAX = 1 << 21, /* larger ones have mappings of their own */
-    ASTHRA__INLINE_STATES = 64,
     ASTHRA__HEAP_BINS = 80
 };
+
+/* States stand in the segment's head, an area for each granule that classes have: the state of what
+ * begins at `ptr` is found by this alone, because area number `shift` takes the bytes from
+ * REGION_BYTES >> shift to twice that, and no two areas meet. */
+static inline ASTHRA__ATOMIC(uint8_t) * asthra__state_of(const void *ptr, unsigned shift) {
+    uintptr_t inside = (uintptr_t)ptr & (ASTHRA__REGION_BYTES - 1);
+    uintptr_t segment = (uintptr_t)ptr - inside;
+    return (ASTHRA__ATOMIC(uint8_t) *)(segment + ((inside | ASTHRA__REGION_BYTES) >> shift));
+}
 
 /* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
  * block that were not asked for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
@@ -89,14 +101,13 @@ struct Asthra__HeapBlock { /* a free one */
 struct Asthra__HeapPage {
     ASTHRA__ATOMIC(Asthra__Heap *) quick; /* the heap whose thread may free without asking */
     Asthra__HeapBlock *free;
-    char *start; /* of the first block */
-    ASTHRA__ATOMIC(uint8_t) * states;
-    uint64_t reciprocal;        /* 2^43 / block_size, rounded up */
+    char *start;                /* of the first block */
     uint32_t block_size, bytes; /* bytes: of all blocks */
     uint32_t used;              /* blocks that are not in `free`, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
     uint8_t slices;             /* 0: the slice is in no page */
     uint8_t level;
+    uint8_t shift;  /* blocks begin at multiples of 1 << shift: what a state stands for */
     bool is_listed; /* in its heap's bin */
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
@@ -105,14 +116,13 @@ struct Asthra__HeapPage {
     int8_t zone;
     uint8_t bin;
     bool is_zero; /* its memory was zero when the page was made */
-
-    ASTHRA__ALIGNED(64) ASTHRA__ATOMIC(uint8_t) inline_states[ASTHRA__INLINE_STATES];
 };
 
 typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
     Asthra__HeapBlock *free;
-    int32_t left; /* frees, less allocations, until it is full */
     uint32_t size;
+    int16_t left;  /* frees, less allocations, until it is full */
+    uint8_t shift; /* of its pages */
 } Asthra__HeapCache;
 
 struct Asthra__Heap {
@@ -186,7 +196,7 @@ typedef struct Asthra__Found { /* the block of an address: of a page, or huge, o
     Asthra__HeapPage *page;
     Asthra__Huge *huge;
     char *start;
-    size_t index, capacity, size;
+    size_t capacity, size;
     AsthraMemoryZone zone;
     AsthraSafetyLevel level;
 } Asthra__Found;

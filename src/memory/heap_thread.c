@@ -130,7 +130,7 @@ static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
 }
 
 ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone) {
-    Asthra__Thread *t = asthra__thread_raw();
+    Asthra__Thread *t = asthra__thread_place();
     Asthra__Heap *h = t->heaps[zone];
     if (ASTHRA__UNLIKELY(h == NULL) && !t->is_in_heap) {
         t->is_in_heap = true;

@@ -10,7 +10,7 @@
 #if ASTHRA_HAS_MANUAL
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc(size_t size) {
-    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc_zeroed(size_t count, size_t size) {
@@ -27,7 +27,8 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_realloc(void *ptr, size_t siz
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_manual_free(void *ptr) {
-    asthra__heap_free(ptr, ASTHRA_MEMORY_ZONE_MANUAL, __builtin_return_address(0), "manual_free");
+    asthra__heap_free_here(ptr, ASTHRA_MEMORY_ZONE_MANUAL, __builtin_return_address(0),
+                           "manual_free");
 }
 
 ASTHRA_RT_API size_t asthra_manual_usable_size(const void *ptr) {

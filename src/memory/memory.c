@@ -27,7 +27,7 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
     (void)size; /* where no zone is in the build */
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
-    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 #endif
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:
@@ -47,7 +47,7 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone
     if (ptr == NULL) return;
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
-    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free(ptr, zone, site, "manual_free"); return;
+    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free_here(ptr, zone, site, "manual_free"); return;
 #endif
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:

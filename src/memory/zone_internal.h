@@ -36,12 +36,11 @@ static inline bool asthra__account_try_alloc(Asthra__Account *a, size_t size) {
     asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
     return true;
 }
-/* The same for a free, in two halves: has_room asks for at most, free_quick counts. */
-static inline bool asthra__account_has_room(const Asthra__Account *a, size_t at_most) {
-    return asthra__load(&a->free_left, relaxed) >= (ptrdiff_t)at_most;
-}
-static inline void asthra__account_free_quick(Asthra__Account *a, size_t size) {
-    asthra__store(&a->free_left, asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size, relaxed);
+/* Counts a free; below 0: the zone is to be told. */
+static inline ptrdiff_t asthra__account_free_quick(Asthra__Account *a, size_t size) {
+    ptrdiff_t left = asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size;
+    asthra__store(&a->free_left, left, relaxed);
+    return left;
 }
 ASTHRA__FN void asthra__account_alloc(Asthra__Account *a, size_t size, AsthraMemoryZone zone);
 ASTHRA__FN void asthra__account_free(Asthra__Account *a, size_t size, AsthraMemoryZone zone);

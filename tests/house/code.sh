@@ -30,13 +30,16 @@ lines_of() {
         f == name && NF > 1' "$OUT/program.s"
 }
 
-# Who attaches a thread does so before its first switch. %fs:0x28 is the stack protector's.
+# Who attaches a thread does so before its first switch, and so does who asks before its first call
+# (asthra__thread_raw). %fs:0x28 is the stack protector's.
 reached_through_accessors() {
     lines_of asthra__thread | grep -qE "$thread_local" || return 1
     ! awk -v it="$thread_local" '
-        /^[0-9a-f]+ <.*>:$/ { f = substr($2, 2); sub(/[.>].*/, "", f); next }
-        f !~ /^(asthra|house)_/ || f ~ /^asthra__thread(_if_attached|_attach)?$/ { next }
-        $0 ~ it && !/%fs:0x28/ { print f ": " $0 }' "$OUT/program.s" | grep .
+        /^[0-9a-f]+ <.*>:$/ { f = substr($2, 2); calls = /[.]cold/; sub(/[.>].*/, "", f); next }
+        f !~ /^(asthra|house)_/ { next }
+        f ~ /^asthra__thread(_if_attached|_attach|_place)?$/ { next }
+        $0 ~ it && !/%fs:0x28/ && calls { print f ": " $0 }
+        /\s(call|bl|blr)\s/ { calls = 1 }' "$OUT/program.s" | grep .
 }
 asked_twice() {
     lines_of "$1"
