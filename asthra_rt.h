@@ -6376,6 +6376,7 @@ ASTHRA__FN size_t asthra__heap_trim(void); /* bytes given back to the system */
 
 /* Of blocks from now on; other threads follow at their next slow call. */
 ASTHRA__FN void asthra__heap_set_level(AsthraSafetyLevel level);
+ASTHRA__FN void asthra__heap_settle_level(void); /* the calling thread's heaps follow now */
 
 /* While a page holds a pinned block its frees ask `is_pinned` of the pinned zone first. `more`: 1
  * or -1. An address outside the heap is ignored. */
@@ -6455,6 +6456,7 @@ struct Asthra__Heap {
     Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
     Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
     Asthra__Account account;
+    struct Asthra__Quarantine *quarantine; /* NULL: none yet */
     AsthraMemoryZone zone;
     uint8_t level;
     uint16_t number;
@@ -6541,7 +6543,15 @@ static inline size_t asthra__found_charge(const Asthra__Found *f) {
     return f->level == ASTHRA_SAFETY_NONE ? f->capacity : f->size;
 }
 
+ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f); /* freed, small */
+
+/* heap_full.c; caller owns h. */
+ASTHRA__FN bool asthra__quarantine_add(Asthra__Heap *h, const Asthra__Found *f); /* false: not */
+ASTHRA__FN void asthra__quarantine_flush(Asthra__Heap *h);
+
 /* heap_check.c: the panics. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
+                                                                          size_t at);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
 asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,
@@ -7053,6 +7063,12 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone) {
     return h;
 }
 
+ASTHRA__FN void asthra__heap_settle_level(void) {
+    for (size_t z = 0; z < ASTHRA__ZONES; z++)
+        if (asthra__thread_place()->heaps[z] != NULL)
+            asthra__heap_leave(asthra__heap_enter((AsthraMemoryZone)z));
+}
+
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h) {
     if (asthra__heap_is_shared(h)) asthra__unlock(&asthra__heaps.shared_lock);
 }
@@ -7422,6 +7438,7 @@ ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
 }
 
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
+    asthra__quarantine_flush(h);
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         asthra__cache_shrink(h, &h->caches[bin], 0);
         Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev;
@@ -7540,8 +7557,8 @@ static ASTHRA__FAST void asthra__heap_free_quick(Asthra__Heap *h, Asthra__HeapPa
 
 /* ---- taking blocks of all sizes; caller owns h ---- */
 
-static void *asthra__large_take(Asthra__Heap *h, size_t size) {
-    size_t capacity = asthra__round_up(size, asthra__os_page_size());
+static void *asthra__large_take(Asthra__Heap *h, size_t room, size_t size) {
+    size_t capacity = asthra__round_up(room, asthra__os_page_size());
     Asthra__Span span = asthra__segment_take(
         (unsigned)((capacity + ASTHRA__SLICE_BYTES - 1) >> ASTHRA__SLICE_SHIFT));
     Asthra__HeapPage *p = span.page;
@@ -7554,9 +7571,10 @@ static void *asthra__large_take(Asthra__Heap *h, size_t size) {
     return p->start;
 }
 
-static void *asthra__huge_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    Asthra__Huge *huge = asthra__huge_map(size, alignment);
+static void *asthra__huge_take(Asthra__Heap *h, size_t room, size_t size, size_t alignment) {
+    Asthra__Huge *huge = asthra__huge_map(room, alignment);
     if (huge == NULL) return NULL;
+    huge->size = size;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
     if (h->level != ASTHRA_SAFETY_NONE) {
@@ -7579,11 +7597,12 @@ static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
 }
 
 static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    unsigned bin = asthra__bin_for(size, alignment);
+    size_t room = h->level == ASTHRA_SAFETY_FULL ? size + 8 : size; /* for the pattern, always */
+    unsigned bin = asthra__bin_for(room, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (size <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
-        return asthra__large_take(h, size);
-    return asthra__huge_take(h, size, alignment);
+        return asthra__large_take(h, room, size);
+    return asthra__huge_take(h, room, size, alignment);
 }
 
 /* What the limit and the accounts are charged for a block of the heap. */
@@ -7767,6 +7786,16 @@ static void asthra__remote_push(Asthra__Heap *owner, Asthra__HeapBlock *block) {
     } while (!asthra__cas(&owner->remote, &head, block, release));
 }
 
+/* Caller owns h; the block may be another heap's. */
+ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
+    if (f->page->heap == NULL)
+        asthra__segment_give(f->page);
+    else if (f->page->heap == h)
+        asthra__heap_put(h, (void *)f->start);
+    else
+        asthra__remote_push(f->page->heap, (void *)f->start);
+}
+
 static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_t by) {
     if (f->huge != NULL) {
         asthra__huge_unmap(f->huge);
@@ -7774,12 +7803,8 @@ static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_
     }
     if (f->level != ASTHRA_SAFETY_NONE) asthra__block_set_freed_by((void *)f->start, by);
     asthra__heap_hide(f->start, f->capacity);
-    if (f->page->heap == NULL)
-        asthra__segment_give(f->page);
-    else if (f->page->heap == h)
-        asthra__heap_put(h, (void *)f->start);
-    else
-        asthra__remote_push(f->page->heap, (void *)f->start);
+    if (f->level == ASTHRA_SAFETY_FULL && asthra__quarantine_add(h, f)) return;
+    asthra__heap_go_home(h, f);
 }
 
 ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,
@@ -8111,6 +8136,100 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *bl
                     "Use after free: the freed block %p (of up to %zu bytes, zone %s) was written "
                     "to",
                     block, f.capacity, asthra_memory_zone_to_string(f.zone));
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
+                                                                          size_t at) {
+    char buffer[200];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    asthra__say_freer(&t, asthra__found_freed_by(f));
+    asthra_panic_at(NULL,
+                    "Use after free: byte %zu of the block %p (of up to %zu bytes, zone %s) was "
+                    "written to after it was freed%s",
+                    at, (void *)f->start, f->capacity, asthra_memory_zone_to_string(f->zone),
+                    buffer);
+}
+
+#endif
+
+/* ---- [heap] body ----------------------------------------------------- memory/heap_full.c ---- */
+/* heap - the full level: freed blocks wait, and are looked at again.       [heap] body: full
+ *
+ * At the full level each block has at least eight bytes of slack, so a write one past the end is
+ * always found; and a freed block is filled with a pattern and waits in the quarantine of the heap
+ * whose thread freed it, until so many blocks or bytes came after it. A block that leaves with
+ * another byte in it was written to after its free. Until then it is not handed out, so that a
+ * second free is told from a first. What is only read after its free is seen as the pattern, and
+ * blocks over 64 KiB do not wait.
+ *
+ * The ring stands in metadata, a heap keeps it for ever. The two words that a free block uses
+ * itself are not looked at but for the link, which has its own check.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+enum {
+    ASTHRA__QUARANTINE_BLOCKS = 512,
+    ASTHRA__QUARANTINE_BYTES = 1 << 20,
+    ASTHRA__FREED_BYTE = 0xdf,
+    ASTHRA__FREED_FROM = sizeof(Asthra__HeapBlock)
+};
+
+struct Asthra__Quarantine {
+    size_t bytes;
+    unsigned first, count; /* a ring */
+    char *blocks[ASTHRA__QUARANTINE_BLOCKS];
+};
+
+#if ASTHRA__ASAN
+#define ASTHRA__FULL_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#else
+#define ASTHRA__FULL_OWN
+#endif
+
+/* Byte for byte: memset would be a sanitizer's. */
+static ASTHRA__FULL_OWN void asthra__full_fill(char *block, size_t capacity) {
+    volatile unsigned char *bytes = (volatile unsigned char *)block;
+    for (size_t i = ASTHRA__FREED_FROM; i < capacity; i++) bytes[i] = ASTHRA__FREED_BYTE;
+}
+
+/* The first byte that is another one; capacity: none is. */
+static ASTHRA__FULL_OWN size_t asthra__full_touched(const char *block, size_t capacity) {
+    const volatile unsigned char *bytes = (const volatile unsigned char *)block;
+    size_t i = ASTHRA__FREED_FROM;
+    while (i < capacity && bytes[i] == ASTHRA__FREED_BYTE) i++;
+    return i;
+}
+
+/* The oldest block goes home. */
+static void asthra__quarantine_release(Asthra__Heap *h, struct Asthra__Quarantine *q) {
+    Asthra__Found f;
+    char *block = q->blocks[q->first];
+    q->first = (q->first + 1) % ASTHRA__QUARANTINE_BLOCKS;
+    q->count--;
+    asthra__heap_find(block, &f);
+    q->bytes -= f.capacity;
+    size_t at = asthra__full_touched(block, f.capacity);
+    if (ASTHRA__UNLIKELY(at < f.capacity)) asthra__heap_used_after_free(&f, at);
+    asthra__heap_go_home(h, &f);
+}
+
+ASTHRA__FN void asthra__quarantine_flush(Asthra__Heap *h) {
+    while (h->quarantine != NULL && h->quarantine->count > 0)
+        asthra__quarantine_release(h, h->quarantine);
+}
+
+ASTHRA__FN bool asthra__quarantine_add(Asthra__Heap *h, const Asthra__Found *f) {
+    if (h->quarantine == NULL) h->quarantine = asthra__segment_metadata(sizeof *h->quarantine);
+    struct Asthra__Quarantine *q = h->quarantine;
+    if (q == NULL || f->capacity > ASTHRA__MEDIUM_MAX) return false;
+    while (q->count == ASTHRA__QUARANTINE_BLOCKS ||
+           (q->count > 0 && q->bytes + f->capacity > ASTHRA__QUARANTINE_BYTES))
+        asthra__quarantine_release(h, q);
+    asthra__full_fill(f->start, f->capacity);
+    q->blocks[(q->first + q->count++) % ASTHRA__QUARANTINE_BLOCKS] = f->start;
+    q->bytes += f->capacity;
+    return true;
 }
 
 #endif
@@ -8533,6 +8652,7 @@ ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c) {
     if (c->max_heap_size != 0) limit.live = asthra_memory_statistics_all().current;
     asthra__heap_set_level(c->level);
     asthra__zone_set_limit(&limit);
+    asthra__heap_settle_level();
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_MANUAL, c->manual_is_on);
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_PINNED, c->pinned_is_on);
 }

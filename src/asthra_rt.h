@@ -164,6 +164,7 @@ extern "C" {
 #include "memory/heap_thread.c"
 #include "memory/heap.c"
 #include "memory/heap_check.c"
+#include "memory/heap_full.c"
 #include "memory/manual.c"
 #include "memory/arena.c"
 #include "memory/memory_internal.h"

@@ -307,3 +307,76 @@ TEST(memory, without_safety_a_block_has_its_class) {
     asthra_manual_free(block);
     asthra_runtime_shutdown();
 }
+
+/* ---- the full level ---- */
+
+static void start_full(void) {
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.memory_safety_level = ASTHRA_SAFETY_FULL;
+    CHECK(start(c));
+}
+
+TEST(memory, the_full_level_keeps_correct_programs_quiet) {
+    static unsigned char *blocks[500];
+    unsigned seed = 7;
+    start_full();
+    for (int i = 0; i < 200000; i++) {
+        seed = seed * 1664525 + 1013904223;
+        size_t k = seed >> 8 & 255, size = seed >> 16 & 2047;
+        if (blocks[k] != NULL) CHECK_EQ(blocks[k][0], k);
+        if (seed & 64)
+            asthra_manual_free(blocks[k]), blocks[k] = asthra_manual_alloc(size + 1);
+        else
+            blocks[k] = asthra_manual_realloc(blocks[k], size + 1);
+        blocks[k][0] = (unsigned char)k;
+        CHECK_EQ(asthra_manual_usable_size(blocks[k]), size + 1);
+    }
+    for (int k = 0; k < 256; k++) asthra_manual_free(blocks[k]);
+    asthra_runtime_shutdown();
+}
+
+#if !defined(__SANITIZE_ADDRESS__) /* which is told of the same, and is first */
+static void overflow(size_t size) {
+    start_full();
+    char *block = asthra_manual_alloc(size);
+    *(volatile char *)(block + size) = 0;
+    asthra_manual_free(block);
+}
+TEST_PANICS(memory, the_full_level_finds_one_byte_past_a_whole_class, "Heap overflow") {
+    overflow(64);
+}
+TEST_PANICS(memory, the_full_level_finds_one_byte_past_a_large_block, "Heap overflow") {
+    overflow(131072);
+}
+TEST_PANICS(memory, the_full_level_finds_one_byte_past_a_huge_block, "Heap overflow") {
+    overflow(4u << 20);
+}
+
+TEST_PANICS(memory, the_full_level_finds_a_write_after_the_free, "byte 30 of the block") {
+    start_full();
+    char *block = asthra_manual_alloc(100);
+    asthra_manual_free(block);
+    *(volatile char *)(block + 30) = 1;
+    for (int i = 0; i < 1000; i++) asthra_manual_free(asthra_manual_alloc(100));
+}
+
+TEST_PANICS(memory, shutdown_looks_at_what_waits, "byte 16 of the block") {
+    start_full();
+    char *block = asthra_manual_alloc(100);
+    asthra_manual_free(block);
+    *(volatile char *)(block + 16) = 1;
+    asthra_runtime_shutdown();
+}
+#endif
+
+TEST(memory, the_full_level_does_not_hand_out_a_freed_block_soon) {
+    start_full();
+    void *block = asthra_manual_alloc(100);
+    asthra_manual_free(block);
+    for (int i = 0; i < 100; i++) {
+        void *other = asthra_manual_alloc(100);
+        CHECK(other != block);
+        asthra_manual_free(other);
+    }
+    asthra_runtime_shutdown();
+}

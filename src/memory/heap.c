@@ -346,6 +346,7 @@ ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
 }
 
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
+    asthra__quarantine_flush(h);
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         asthra__cache_shrink(h, &h->caches[bin], 0);
         Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev;
@@ -464,8 +465,8 @@ static ASTHRA__FAST void asthra__heap_free_quick(Asthra__Heap *h, Asthra__HeapPa
 
 /* ---- taking blocks of all sizes; caller owns h ---- */
 
-static void *asthra__large_take(Asthra__Heap *h, size_t size) {
-    size_t capacity = asthra__round_up(size, asthra__os_page_size());
+static void *asthra__large_take(Asthra__Heap *h, size_t room, size_t size) {
+    size_t capacity = asthra__round_up(room, asthra__os_page_size());
     Asthra__Span span = asthra__segment_take(
         (unsigned)((capacity + ASTHRA__SLICE_BYTES - 1) >> ASTHRA__SLICE_SHIFT));
     Asthra__HeapPage *p = span.page;
@@ -478,9 +479,10 @@ static void *asthra__large_take(Asthra__Heap *h, size_t size) {
     return p->start;
 }
 
-static void *asthra__huge_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    Asthra__Huge *huge = asthra__huge_map(size, alignment);
+static void *asthra__huge_take(Asthra__Heap *h, size_t room, size_t size, size_t alignment) {
+    Asthra__Huge *huge = asthra__huge_map(room, alignment);
     if (huge == NULL) return NULL;
+    huge->size = size;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
     if (h->level != ASTHRA_SAFETY_NONE) {
@@ -503,11 +505,12 @@ static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
 }
 
 static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    unsigned bin = asthra__bin_for(size, alignment);
+    size_t room = h->level == ASTHRA_SAFETY_FULL ? size + 8 : size; /* for the pattern, always */
+    unsigned bin = asthra__bin_for(room, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (size <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
-        return asthra__large_take(h, size);
-    return asthra__huge_take(h, size, alignment);
+        return asthra__large_take(h, room, size);
+    return asthra__huge_take(h, room, size, alignment);
 }
 
 /* What the limit and the accounts are charged for a block of the heap. */
@@ -691,6 +694,16 @@ static void asthra__remote_push(Asthra__Heap *owner, Asthra__HeapBlock *block) {
     } while (!asthra__cas(&owner->remote, &head, block, release));
 }
 
+/* Caller owns h; the block may be another heap's. */
+ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
+    if (f->page->heap == NULL)
+        asthra__segment_give(f->page);
+    else if (f->page->heap == h)
+        asthra__heap_put(h, (void *)f->start);
+    else
+        asthra__remote_push(f->page->heap, (void *)f->start);
+}
+
 static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_t by) {
     if (f->huge != NULL) {
         asthra__huge_unmap(f->huge);
@@ -698,12 +711,8 @@ static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_
     }
     if (f->level != ASTHRA_SAFETY_NONE) asthra__block_set_freed_by((void *)f->start, by);
     asthra__heap_hide(f->start, f->capacity);
-    if (f->page->heap == NULL)
-        asthra__segment_give(f->page);
-    else if (f->page->heap == h)
-        asthra__heap_put(h, (void *)f->start);
-    else
-        asthra__remote_push(f->page->heap, (void *)f->start);
+    if (f->level == ASTHRA_SAFETY_FULL && asthra__quarantine_add(h, f)) return;
+    asthra__heap_go_home(h, f);
 }
 
 ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,

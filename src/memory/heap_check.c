@@ -122,4 +122,16 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *bl
                     block, f.capacity, asthra_memory_zone_to_string(f.zone));
 }
 
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
+                                                                          size_t at) {
+    char buffer[200];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    asthra__say_freer(&t, asthra__found_freed_by(f));
+    asthra_panic_at(NULL,
+                    "Use after free: byte %zu of the block %p (of up to %zu bytes, zone %s) was "
+                    "written to after it was freed%s",
+                    at, (void *)f->start, f->capacity, asthra_memory_zone_to_string(f->zone),
+                    buffer);
+}
+
 #endif

@@ -50,6 +50,7 @@ ASTHRA__FN size_t asthra__heap_trim(void); /* bytes given back to the system */
 
 /* Of blocks from now on; other threads follow at their next slow call. */
 ASTHRA__FN void asthra__heap_set_level(AsthraSafetyLevel level);
+ASTHRA__FN void asthra__heap_settle_level(void); /* the calling thread's heaps follow now */
 
 /* While a page holds a pinned block its frees ask `is_pinned` of the pinned zone first. `more`: 1
  * or -1. An address outside the heap is ignored. */
@@ -129,6 +130,7 @@ struct Asthra__Heap {
     Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
     Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
     Asthra__Account account;
+    struct Asthra__Quarantine *quarantine; /* NULL: none yet */
     AsthraMemoryZone zone;
     uint8_t level;
     uint16_t number;
@@ -215,7 +217,15 @@ static inline size_t asthra__found_charge(const Asthra__Found *f) {
     return f->level == ASTHRA_SAFETY_NONE ? f->capacity : f->size;
 }
 
+ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f); /* freed, small */
+
+/* heap_full.c; caller owns h. */
+ASTHRA__FN bool asthra__quarantine_add(Asthra__Heap *h, const Asthra__Found *f); /* false: not */
+ASTHRA__FN void asthra__quarantine_flush(Asthra__Heap *h);
+
 /* heap_check.c: the panics. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
+                                                                          size_t at);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
 asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,

@@ -146,6 +146,12 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone) {
     return h;
 }
 
+ASTHRA__FN void asthra__heap_settle_level(void) {
+    for (size_t z = 0; z < ASTHRA__ZONES; z++)
+        if (asthra__thread_place()->heaps[z] != NULL)
+            asthra__heap_leave(asthra__heap_enter((AsthraMemoryZone)z));
+}
+
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h) {
     if (asthra__heap_is_shared(h)) asthra__unlock(&asthra__heaps.shared_lock);
 }

@@ -134,6 +134,7 @@ ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c) {
     if (c->max_heap_size != 0) limit.live = asthra_memory_statistics_all().current;
     asthra__heap_set_level(c->level);
     asthra__zone_set_limit(&limit);
+    asthra__heap_settle_level();
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_MANUAL, c->manual_is_on);
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_PINNED, c->pinned_is_on);
 }
