@@ -33,7 +33,7 @@ export WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wsha
 
 TESTS := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 SCRIPTS := $(patsubst tests/%.sh,%,$(wildcard tests/test_*.sh))
-EXAMPLES := $(patsubst examples/%.c,%,$(wildcard examples/*.c))
+EXAMPLES := $(patsubst examples/%.expected,%,$(wildcard examples/*.expected))
 
 .PHONY: all test clean
 all: $B/examples/logscan
@@ -56,6 +56,10 @@ $B/asthra_rt.c: Makefile
 $B/examples/%: examples/%.c $(wildcard examples/*.h) $(BOOK) $(STB)
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -O2 -Wall -Wextra $(INCLUDES) -o $@ $< -pthread
+
+$B/examples/%.so: examples/%.c $(BOOK) $(STB)
+	@mkdir -p $(@D)
+	@$(CC) -std=gnu11 -O2 -Wall -Wextra -fPIC -shared -ftls-model=initial-exec $(INCLUDES) -o $@ $< -pthread
 
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
 # A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, takes nothing from the archive.
@@ -122,6 +126,7 @@ check-test_%: tests/test_%.sh
 	@tests/run test_$* sh $<
 check-%: tests/house/%.sh $(STB) $B/asthra_rt.c $(BOOK)
 	@tests/run $* sh $<
+check-preload: $B/examples/asthra_malloc.so
 check-examples: $(EXAMPLES:%=$B/examples/%)
 check-logscan: $B/examples/logscan $B/logscan/generate
 	@tests/run logscan sh tests/logscan/check.sh $^ $B/logscan/checked
@@ -140,7 +145,7 @@ check-workshop: $B/workshop/program
 
 # ---- gates ------------------------------------------------------------------------------------------
 
-HOUSE := strict workshop features hygiene hosts code docs examples logscan dist style spin
+HOUSE := strict workshop features hygiene hosts code docs examples preload logscan dist style spin
 gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; tests/run end $1
 
 test: $(STB)

@@ -3,8 +3,8 @@
 . tests/house/lib.sh
 
 expected() { "build/examples/$1" >"$OUT/$1.out" && diff -u "examples/$1.expected" "$OUT/$1.out"; }
-for source in examples/*.c; do
-    name=${source##*/}
-    check "${name%.c}-prints-what-is-expected" expected "${name%.c}"
+for wanted in examples/*.expected; do
+    name=${wanted##*/}
+    check "${name%.expected}-prints-what-is-expected" expected "${name%.expected}"
 done
 end
