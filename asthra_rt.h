@@ -8621,6 +8621,8 @@ ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *arena) {
  * block pools. The pool's lock is held wherever a pool is passed, unless a comment says else.
  */
 
+#if ASTHRA_HAS_POOL
+
 enum {
     ASTHRA__POOL_GRANULE = 16,
     ASTHRA__POOL_NONE = 0x7fffffff,
@@ -8702,7 +8704,12 @@ static inline uint32_t asthra__pool_granules(size_t size) {
 }
 
 /* The chunk whose blocks hold this address; NULL: none. */
-ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address);
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_search(AsthraPool *p, const void *address);
+static inline Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address) {
+    Asthra__PoolChunk *c = p->recent;
+    if (ASTHRA__LIKELY(c && (uintptr_t)address - (uintptr_t)c->base < c->bytes)) return c;
+    return asthra__pool_chunk_search(p, address);
+}
 
 /* ---- what AddressSanitizer is told ---- */
 
@@ -8785,6 +8792,8 @@ ASTHRA__FN void asthra__pool_memory_free(void *memory);
 /* Moves what handles name until some free block has `enough` granules; returns bytes moved. */
 ASTHRA__FN size_t asthra__pool_compact(AsthraPool *p, uint32_t enough);
 
+#endif
+
 /* ---- [pool] body ---------------------------------------------------------- memory/pool.c ---- */
 /* pool - chunks, objects and blocks.                                             [pool] body
  *
@@ -8794,15 +8803,16 @@ ASTHRA__FN size_t asthra__pool_compact(AsthraPool *p, uint32_t enough);
  * the map, 64 granules at a step. So blocks whose sizes sum up to the capacity fit into it. All
  * that lies before the blocks is 3 hundredths of them, for objects 2.
  *
- * Free blocks are kept as pool_free.c and pool_size.c say, free objects in a list. A freed object holds in its first word the one freed before it, in its
- * second a hash of that, of its own address and of the chunk's secret, compared before the first is
- * believed. Objects that were never used have no link: they are taken off the newest chunk's end.
+ * Free blocks are kept as pool_free.c and pool_size.c say, free objects in a list: a freed object
+ * holds in its first word the one freed before it, in its second a hash of that, of its own address
+ * and of the chunk's secret, compared before the first is believed. Objects that were never used
+ * have no link: they are taken off the newest chunk's end.
  *
  * Growing. Memory is asked for without the lock, since whoever gives it may be slow, or may call
  * this pool. Two threads that grow at once are told apart by `changes`: the later one throws its
  * chunk away and looks again. A chunk has at least half of the bytes that the pool has, so k chunks
- * are 1.5^k times the first, and a table of 64 is never full; where memory for so much is refused,
- * what is needed is tried.
+ * are 1.5^k times the first, and 64 of them more than there are addresses. Where memory for so much
+ * is refused, what is needed is tried.
  *
  * All panics give the lock back first: a task may fail alone and others go on.
  */
@@ -8832,13 +8842,11 @@ ASTHRA__FN void asthra__pool_memory_free(void *memory) {
 }
 
 /* Chunks are few and sorted: k of them are told apart in log2 k steps. */
-ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address) {
-    Asthra__PoolChunk *c = p->recent;
-    if (ASTHRA__LIKELY(c && (uintptr_t)address - (uintptr_t)c->base < c->bytes)) return c;
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_search(AsthraPool *p, const void *address) {
     uint32_t low = 0, high = p->chunk_count;
     while (low < high) {
         uint32_t middle = (low + high) / 2;
-        c = p->chunks[middle];
+        Asthra__PoolChunk *c = p->chunks[middle];
         if ((uintptr_t)address - (uintptr_t)c->base < c->bytes) return p->recent = c;
         if ((uintptr_t)address < (uintptr_t)c->base)
             high = middle;

@@ -6,15 +6,16 @@
  * the map, 64 granules at a step. So blocks whose sizes sum up to the capacity fit into it. All
  * that lies before the blocks is 3 hundredths of them, for objects 2.
  *
- * Free blocks are kept as pool_free.c and pool_size.c say, free objects in a list. A freed object holds in its first word the one freed before it, in its
- * second a hash of that, of its own address and of the chunk's secret, compared before the first is
- * believed. Objects that were never used have no link: they are taken off the newest chunk's end.
+ * Free blocks are kept as pool_free.c and pool_size.c say, free objects in a list: a freed object
+ * holds in its first word the one freed before it, in its second a hash of that, of its own address
+ * and of the chunk's secret, compared before the first is believed. Objects that were never used
+ * have no link: they are taken off the newest chunk's end.
  *
  * Growing. Memory is asked for without the lock, since whoever gives it may be slow, or may call
  * this pool. Two threads that grow at once are told apart by `changes`: the later one throws its
  * chunk away and looks again. A chunk has at least half of the bytes that the pool has, so k chunks
- * are 1.5^k times the first, and a table of 64 is never full; where memory for so much is refused,
- * what is needed is tried.
+ * are 1.5^k times the first, and 64 of them more than there are addresses. Where memory for so much
+ * is refused, what is needed is tried.
  *
  * All panics give the lock back first: a task may fail alone and others go on.
  */
@@ -47,13 +48,11 @@ ASTHRA__FN void asthra__pool_memory_free(void *memory) {
 }
 
 /* Chunks are few and sorted: k of them are told apart in log2 k steps. */
-ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address) {
-    Asthra__PoolChunk *c = p->recent;
-    if (ASTHRA__LIKELY(c && (uintptr_t)address - (uintptr_t)c->base < c->bytes)) return c;
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_search(AsthraPool *p, const void *address) {
     uint32_t low = 0, high = p->chunk_count;
     while (low < high) {
         uint32_t middle = (low + high) / 2;
-        c = p->chunks[middle];
+        Asthra__PoolChunk *c = p->chunks[middle];
         if ((uintptr_t)address - (uintptr_t)c->base < c->bytes) return p->recent = c;
         if ((uintptr_t)address < (uintptr_t)c->base)
             high = middle;

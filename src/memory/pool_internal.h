@@ -21,6 +21,8 @@
 #include "../core/alloc_internal.h"
 #include "../core/sync_internal.h"
 
+#if ASTHRA_HAS_POOL
+
 enum {
     ASTHRA__POOL_GRANULE = 16,
     ASTHRA__POOL_NONE = 0x7fffffff,
@@ -102,7 +104,12 @@ static inline uint32_t asthra__pool_granules(size_t size) {
 }
 
 /* The chunk whose blocks hold this address; NULL: none. */
-ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address);
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_search(AsthraPool *p, const void *address);
+static inline Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address) {
+    Asthra__PoolChunk *c = p->recent;
+    if (ASTHRA__LIKELY(c && (uintptr_t)address - (uintptr_t)c->base < c->bytes)) return c;
+    return asthra__pool_chunk_search(p, address);
+}
 
 /* ---- what AddressSanitizer is told ---- */
 
@@ -185,4 +192,5 @@ ASTHRA__FN void asthra__pool_memory_free(void *memory);
 /* Moves what handles name until some free block has `enough` granules; returns bytes moved. */
 ASTHRA__FN size_t asthra__pool_compact(AsthraPool *p, uint32_t enough);
 
+#endif
 #endif
