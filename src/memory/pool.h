@@ -56,7 +56,7 @@ typedef struct AsthraPoolHandle { /* a value to copy; 0: failed */
  *           with a strategy, a capacity below one object, an unknown strategy), is too large
  *           (ASTHRA_LIMIT: 32 GiB for a block pool) or memory ran out.
  * Owns      the caller owns it and ends it with asthra_pool_destroy.
- * Cost      an allocation, a second one for a capacity, of which a 60th is written. */
+ * Cost      an allocation; a second one for a capacity, of which 3 hundredths are written. */
 ASTHRA_RT_API AsthraPool *asthra_pool_create(const AsthraPoolConfig *config);
 
 /* `size` bytes; 0 is a unique block. An object pool gives an object for any size up to its own.
@@ -65,13 +65,15 @@ ASTHRA_RT_API AsthraPool *asthra_pool_create(const AsthraPoolConfig *config);
  *           no such block free; ASTHRA_INVALID, larger than the pool's objects;
  *           ASTHRA_OUT_OF_MEMORY, the pool could not grow.
  * Owns      the caller frees it with asthra_pool_free; it ends with the pool.
- * Cost      of an object: constant, some nanoseconds. Of a block, with n free ones: each strategy
- *           takes O(log n) steps down a tree in each chunk, and there are O(log bytes) chunks. */
+ * Cost      of an object: constant, some nanoseconds. Of a block, in a chunk of b bytes: O(log b)
+ *           with each strategy, and with best fit O(log n) more where one of n free blocks over
+ *           1 KiB is taken. A pool that grew has O(log b) chunks to look into. */
 ASTHRA_RT_API void *asthra_pool_alloc(AsthraPool *p, size_t size);
 
 /* Frees; NULL is nothing. What is not the start of a live block of this pool, or is a handle's,
  * panics "Invalid pointer in pool_free" and says what it is.
- * Cost      of an object: constant. Of a block: O(log n), and a look at one word for each 1 KiB. */
+ * Cost      of an object: constant. Of a block: as its allocation, without the search, and a look
+ *           at one word for each 1 KiB of it. */
 ASTHRA_RT_API void asthra_pool_free(AsthraPool *p, void *block);
 
 /* Ends the pool, and with it whatever is still allocated. NULL is nothing. */
@@ -95,7 +97,7 @@ ASTHRA_RT_API void asthra_pool_handle_free(AsthraPool *p, AsthraPoolHandle h);
  * they are and may keep free bytes apart. An object pool has nothing to move.
  *
  * Returns   bytes moved.
- * Cost      O(h log h + n log n) for h handles and n free blocks, and the moves. */
+ * Cost      of h handles O(h log h), h times an allocation and a free, and the moves. */
 ASTHRA_RT_API size_t asthra_pool_defragment(AsthraPool *p);
 
 #define ASTHRA_POOL_NEW(T, pool) ((T *)asthra_pool_alloc((pool), sizeof(T)))
