@@ -8819,9 +8819,9 @@ ASTHRA__FN size_t asthra__pool_compact(AsthraPool *p, uint32_t enough);
  * All panics give the lock back first: a task may fail alone and others go on.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_POOL
+
+#include <string.h>
 
 enum {
     ASTHRA__POOL_CHUNKS = 64,
@@ -9672,9 +9672,9 @@ ASTHRA__FN uint32_t asthra__pool_best(const Asthra__PoolChunk *c, uint32_t n, ui
  * lies before those that were not.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_POOL
+
+#include <string.h>
 
 enum {
     ASTHRA__POOL_HANDLES = 1 << 24, /* at most */

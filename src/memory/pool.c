@@ -23,9 +23,9 @@
 
 #include "../core/text_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_POOL
+
+#include <string.h>
 
 enum {
     ASTHRA__POOL_CHUNKS = 64,

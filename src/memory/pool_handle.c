@@ -13,9 +13,9 @@
  */
 #include "pool_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_POOL
+
+#include <string.h>
 
 enum {
     ASTHRA__POOL_HANDLES = 1 << 24, /* at most */
