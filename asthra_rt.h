@@ -33,6 +33,7 @@
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
  *     [arena]                              memory taken bit by bit and freed at once
+ *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
@@ -734,6 +735,109 @@ ASTHRA_RT_API void asthra_arena_reset(AsthraArena *a);
  *
  * Threads   any, when nobody uses it.             Cost  one free for each chunk. */
 ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *a);
+
+#endif
+
+/* ---- [pool] contract ------------------------------------------------------ memory/pool.h ---- */
+/* pool - objects of one size, or blocks of any, out of memory set aside.   [pool] contract
+ *
+ * An object pool (object_size != 0) hands out objects of one size, the newest freed first. A block
+ * pool (object_size 0) hands out blocks of any size, chosen by its strategy, and merges what is
+ * freed with its free neighbours: when all is freed, a block of the whole capacity fits again.
+ * All blocks are aligned to 16; what is in a new one is not said.
+ *
+ * Handles are for blocks that may move. A block pool can compact what handles name, and nothing
+ * else: by asthra_pool_defragment, and with auto_defrag when an allocation does not fit though so
+ * many bytes are free. Contents move along. The address that asthra_pool_handle_get gives holds
+ * until the next call that may move blocks: a defragment, or, with auto_defrag, any allocation from
+ * the pool. Threads that share such a pool need a lock of their own around "get the address and use
+ * it" and around those calls.
+ *
+ * The pool's records stand beside the blocks, not in front of them: an overflow from one block into
+ * the next hits the neighbour's bytes, never a record. What stands in free blocks is checked when
+ * it is read: a block that was written to after its free, or from the block before, panics.
+ *
+ * Threads: any thread may call any pool, and end it when no other call on it is to come. A NULL
+ * pool panics. Blocks: never. A pool that another thread was calling at the moment of a fork is not
+ * to be used in the child.
+ * Strip with: ASTHRA_RT_NO_POOL.
+ */
+
+#if ASTHRA_HAS_POOL
+
+typedef enum AsthraPoolStrategy {
+    ASTHRA_POOL_FIRST_FIT, /* the free block of the lowest address */
+    ASTHRA_POOL_BEST_FIT,  /* the smallest that is large enough */
+    ASTHRA_POOL_WORST_FIT  /* the largest */
+} AsthraPoolStrategy;
+
+typedef struct AsthraPoolConfig { /* zero: defaults */
+    const char *name;             /* for reports; copied; NULL: "unnamed" */
+    size_t object_size;           /* 0: blocks of any size */
+    size_t capacity;              /* bytes that objects or blocks may take; 0: grows */
+    AsthraPoolStrategy strategy;  /* of a block pool */
+    bool auto_defrag;             /* moves only what handles name */
+} AsthraPoolConfig;
+
+typedef struct AsthraPool AsthraPool;
+typedef struct AsthraPoolHandle { /* a value to copy; 0: failed */
+    uint64_t bits;
+} AsthraPoolHandle;
+
+/* Opens a pool; config NULL is one of zeros. A capacity is set aside now: capacity / object_size
+ * objects, or blocks whose sizes, each rounded up to 16, sum up to the capacity rounded up to 16.
+ * Without one the pool grows by chunks, each half of what it has; of the chunks of a block pool
+ * that are wholly free it keeps one.
+ *
+ * Returns   the pool; NULL if the configuration contradicts itself (ASTHRA_INVALID: an object pool
+ *           with a strategy, a capacity below one object, an unknown strategy), is too large
+ *           (ASTHRA_LIMIT: 32 GiB for a block pool) or memory ran out.
+ * Owns      the caller owns it and ends it with asthra_pool_destroy.
+ * Cost      an allocation; a second one for a capacity, of which 3 hundredths are written. */
+ASTHRA_RT_API AsthraPool *asthra_pool_create(const AsthraPoolConfig *config);
+
+/* `size` bytes; 0 is a unique block. An object pool gives an object for any size up to its own.
+ *
+ * Returns   the block; NULL with the reason in asthra_last_error(): ASTHRA_LIMIT, the capacity has
+ *           no such block free; ASTHRA_INVALID, larger than the pool's objects;
+ *           ASTHRA_OUT_OF_MEMORY, the pool could not grow.
+ * Owns      the caller frees it with asthra_pool_free; it ends with the pool.
+ * Cost      of an object: constant, some nanoseconds. Of a block, in a chunk of b bytes: O(log b)
+ *           with each strategy, and with best fit O(log n) more where one of n free blocks over
+ *           1 KiB is taken. A pool that grew has O(log b) chunks to look into. */
+ASTHRA_RT_API void *asthra_pool_alloc(AsthraPool *p, size_t size);
+
+/* Frees; NULL is nothing. What is not the start of a live block of this pool, or is a handle's,
+ * panics "Invalid pointer in pool_free" and says what it is.
+ * Cost      of an object: constant. Of a block: as its allocation, without the search, and a look
+ *           at one word for each 1 KiB of it. */
+ASTHRA_RT_API void asthra_pool_free(AsthraPool *p, void *block);
+
+/* Ends the pool, and with it whatever is still allocated. NULL is nothing. */
+ASTHRA_RT_API void asthra_pool_destroy(AsthraPool *p);
+
+/* As asthra_pool_alloc, for a block that may move; in an object pool it never does.
+ *
+ * Returns   its handle; bits 0 with the reason in asthra_last_error(), as there; ASTHRA_LIMIT also
+ *           beyond 16 million handles. */
+ASTHRA_RT_API AsthraPoolHandle asthra_pool_handle_alloc(AsthraPool *p, size_t size);
+
+/* Returns   where the block is, until it moves; NULL for a handle whose block was freed, that is
+ *           another pool's, or 0. */
+ASTHRA_RT_API void *asthra_pool_handle_get(AsthraPool *p, AsthraPoolHandle h);
+
+/* Frees the block; 0 is nothing. A handle that was freed before, or is another pool's, panics
+ * "Invalid handle in pool_handle_free" and says which. */
+ASTHRA_RT_API void asthra_pool_handle_free(AsthraPool *p, AsthraPoolHandle h);
+
+/* Moves each block that a handle names to the lowest place that it fits in. Other blocks stay where
+ * they are and may keep free bytes apart. An object pool has nothing to move.
+ *
+ * Returns   bytes moved.
+ * Cost      of h handles O(h log h), h times an allocation and a free, and the moves. */
+ASTHRA_RT_API size_t asthra_pool_defragment(AsthraPool *p);
+
+#define ASTHRA_POOL_NEW(T, pool) ((T *)asthra_pool_alloc((pool), sizeof(T)))
 
 #endif
 
@@ -8498,6 +8602,1333 @@ ASTHRA_RT_API void asthra_arena_destroy(AsthraArena *arena) {
         asthra__arena_give_back(a, c);
     }
     *a = (Asthra__Arena){0};
+}
+
+#endif
+
+/* ---- [pool] internal --------------------------------------------- memory/pool_internal.h ---- */
+/* pool - chunks, maps and free blocks, as the pieces of pool share them.   [pool] internal
+ *
+ * A chunk is one piece of memory: its record, its maps, then the blocks, in granules of 16 bytes. A
+ * map has a bit for each granule:
+ *
+ *     starts live     the granule is
+ *        0    0       inside a block, live or free
+ *        1    1       the first of a live block, or the end of the chunk
+ *        1    0       the first of a free block
+ *        0    1       the last of a free block that has two or more
+ *
+ * and `held` marks the start of a block that a handle names. An object pool has live and held only:
+ * the first granule of a live object. Everything below but at, chunk_of and the maps belongs to
+ * block pools. The pool's lock is held wherever a pool is passed, unless a comment says else.
+ */
+
+#if ASTHRA_HAS_POOL
+
+enum {
+    ASTHRA__POOL_GRANULE = 16,
+    ASTHRA__POOL_NONE = 0x7fffffff,
+    ASTHRA__POOL_BINS = 64,  /* sizes that have a list of their own, for best fit */
+    ASTHRA__POOL_LEVELS = 12 /* 8^11 pages hold 2^39 granules */
+};
+
+typedef uint32_t Asthra__PoolWord __attribute__((__may_alias__));
+typedef uintptr_t Asthra__PoolLink __attribute__((__may_alias__));
+
+typedef struct Asthra__PoolChunk {
+    AsthraPool *pool;
+    char *base;   /* the first block */
+    size_t bytes; /* of blocks */
+    size_t fresh; /* object pools: so many bytes have been objects once */
+    uint64_t *live, *held, *starts;
+    uint64_t secret; /* of the check words */
+    /* Of block pools: */
+    uint32_t granules;                      /* bytes / 16, below ASTHRA__POOL_NONE */
+    uint32_t root;                          /* of the tree of large free blocks, for best fit */
+    uint64_t bin_mask;                      /* bit k: there are free blocks of k + 1 granules */
+    uint32_t *bins;                         /* the first of each; NULL: not best fit */
+    uint32_t *summary[ASTHRA__POOL_LEVELS]; /* from the pages' up to the chunk's */
+    unsigned levels;                        /* summary[levels] is the chunk's */
+    struct Asthra__PoolChunk *next_empty;   /* in the list of those to be given back */
+} Asthra__PoolChunk;
+
+typedef struct Asthra__PoolHandle {
+    char *address;       /* NULL: free */
+    size_t size;         /* as requested */
+    uint32_t generation; /* of the handle that is, or will be, valid */
+    uint32_t next;       /* free entry */
+} Asthra__PoolHandle;
+
+struct AsthraPool {
+    Asthra__Lock lock;
+    bool grows, auto_defrag;
+    bool is_compact; /* nothing was freed since all was moved together */
+    AsthraPoolStrategy strategy;
+    size_t object_size, stride; /* object_size 0: block pool */
+    char *newest_free;          /* object pools: the newest freed object; NULL: none */
+    Asthra__PoolChunk *newest;  /* object pools: it has the fresh objects */
+    Asthra__PoolChunk *recent;  /* the chunk that chunk_of found last */
+    size_t capacity, total;     /* bytes, as configured and in chunks */
+    size_t free_bytes;          /* block pools */
+    Asthra__PoolHandle *handles;
+    uint32_t *handles_sorted; /* room for a list of handles, behind them */
+    uint32_t handle_room, handle_count, free_handle, stamp;
+    const char *name;
+    uint32_t changes; /* of the list of chunks */
+    uint32_t chunk_count, chunk_room;
+    Asthra__PoolChunk *chunks[]; /* by address */
+};
+
+/* First in every public function. */
+#define ASTHRA__POOL_NEEDS(p)              \
+    (ASTHRA__LIKELY((p) != NULL) ? (void)0 \
+                                 : asthra_panic_at(NULL, "%s: the pool is NULL", __func__))
+
+/* ---- maps ---- */
+
+static inline bool asthra__pool_bit(const uint64_t *map, size_t i) {
+    return (map[i >> 6] >> (i & 63) & 1) != 0;
+}
+static inline void asthra__pool_set(uint64_t *map, size_t i) {
+    map[i >> 6] |= UINT64_C(1) << (i & 63);
+}
+static inline void asthra__pool_clear(uint64_t *map, size_t i) {
+    map[i >> 6] &= ~(UINT64_C(1) << (i & 63));
+}
+static inline char *asthra__pool_at(const Asthra__PoolChunk *c, size_t i) {
+    return c->base + i * ASTHRA__POOL_GRANULE;
+}
+
+/* Granules for a request; ASTHRA__POOL_NONE: more than any chunk has. */
+static inline uint32_t asthra__pool_granules(size_t size) {
+    size_t n = size ? (size - 1) / ASTHRA__POOL_GRANULE + 1 : 1;
+    return n < ASTHRA__POOL_NONE ? (uint32_t)n : ASTHRA__POOL_NONE;
+}
+
+/* The chunk whose blocks hold this address; NULL: none. */
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_search(AsthraPool *p, const void *address);
+static inline Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void *address) {
+    Asthra__PoolChunk *c = p->recent;
+    if (ASTHRA__LIKELY(c && (uintptr_t)address - (uintptr_t)c->base < c->bytes)) return c;
+    return asthra__pool_chunk_search(p, address);
+}
+
+/* ---- what AddressSanitizer is told ---- */
+
+#if ASTHRA__ASAN
+void __asan_poison_memory_region(void const volatile *addr, size_t size);
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#define ASTHRA__POOL_UNSEEN __attribute__((__no_sanitize_address__)) ASTHRA__NOINLINE
+#else
+#define ASTHRA__POOL_UNSEEN ASTHRA__FAST
+#endif
+static inline void asthra__pool_shut(char *start, size_t bytes) {
+#if ASTHRA__ASAN
+    __asan_poison_memory_region(start, bytes);
+#endif
+    (void)start, (void)bytes;
+}
+static inline void asthra__pool_open(char *start, size_t bytes) {
+#if ASTHRA__ASAN
+    __asan_unpoison_memory_region(start, bytes);
+#endif
+    (void)start, (void)bytes;
+}
+
+/* ---- free blocks; sizes in granules ---- */
+
+typedef struct Asthra__PoolTag {
+    uint32_t left, right, size;
+} Asthra__PoolTag;
+
+/* In the first 16 bytes of a free block. Reading one that is damaged panics. */
+ASTHRA__FN Asthra__PoolTag asthra__pool_tag(const Asthra__PoolChunk *c, uint32_t i);
+ASTHRA__FN void asthra__pool_tag_write(const Asthra__PoolChunk *c, uint32_t i,
+                                       const Asthra__PoolTag *t);
+/* Something in free memory is not as it was left: unlocks the pool and panics. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__pool_damaged(AsthraPool *p, const void *block);
+
+/* Makes i..i+size one free block; its neighbours are live. */
+ASTHRA__FN void asthra__pool_free_add(Asthra__PoolChunk *c, uint32_t i, uint32_t size);
+/* The granules stop being a free block; what they are then is the caller's. */
+ASTHRA__FN void asthra__pool_free_remove(Asthra__PoolChunk *c, uint32_t i, uint32_t size);
+/* Sizes of the free block that starts at i, and that ends before i; 0: there is none. */
+ASTHRA__FN uint32_t asthra__pool_free_from(const Asthra__PoolChunk *c, uint32_t i);
+ASTHRA__FN uint32_t asthra__pool_free_before(const Asthra__PoolChunk *c, uint32_t i);
+/* The largest free block's size (0: none is free), and the first that has at least n; there is. */
+ASTHRA__FN uint32_t asthra__pool_largest(const Asthra__PoolChunk *c);
+ASTHRA__FN uint32_t asthra__pool_first(const Asthra__PoolChunk *c, uint32_t n);
+/* Words for the summary of so many pages, and giving them, zeroed, to a chunk. */
+ASTHRA__FN size_t asthra__pool_summary_words(size_t pages);
+ASTHRA__FN void asthra__pool_summary_lay(Asthra__PoolChunk *c, uint32_t *words);
+
+/* The index by size, where there are bins. best: the smallest that has at least n, and its size;
+ * ASTHRA__POOL_NONE: none has. */
+ASTHRA__FN void asthra__pool_size_add(Asthra__PoolChunk *c, uint32_t i, uint32_t size);
+ASTHRA__FN void asthra__pool_size_remove(Asthra__PoolChunk *c, uint32_t i, uint32_t size);
+ASTHRA__FN uint32_t asthra__pool_best(const Asthra__PoolChunk *c, uint32_t n, uint32_t *size);
+
+/* ---- blocks ---- */
+
+ASTHRA__FN uint32_t asthra__pool_live_size(const Asthra__PoolChunk *c, uint32_t i); /* granules */
+/* The first n granules of the free block at i become a live block of `size` bytes. */
+ASTHRA__FN char *asthra__pool_occupy(Asthra__PoolChunk *c, uint32_t i, uint32_t n, size_t size);
+/* A live block of n granules becomes free and is merged with its neighbours. true: the whole chunk
+ * is free now. */
+ASTHRA__FN bool asthra__pool_vacate(Asthra__PoolChunk *c, uint32_t i, uint32_t n);
+/* Takes chunks that are wholly free, but for the largest of them, out of a pool that grows.
+ * Returns   their list, for asthra__pool_discard without the lock. */
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_shed(AsthraPool *p);
+ASTHRA__FN void asthra__pool_discard(Asthra__PoolChunk *list);
+
+/* ---- for handles ---- */
+
+/* Block or object; NULL: asthra_last_error says why. The lock is not held. */
+ASTHRA__FN void *asthra__pool_obtain(AsthraPool *p, size_t size);
+/* Frees a live block or object.
+ * Returns   chunks to discard. */
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_return(AsthraPool *p, char *block);
+/* The one place where memory comes from, and goes back to; the lock is not held. */
+ASTHRA__FN void *asthra__pool_memory(size_t bytes); /* NULL: none */
+ASTHRA__FN void asthra__pool_memory_free(void *memory);
+/* Moves what handles name until some free block has `enough` granules; returns bytes moved. */
+ASTHRA__FN size_t asthra__pool_compact(AsthraPool *p, uint32_t enough);
+
+#endif
+
+/* ---- [pool] body ---------------------------------------------------------- memory/pool.c ---- */
+/* pool - chunks, objects and blocks.                                             [pool] body
+ *
+ * Truth is in the maps of a chunk (pool_internal.h), which lie in front of its blocks and out of
+ * the way of overflows: a pointer is a live block's start, or not, by two bits, whatever stands in
+ * memory. A block has no header; its size is the distance to the next start, found word by word of
+ * the map, 64 granules at a step. So blocks whose sizes sum up to the capacity fit into it. All
+ * that lies before the blocks is 3 hundredths of them, for objects 2.
+ *
+ * Free blocks are kept as pool_free.c and pool_size.c say, free objects in a list: a freed object
+ * holds in its first word the one freed before it, in its second a hash of that, of its own address
+ * and of the chunk's secret, compared before the first is believed. Objects that were never used
+ * have no link: they are taken off the newest chunk's end.
+ *
+ * Growing. Memory is asked for without the lock, since whoever gives it may be slow, or may call
+ * this pool. Two threads that grow at once are told apart by `changes`: the later one throws its
+ * chunk away and looks again. A chunk has at least half of the bytes that the pool has, so k chunks
+ * are 1.5^k times the first, and 64 of them more than there are addresses. Where memory for so much
+ * is refused, what is needed is tried.
+ *
+ * All panics give the lock back first: a task may fail alone and others go on.
+ */
+
+#if ASTHRA_HAS_POOL
+
+#include <string.h>
+
+enum {
+    ASTHRA__POOL_CHUNKS = 64,
+    ASTHRA__POOL_FIRST_CHUNK = 65536, /* bytes of blocks */
+    ASTHRA__POOL_FIRST_OBJECTS = 4096 /* bytes, unless 8 objects are more */
+};
+
+static struct {
+    ASTHRA__ATOMIC(uint32_t) stamps; /* pools made: what tells their handles apart */
+} asthra__pool;
+
+/* ---- memory ---- */
+
+ASTHRA__FN void *asthra__pool_memory(size_t bytes) {
+    return asthra__alloc(bytes);
+}
+
+ASTHRA__FN void asthra__pool_memory_free(void *memory) {
+    asthra__free(memory);
+}
+
+/* Chunks are few and sorted: k of them are told apart in log2 k steps. */
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_chunk_search(AsthraPool *p, const void *address) {
+    uint32_t low = 0, high = p->chunk_count;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        Asthra__PoolChunk *c = p->chunks[middle];
+        if ((uintptr_t)address - (uintptr_t)c->base < c->bytes) return p->recent = c;
+        if ((uintptr_t)address < (uintptr_t)c->base)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+/* Bytes of a chunk's record, maps, and what else lies before its blocks. */
+static size_t asthra__pool_head(const AsthraPool *p, size_t granules) {
+    size_t words = granules / 64 + 1, head = sizeof(Asthra__PoolChunk);
+    if (p->object_size) return head + 2 * words * sizeof(uint64_t);
+    if (p->strategy == ASTHRA_POOL_BEST_FIT) head += ASTHRA__POOL_BINS * sizeof(uint32_t);
+    return head + 3 * words * sizeof(uint64_t) +
+           asthra__pool_summary_words(words) * sizeof(uint32_t);
+}
+
+/* Gives a chunk for blocks what lies behind its first two maps. */
+static void asthra__pool_chunk_for_blocks(Asthra__PoolChunk *c, size_t words) {
+    uint32_t *rest = (uint32_t *)(void *)(c->held + 2 * words);
+    c->granules = (uint32_t)(c->bytes / ASTHRA__POOL_GRANULE);
+    c->starts = c->held + words;
+    asthra__pool_set(c->starts, c->granules); /* the end: neither free nor inside a block */
+    asthra__pool_set(c->live, c->granules);
+    if (c->pool->strategy == ASTHRA_POOL_BEST_FIT) {
+        c->bins = rest;
+        rest += ASTHRA__POOL_BINS;
+    }
+    asthra__pool_summary_lay(c, rest);
+}
+
+/* A chunk that is in no pool yet; `bytes` is a multiple of 16. NULL: no memory. No lock. */
+static Asthra__PoolChunk *asthra__pool_chunk_create(AsthraPool *p, size_t bytes) {
+    size_t granules = bytes / ASTHRA__POOL_GRANULE, words = granules / 64 + 1;
+    size_t head = asthra__pool_head(p, granules);
+    if (bytes > PTRDIFF_MAX - head - ASTHRA__POOL_GRANULE) return NULL;
+    Asthra__PoolChunk *c = asthra__pool_memory(head + bytes + ASTHRA__POOL_GRANULE);
+    if (!c) return NULL;
+    memset(c, 0, head);
+    c->pool = p;
+    c->live = (uint64_t *)(c + 1);
+    c->held = c->live + words;
+    c->base = (char *)c + head;
+    c->base += (0 - (uintptr_t)c->base) % ASTHRA__POOL_GRANULE;
+    c->bytes = bytes;
+    c->secret = ((uint64_t)p->stamp << 32 ^ (uintptr_t)c) * UINT64_C(0xd1342543de82ef95);
+    c->root = ASTHRA__POOL_NONE;
+    if (!p->object_size) asthra__pool_chunk_for_blocks(c, words);
+    asthra__pool_shut(c->base, bytes);
+    return c;
+}
+
+ASTHRA__FN void asthra__pool_discard(Asthra__PoolChunk *list) {
+    while (list) {
+        Asthra__PoolChunk *c = list;
+        list = c->next_empty;
+        asthra__pool_open(c->base, c->bytes);
+        asthra__pool_memory_free(c);
+    }
+}
+
+static void asthra__pool_install(AsthraPool *p, Asthra__PoolChunk *c) {
+    uint32_t k = p->chunk_count++;
+    while (k > 0 && (uintptr_t)p->chunks[k - 1] > (uintptr_t)c) {
+        p->chunks[k] = p->chunks[k - 1];
+        k--;
+    }
+    p->chunks[k] = c;
+    p->changes++;
+    p->total += c->bytes;
+    p->newest = c;
+    p->is_compact = false; /* it may lie lower */
+    if (c->granules) asthra__pool_free_add(c, 0, c->granules);
+}
+
+static bool asthra__pool_is_empty(const Asthra__PoolChunk *c) {
+    return asthra__pool_free_from(c, 0) == c->granules;
+}
+
+ASTHRA__FN Asthra__PoolChunk *asthra__pool_shed(AsthraPool *p) {
+    if (!p->grows || p->object_size) return NULL;
+    Asthra__PoolChunk *list = NULL, *kept = NULL;
+    uint32_t count = 0;
+    for (uint32_t k = 0; k < p->chunk_count; k++) {
+        Asthra__PoolChunk *c = p->chunks[k];
+        if (asthra__pool_is_empty(c) && (!kept || c->bytes > kept->bytes)) kept = c;
+    }
+    for (uint32_t k = 0; k < p->chunk_count; k++) {
+        Asthra__PoolChunk *c = p->chunks[k];
+        if (c == kept || !asthra__pool_is_empty(c)) {
+            p->chunks[count++] = c;
+        } else {
+            c->next_empty = list;
+            list = c;
+            p->total -= c->bytes;
+            p->free_bytes -= c->bytes;
+        }
+    }
+    p->recent = NULL;
+    p->chunk_count = count;
+    p->changes++;
+    return list;
+}
+
+/* ---- blocks ---- */
+
+ASTHRA__FN uint32_t asthra__pool_live_size(const Asthra__PoolChunk *c, uint32_t i) {
+    size_t w = ((size_t)i + 1) >> 6;
+    uint64_t bits = c->starts[w] & ~UINT64_C(0) << ((i + 1) & 63);
+    while (!bits) bits = c->starts[++w]; /* the chunk's end is a start */
+    return (uint32_t)(w * 64 + (size_t)__builtin_ctzll(bits)) - i;
+}
+
+ASTHRA__FN char *asthra__pool_occupy(Asthra__PoolChunk *c, uint32_t i, uint32_t n, size_t size) {
+    uint32_t room = asthra__pool_free_from(c, i);
+    ASTHRA__ASSERT(room >= n);
+    asthra__pool_free_remove(c, i, room);
+    asthra__pool_set(c->starts, i);
+    asthra__pool_set(c->live, i);
+    if (room > n) asthra__pool_free_add(c, i + n, room - n);
+    asthra__pool_open(asthra__pool_at(c, i), size);
+    return asthra__pool_at(c, i);
+}
+
+ASTHRA__FN bool asthra__pool_vacate(Asthra__PoolChunk *c, uint32_t i, uint32_t n) {
+    uint32_t before = asthra__pool_free_before(c, i), behind = asthra__pool_free_from(c, i + n);
+    asthra__pool_shut(asthra__pool_at(c, i), (size_t)n * ASTHRA__POOL_GRANULE);
+    if (before) asthra__pool_free_remove(c, i - before, before);
+    if (behind) asthra__pool_free_remove(c, i + n, behind);
+    asthra__pool_clear(c->starts, i);
+    asthra__pool_clear(c->live, i);
+    asthra__pool_free_add(c, i - before, before + n + behind);
+    c->pool->is_compact = false;
+    return before + n + behind == c->granules;
+}
+
+/* The chunk that the strategy takes n granules from, and the place; NULL: none has so many. */
+static Asthra__PoolChunk *asthra__pool_find(const AsthraPool *p, uint32_t n, uint32_t *at) {
+    Asthra__PoolChunk *found = NULL;
+    uint32_t most = n, least = UINT32_MAX;
+    for (uint32_t k = 0; k < p->chunk_count; k++) {
+        Asthra__PoolChunk *c = p->chunks[k];
+        uint32_t size = 0, i;
+        if (p->strategy == ASTHRA_POOL_BEST_FIT) {
+            i = asthra__pool_best(c, n, &size);
+            if (i == ASTHRA__POOL_NONE || size >= least) continue;
+            found = c, *at = i, least = size;
+            if (size == n) break;
+        } else {
+            size = asthra__pool_largest(c);
+            if (size < most || (found && size == most)) continue;
+            found = c, most = size;
+            if (p->strategy == ASTHRA_POOL_FIRST_FIT) break;
+        }
+    }
+    if (found && p->strategy != ASTHRA_POOL_BEST_FIT)
+        *at = asthra__pool_first(found, p->strategy == ASTHRA_POOL_FIRST_FIT ? n : most);
+    return found;
+}
+
+static void *asthra__pool_take_block(const AsthraPool *p, size_t size) {
+    uint32_t n = asthra__pool_granules(size), at = 0;
+    Asthra__PoolChunk *c = asthra__pool_find(p, n, &at);
+    return c ? asthra__pool_occupy(c, at, n, size) : NULL;
+}
+
+/* ---- objects ---- */
+
+static inline uintptr_t asthra__pool_link_check(const Asthra__PoolChunk *c, const char *object,
+                                                uintptr_t next) {
+    uint64_t h = (c->secret ^ (uintptr_t)object ^ next) * UINT64_C(0x9e3779b97f4a7c15);
+    return (uintptr_t)(h >> (64 - 8 * sizeof(uintptr_t))) ^ next;
+}
+
+static ASTHRA__POOL_UNSEEN char *asthra__pool_link(const Asthra__PoolChunk *c, const char *object) {
+    const Asthra__PoolLink *w = (const Asthra__PoolLink *)(const void *)object;
+    if (ASTHRA__UNLIKELY(w[1] != asthra__pool_link_check(c, object, w[0])))
+        asthra__pool_damaged(c->pool, object);
+    return (char *)w[0];
+}
+
+static ASTHRA__POOL_UNSEEN void asthra__pool_link_write(const Asthra__PoolChunk *c, char *object,
+                                                        const char *next) {
+    Asthra__PoolLink *w = (Asthra__PoolLink *)(void *)object;
+    w[0] = (uintptr_t)next;
+    w[1] = asthra__pool_link_check(c, object, (uintptr_t)next);
+}
+
+static inline size_t asthra__pool_index(const Asthra__PoolChunk *c, const char *block) {
+    return (size_t)(block - c->base) / ASTHRA__POOL_GRANULE;
+}
+
+static inline void *asthra__pool_take_object(AsthraPool *p, size_t size) {
+    char *object = p->newest_free;
+    Asthra__PoolChunk *c;
+    if (ASTHRA__LIKELY(object != NULL)) {
+        c = asthra__pool_chunk_of(p, object);
+        p->newest_free = asthra__pool_link(c, object);
+    } else {
+        c = p->newest;
+        if (!c || c->fresh == c->bytes) return NULL;
+        object = c->base + c->fresh;
+        c->fresh += p->stride;
+    }
+    asthra__pool_set(c->live, asthra__pool_index(c, object));
+    asthra__pool_open(object, size);
+    return object;
+}
+
+/* ---- both ---- */
+
+static inline void *asthra__pool_take(AsthraPool *p, size_t size) {
+    if (!p->object_size) return asthra__pool_take_block(p, size);
+    return size <= p->object_size ? asthra__pool_take_object(p, size) : NULL;
+}
+
+ASTHRA__FN ASTHRA__FAST Asthra__PoolChunk *asthra__pool_return(AsthraPool *p, char *block) {
+    Asthra__PoolChunk *c = asthra__pool_chunk_of(p, block);
+    size_t i = asthra__pool_index(c, block);
+    if (!p->object_size) {
+        bool is_empty = asthra__pool_vacate(c, (uint32_t)i, asthra__pool_live_size(c, (uint32_t)i));
+        return ASTHRA__UNLIKELY(is_empty) ? asthra__pool_shed(p) : NULL;
+    }
+    asthra__pool_clear(c->live, i);
+    asthra__pool_link_write(c, block, p->newest_free);
+    asthra__pool_shut(block, p->stride);
+    p->newest_free = block;
+    return NULL;
+}
+
+/* ---- growing ---- */
+
+/* Bytes of the next chunk, at most and at least, to hold `size` more. */
+static size_t asthra__pool_next_chunk(const AsthraPool *p, size_t size, size_t total,
+                                      size_t *least) {
+    size_t unit = p->stride, most = (ASTHRA__POOL_NONE - 1) * (size_t)ASTHRA__POOL_GRANULE;
+    size_t bytes = p->object_size ? ASTHRA__POOL_FIRST_OBJECTS : ASTHRA__POOL_FIRST_CHUNK;
+    *least = p->object_size ? unit : asthra__pool_granules(size) * unit;
+    if (p->object_size && bytes / 8 < unit && unit <= PTRDIFF_MAX / 8) bytes = 8 * unit;
+    if (bytes < total / 2) bytes = total / 2;
+    if (!p->object_size && bytes > most) bytes = most;
+    if (bytes < *least) bytes = *least;
+    return bytes / unit * unit;
+}
+
+/* Adds a chunk, unless the list has changed since `seen`. false: no memory. No lock. */
+static bool asthra__pool_grow(AsthraPool *p, size_t size, uint32_t seen, size_t total) {
+    size_t least, bytes = asthra__pool_next_chunk(p, size, total, &least);
+    Asthra__PoolChunk *c = asthra__pool_chunk_create(p, bytes);
+    if (!c && bytes > least) c = asthra__pool_chunk_create(p, least);
+    if (!c) return false;
+    asthra__lock(&p->lock);
+    bool is_changed = p->changes != seen, is_full = p->chunk_count == p->chunk_room;
+    if (!is_changed && !is_full) asthra__pool_install(p, c);
+    asthra__unlock(&p->lock);
+    if (is_changed || is_full) asthra__pool_discard(c);
+    return is_changed || !is_full;
+}
+
+/* Takes after moving together what can be moved, if that may help. */
+static void *asthra__pool_take_compacted(AsthraPool *p, size_t size) {
+    if (!p->auto_defrag || p->is_compact || size > p->free_bytes) return NULL;
+    asthra__pool_compact(p, asthra__pool_granules(size));
+    return asthra__pool_take(p, size);
+}
+
+ASTHRA__COLD static void *asthra__pool_say_none(const AsthraPool *p, size_t size, size_t free_bytes,
+                                                bool is_full) {
+    if (!is_full)
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "pool '%s' found no memory to grow by %zu bytes",
+                          p->name, size);
+    else if (p->object_size)
+        asthra__error_set(ASTHRA_LIMIT, "pool '%s' is full: its capacity is %zu bytes", p->name,
+                          p->capacity);
+    else
+        asthra__error_set(ASTHRA_LIMIT,
+                          "pool '%s' has no free block of %zu bytes: %zu of its %zu bytes are free",
+                          p->name, size, free_bytes, p->total);
+    return NULL;
+}
+
+ASTHRA__COLD static void *asthra__pool_obtain_slow(AsthraPool *p, size_t size) {
+    if (p->object_size && size > p->object_size) {
+        asthra__error_set(ASTHRA_INVALID, "pool '%s' has objects of %zu bytes; %zu were asked for",
+                          p->name, p->object_size, size);
+        return NULL;
+    }
+    bool can_grow = p->grows && asthra__pool_granules(size) < ASTHRA__POOL_NONE;
+    for (;;) {
+        asthra__lock(&p->lock);
+        void *block = asthra__pool_take(p, size);
+        if (!block && !can_grow) block = asthra__pool_take_compacted(p, size);
+        uint32_t seen = p->changes;
+        size_t total = p->total, free_bytes = p->free_bytes;
+        asthra__unlock(&p->lock);
+        if (block) return block;
+        if (!can_grow) return asthra__pool_say_none(p, size, free_bytes, !p->grows);
+        can_grow = asthra__pool_grow(p, size, seen, total);
+    }
+}
+
+ASTHRA__FN ASTHRA__FAST void *asthra__pool_obtain(AsthraPool *p, size_t size) {
+    asthra__lock(&p->lock);
+    void *block = asthra__pool_take(p, size);
+    asthra__unlock(&p->lock);
+    return ASTHRA__LIKELY(block != NULL) ? block : asthra__pool_obtain_slow(p, size);
+}
+
+/* ---- pointers that are wrong ---- */
+
+/* The last granule up to i whose bit is set in the map. There is one. */
+static size_t asthra__pool_last_set(const uint64_t *map, size_t i) {
+    while (!asthra__pool_bit(map, i)) i--;
+    return i;
+}
+
+static void asthra__pool_say_object(Asthra__Text *t, const AsthraPool *p,
+                                    const Asthra__PoolChunk *c, size_t offset) {
+    size_t inside = offset % p->stride;
+    const char *object = c->base + (offset - inside);
+    bool is_live = asthra__pool_bit(c->live, asthra__pool_index(c, object));
+    const char *what = is_live              ? "a live object"
+                       : offset >= c->fresh ? "a place that was never handed out"
+                                            : "an object that was freed before";
+    if (inside)
+        asthra__text_format(t, "it is %zu bytes inside %s at %p", inside, what,
+                            (const void *)object);
+    else
+        asthra__text_format(t, "it is %s", is_live ? "a handle's: use its handle" : what);
+}
+
+static void asthra__pool_say_block(Asthra__Text *t, const Asthra__PoolChunk *c, size_t offset) {
+    size_t start = asthra__pool_last_set(c->starts, offset / ASTHRA__POOL_GRANULE);
+    size_t bytes = (size_t)asthra__pool_live_size(c, (uint32_t)start) * ASTHRA__POOL_GRANULE;
+    const void *block = asthra__pool_at(c, start);
+    size_t inside = offset - start * ASTHRA__POOL_GRANULE;
+    if (!asthra__pool_bit(c->live, start))
+        asthra__text_format(t, "it is in free memory (%zu bytes at %p): freed before?", bytes,
+                            block);
+    else if (inside)
+        asthra__text_format(t, "it is %zu bytes inside a live block of %zu at %p", inside, bytes,
+                            block);
+    else
+        asthra__text_add(t, "it is a handle's: use its handle");
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__pool_refuse(AsthraPool *p, const void *block) {
+    char words[160];
+    Asthra__Text t = asthra__text_on(words, sizeof words);
+    const Asthra__PoolChunk *c = asthra__pool_chunk_of(p, block);
+    if (!c)
+        asthra__text_add(&t, "it is in none of its chunks");
+    else if (p->object_size)
+        asthra__pool_say_object(&t, p, c, (size_t)((const char *)block - c->base));
+    else
+        asthra__pool_say_block(&t, c, (size_t)((const char *)block - c->base));
+    asthra__unlock(&p->lock);
+    asthra_panic_at(NULL,
+                    "Invalid pointer in pool_free: %p is not the start of a live block of pool "
+                    "'%s': %s",
+                    block, p->name, words);
+}
+
+/* ---- the contract ---- */
+
+/* Says why not with asthra_last_error. */
+static bool asthra__pool_config_is_good(const AsthraPoolConfig *config) {
+    size_t object = config->object_size, most = PTRDIFF_MAX / 4;
+    if ((unsigned)config->strategy > ASTHRA_POOL_WORST_FIT)
+        asthra__error_set(ASTHRA_INVALID, "asthra_pool_create: strategy %d is none",
+                          (int)config->strategy);
+    else if (object && config->strategy != ASTHRA_POOL_FIRST_FIT)
+        asthra__error_set(ASTHRA_INVALID, "asthra_pool_create: strategies are for blocks, and "
+                                          "object_size is not 0");
+    else if (config->capacity && config->capacity < object)
+        asthra__error_set(ASTHRA_INVALID,
+                          "asthra_pool_create: a capacity of %zu bytes holds no object of %zu",
+                          config->capacity, object);
+    else if (object > most || config->capacity > most ||
+             (!object && asthra__pool_granules(config->capacity) == ASTHRA__POOL_NONE))
+        asthra__error_set(ASTHRA_LIMIT, "asthra_pool_create: the pool would be too large");
+    else
+        return true;
+    return false;
+}
+
+/* The pool, its table of chunks and its name in one piece; the capacity is still missing. */
+static AsthraPool *asthra__pool_record_create(const AsthraPoolConfig *config) {
+    const char *name = config->name ? config->name : "unnamed";
+    uint32_t room = config->capacity ? 1 : ASTHRA__POOL_CHUNKS;
+    size_t length = strlen(name) + 1, head = sizeof(AsthraPool) + room * sizeof(void *);
+    AsthraPool *p = asthra__pool_memory(head + length);
+    if (!p) return NULL;
+    memset(p, 0, head);
+    p->name = memcpy((char *)p + head, name, length);
+    p->chunk_room = room;
+    p->grows = !config->capacity;
+    p->auto_defrag = config->auto_defrag && !config->object_size;
+    p->strategy = config->strategy;
+    p->object_size = config->object_size;
+    p->stride = config->object_size ? (config->object_size + ASTHRA__POOL_GRANULE - 1) & ~(size_t)15
+                                    : ASTHRA__POOL_GRANULE;
+    p->capacity = config->capacity;
+    p->stamp = asthra__add(&asthra__pool.stamps, 1, relaxed);
+    p->free_handle = UINT32_MAX;
+    return p;
+}
+
+ASTHRA_RT_API AsthraPool *asthra_pool_create(const AsthraPoolConfig *config) {
+    static const AsthraPoolConfig zeros;
+    if (!config) config = &zeros;
+    if (!asthra__pool_config_is_good(config)) return NULL;
+    asthra__sync_setup(); /* unlocking is cheaper from now on */
+    AsthraPool *p = asthra__pool_record_create(config);
+    if (p && config->capacity) {
+        size_t units = p->object_size ? config->capacity / p->object_size
+                                      : asthra__pool_granules(config->capacity);
+        size_t bytes;
+        Asthra__PoolChunk *c = __builtin_mul_overflow(units, p->stride, &bytes)
+                                   ? NULL
+                                   : asthra__pool_chunk_create(p, bytes);
+        if (c) {
+            asthra__pool_install(p, c);
+        } else {
+            asthra__pool_memory_free(p);
+            p = NULL;
+        }
+    }
+    if (p)
+        asthra__error_clear();
+    else
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY,
+                          "asthra_pool_create: no memory for a capacity of %zu bytes",
+                          config->capacity);
+    return p;
+}
+
+ASTHRA_RT_API void *asthra_pool_alloc(AsthraPool *p, size_t size) {
+    ASTHRA__POOL_NEEDS(p);
+    return asthra__pool_obtain(p, size);
+}
+
+ASTHRA_RT_API void asthra_pool_free(AsthraPool *p, void *block) {
+    ASTHRA__POOL_NEEDS(p);
+    if (!block) return;
+    asthra__lock(&p->lock);
+    const Asthra__PoolChunk *c = asthra__pool_chunk_of(p, block);
+    size_t offset = c ? (size_t)((char *)block - c->base) : 1, i = offset / ASTHRA__POOL_GRANULE;
+    bool is_start = offset % ASTHRA__POOL_GRANULE == 0 && asthra__pool_bit(c->live, i) &&
+                    (p->object_size || asthra__pool_bit(c->starts, i));
+    if (ASTHRA__UNLIKELY(!is_start || asthra__pool_bit(c->held, i))) asthra__pool_refuse(p, block);
+    Asthra__PoolChunk *empty = asthra__pool_return(p, block);
+    asthra__unlock(&p->lock);
+    if (ASTHRA__UNLIKELY(empty != NULL)) asthra__pool_discard(empty);
+}
+
+ASTHRA_RT_API void asthra_pool_destroy(AsthraPool *p) {
+    if (!p) return;
+    for (uint32_t k = 0; k < p->chunk_count; k++) asthra__pool_discard(p->chunks[k]);
+    asthra__pool_memory_free(p->handles);
+    asthra__pool_memory_free(p);
+}
+
+#endif
+
+/* ---- [pool] body ----------------------------------------------------- memory/pool_free.c ---- */
+/* pool - what is free: tags, and the largest of each page.                 [pool] body: free
+ *
+ * A free block of n granules tells about itself, in words of 32 bits:
+ *
+ *     0  1     links of the index by size (pool_size.c); elsewhere 0
+ *     2        n
+ *     3        check: a hash of these three, of the block's place and of the chunk's secret
+ *     4n - 1   n, if it is not 1: found from the block behind
+ *
+ * A use after free and an overflow of the block before hit these words first. They are checked when
+ * they are read, and the size behind against the size in front, so that a wrong word is a panic and
+ * not an address. Where blocks start is in the maps, which no user's pointer comes near.
+ *
+ * What a search needs lies close together, out of the way too. 64 granules, a word of a map, are a
+ * page. For each page there is the size of the largest free block that starts in it, for each eight
+ * pages the largest of these, and so on up to one number for the chunk. The first fit is found on
+ * the way down by taking the first of eight that is large enough; the worst fit is the first of the
+ * largest there is. A change goes up as long as it changes something.
+ */
+
+#if ASTHRA_HAS_POOL
+
+ASTHRA__COLD ASTHRA__FN void asthra__pool_damaged(AsthraPool *p, const void *block) {
+    asthra__unlock(&p->lock);
+    asthra_panic_at(NULL,
+                    "Damaged free block %p in pool '%s': it was written to after it was freed, or "
+                    "from the block before it, past that one's end",
+                    block, p->name);
+}
+
+/* ---- tags ---- */
+
+static inline uint32_t asthra__pool_check(const Asthra__PoolChunk *c, uint32_t i,
+                                          const Asthra__PoolTag *t) {
+    uint64_t k = UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t h = (c->secret ^ i ^ ((uint64_t)t->left << 32 | t->right)) * k;
+    return (uint32_t)((h ^ h >> 32 ^ t->size) * k >> 32);
+}
+
+ASTHRA__FN ASTHRA__POOL_UNSEEN Asthra__PoolTag asthra__pool_tag(const Asthra__PoolChunk *c,
+                                                                uint32_t i) {
+    const Asthra__PoolWord *w = (const Asthra__PoolWord *)(const void *)asthra__pool_at(c, i);
+    Asthra__PoolTag t = {w[0], w[1], w[2]};
+    if (ASTHRA__UNLIKELY(w[3] != asthra__pool_check(c, i, &t))) asthra__pool_damaged(c->pool, w);
+    return t;
+}
+
+ASTHRA__FN ASTHRA__POOL_UNSEEN void asthra__pool_tag_write(const Asthra__PoolChunk *c, uint32_t i,
+                                                           const Asthra__PoolTag *t) {
+    Asthra__PoolWord *w = (Asthra__PoolWord *)(void *)asthra__pool_at(c, i);
+    w[0] = t->left;
+    w[1] = t->right;
+    w[2] = t->size;
+    w[3] = asthra__pool_check(c, i, t);
+}
+
+/* The last word before granule i. */
+static ASTHRA__POOL_UNSEEN uint32_t asthra__pool_word_before(const Asthra__PoolChunk *c,
+                                                             uint32_t i) {
+    return ((const Asthra__PoolWord *)(const void *)asthra__pool_at(c, i))[-1];
+}
+static ASTHRA__POOL_UNSEEN void asthra__pool_word_before_write(const Asthra__PoolChunk *c,
+                                                               uint32_t i, uint32_t value) {
+    ((Asthra__PoolWord *)(void *)asthra__pool_at(c, i))[-1] = value;
+}
+
+ASTHRA__FN uint32_t asthra__pool_free_from(const Asthra__PoolChunk *c, uint32_t i) {
+    if (!asthra__pool_bit(c->starts, i) || asthra__pool_bit(c->live, i)) return 0;
+    return asthra__pool_tag(c, i).size;
+}
+
+ASTHRA__FN uint32_t asthra__pool_free_before(const Asthra__PoolChunk *c, uint32_t i) {
+    if (i == 0 || asthra__pool_bit(c->starts, i - 1) == asthra__pool_bit(c->live, i - 1)) return 0;
+    if (asthra__pool_bit(c->starts, i - 1)) return 1;
+    uint32_t size = asthra__pool_word_before(c, i);
+    if (size < 2 || size > i || asthra__pool_free_from(c, i - size) != size)
+        asthra__pool_damaged(c->pool, asthra__pool_at(c, i - 1));
+    return size;
+}
+
+/* ---- pages ---- */
+
+enum { ASTHRA__POOL_FAN = 8 };
+
+/* The first free block of at least n granules that starts in a page; ASTHRA__POOL_NONE: none.
+ * *largest is the largest there is if none is so large. */
+static uint32_t asthra__pool_page_first(const Asthra__PoolChunk *c, size_t page, uint32_t n,
+                                        uint32_t *largest) {
+    uint64_t starts = c->starts[page], rest = starts & ~c->live[page];
+    *largest = 0;
+    for (; rest; rest &= rest - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(rest);
+        uint64_t behind = starts & (~UINT64_C(1) << bit);
+        uint32_t i = (uint32_t)(page * 64 + bit);
+        uint32_t size =
+            behind ? (uint32_t)__builtin_ctzll(behind) - bit : asthra__pool_tag(c, i).size;
+        if (size >= n) return i;
+        if (size > *largest) *largest = size;
+    }
+    return ASTHRA__POOL_NONE;
+}
+
+ASTHRA__FN size_t asthra__pool_summary_words(size_t pages) {
+    size_t words = 0;
+    for (; pages > 1; pages = (pages + ASTHRA__POOL_FAN - 1) / ASTHRA__POOL_FAN)
+        words += (pages + ASTHRA__POOL_FAN - 1) / ASTHRA__POOL_FAN * ASTHRA__POOL_FAN;
+    return words + 1;
+}
+
+ASTHRA__FN void asthra__pool_summary_lay(Asthra__PoolChunk *c, uint32_t *words) {
+    size_t pages = c->granules / 64 + 1;
+    c->levels = 0;
+    for (; pages > 1; pages = (pages + ASTHRA__POOL_FAN - 1) / ASTHRA__POOL_FAN) {
+        c->summary[c->levels++] = words;
+        words += (pages + ASTHRA__POOL_FAN - 1) / ASTHRA__POOL_FAN * ASTHRA__POOL_FAN;
+    }
+    c->summary[c->levels] = words; /* the one for the chunk */
+}
+
+static void asthra__pool_raise(const Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    size_t at = i / 64;
+    for (unsigned level = 0; level <= c->levels; level++, at /= ASTHRA__POOL_FAN) {
+        if (c->summary[level][at] >= size) return;
+        c->summary[level][at] = size;
+    }
+}
+
+/* A block of `size` is not in the page of i any more. */
+static void asthra__pool_lower_page(const Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    size_t at = i / 64;
+    uint32_t largest;
+    if (c->summary[0][at] != size) return;
+    asthra__pool_page_first(c, at, ASTHRA__POOL_NONE, &largest);
+    c->summary[0][at] = largest;
+    for (unsigned level = 1; level <= c->levels && largest < size; level++) {
+        at /= ASTHRA__POOL_FAN;
+        if (c->summary[level][at] != size) return;
+        const uint32_t *below = &c->summary[level - 1][at * ASTHRA__POOL_FAN];
+        largest = 0;
+        for (int k = 0; k < ASTHRA__POOL_FAN; k++)
+            if (below[k] > largest) largest = below[k];
+        c->summary[level][at] = largest;
+    }
+}
+
+ASTHRA__FN uint32_t asthra__pool_largest(const Asthra__PoolChunk *c) {
+    return c->summary[c->levels][0];
+}
+
+ASTHRA__FN uint32_t asthra__pool_first(const Asthra__PoolChunk *c, uint32_t n) {
+    ASTHRA__ASSERT(asthra__pool_largest(c) >= n);
+    size_t at = 0;
+    uint32_t largest;
+    for (unsigned level = c->levels; level-- > 0;) {
+        at *= ASTHRA__POOL_FAN;
+        while (c->summary[level][at] < n) at++;
+    }
+    return asthra__pool_page_first(c, at, n, &largest);
+}
+
+/* ---- both ---- */
+
+ASTHRA__FN void asthra__pool_free_add(Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    Asthra__PoolTag tag = {0, 0, size};
+    asthra__pool_set(c->starts, i);
+    if (size > 1) {
+        asthra__pool_set(c->live, i + size - 1);
+        asthra__pool_word_before_write(c, i + size, size);
+    }
+    if (c->bins)
+        asthra__pool_size_add(c, i, size);
+    else
+        asthra__pool_tag_write(c, i, &tag);
+    asthra__pool_raise(c, i, size);
+    c->pool->free_bytes += (size_t)size * ASTHRA__POOL_GRANULE;
+}
+
+ASTHRA__FN void asthra__pool_free_remove(Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    if (c->bins) asthra__pool_size_remove(c, i, size);
+    asthra__pool_clear(c->starts, i);
+    if (size > 1) asthra__pool_clear(c->live, i + size - 1);
+    asthra__pool_lower_page(c, i, size);
+    c->pool->free_bytes -= (size_t)size * ASTHRA__POOL_GRANULE;
+}
+
+#endif
+
+/* ---- [pool] body ----------------------------------------------------- memory/pool_size.c ---- */
+/* pool - free blocks by size, for best fit.                                [pool] body: size
+ *
+ * Up to 64 granules each size has a list, and a bit that says whether it is empty: the best fit is
+ * the newest of the first list that is not. Larger blocks are the nodes of a treap: a search tree
+ * by size, then place, and a heap in another order that looks random, here a hash of the place, so
+ * that its depth is some 3 log2 n whatever sizes and places do. Links are in the blocks' tags, and
+ * checked with them.
+ */
+
+#if ASTHRA_HAS_POOL
+
+/* ---- the lists; left is the next, right the one before ---- */
+
+static void asthra__pool_list_add(Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    uint32_t *first = &c->bins[size - 1];
+    Asthra__PoolTag tag = {ASTHRA__POOL_NONE, ASTHRA__POOL_NONE, size};
+    if (c->bin_mask >> (size - 1) & 1) {
+        tag.left = *first;
+        Asthra__PoolTag next = asthra__pool_tag(c, *first);
+        next.right = i;
+        asthra__pool_tag_write(c, *first, &next);
+    }
+    asthra__pool_tag_write(c, i, &tag);
+    *first = i;
+    c->bin_mask |= UINT64_C(1) << (size - 1);
+}
+
+static void asthra__pool_list_remove(Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    Asthra__PoolTag tag = asthra__pool_tag(c, i);
+    if (tag.left != ASTHRA__POOL_NONE) {
+        Asthra__PoolTag next = asthra__pool_tag(c, tag.left);
+        next.right = tag.right;
+        asthra__pool_tag_write(c, tag.left, &next);
+    }
+    if (tag.right != ASTHRA__POOL_NONE) {
+        Asthra__PoolTag before = asthra__pool_tag(c, tag.right);
+        before.left = tag.left;
+        asthra__pool_tag_write(c, tag.right, &before);
+    } else {
+        c->bins[size - 1] = tag.left;
+        if (tag.left == ASTHRA__POOL_NONE) c->bin_mask &= ~(UINT64_C(1) << (size - 1));
+    }
+}
+
+/* ---- the tree; each function returns the root of what it made ---- */
+
+/* Who is above whom; no two places are equal. */
+static inline uint32_t asthra__pool_rank(uint32_t i) {
+    i *= 0x9e3779b1u;
+    i = (i ^ i >> 15) * 0x85ebca77u;
+    return i ^ i >> 13;
+}
+
+static inline bool asthra__pool_is_left(uint32_t a, uint32_t a_size, uint32_t b, uint32_t b_size) {
+    return a_size != b_size ? a_size < b_size : a < b;
+}
+
+/* Cuts the tree at the place where block `i` belongs. */
+static void asthra__pool_split(const Asthra__PoolChunk *c, uint32_t root, uint32_t i, uint32_t size,
+                               uint32_t *left, uint32_t *right) {
+    *left = *right = ASTHRA__POOL_NONE;
+    if (root == ASTHRA__POOL_NONE) return;
+    Asthra__PoolTag tag = asthra__pool_tag(c, root);
+    if (asthra__pool_is_left(root, tag.size, i, size)) {
+        asthra__pool_split(c, tag.right, i, size, &tag.right, right);
+        *left = root;
+    } else {
+        asthra__pool_split(c, tag.left, i, size, left, &tag.left);
+        *right = root;
+    }
+    asthra__pool_tag_write(c, root, &tag);
+}
+
+/* Of two trees, everything in the first left of everything in the second. */
+static uint32_t asthra__pool_merge(const Asthra__PoolChunk *c, uint32_t left, uint32_t right) {
+    if (left == ASTHRA__POOL_NONE) return right;
+    if (right == ASTHRA__POOL_NONE) return left;
+    uint32_t top = asthra__pool_rank(left) > asthra__pool_rank(right) ? left : right;
+    Asthra__PoolTag tag = asthra__pool_tag(c, top);
+    if (top == left)
+        tag.right = asthra__pool_merge(c, tag.right, right);
+    else
+        tag.left = asthra__pool_merge(c, left, tag.left);
+    asthra__pool_tag_write(c, top, &tag);
+    return top;
+}
+
+static uint32_t asthra__pool_insert(const Asthra__PoolChunk *c, uint32_t root, uint32_t i,
+                                    uint32_t size) {
+    Asthra__PoolTag tag = {0, 0, size};
+    if (root == ASTHRA__POOL_NONE || asthra__pool_rank(i) > asthra__pool_rank(root)) {
+        asthra__pool_split(c, root, i, size, &tag.left, &tag.right);
+        asthra__pool_tag_write(c, i, &tag);
+        return i;
+    }
+    tag = asthra__pool_tag(c, root);
+    uint32_t *side = asthra__pool_is_left(i, size, root, tag.size) ? &tag.left : &tag.right;
+    uint32_t child = asthra__pool_insert(c, *side, i, size);
+    if (child == *side) return root;
+    *side = child;
+    asthra__pool_tag_write(c, root, &tag);
+    return root;
+}
+
+static uint32_t asthra__pool_erase(const Asthra__PoolChunk *c, uint32_t root, uint32_t i,
+                                   uint32_t size) {
+    if (root == ASTHRA__POOL_NONE) asthra__pool_damaged(c->pool, asthra__pool_at(c, i));
+    Asthra__PoolTag tag = asthra__pool_tag(c, root);
+    if (root == i) return asthra__pool_merge(c, tag.left, tag.right);
+    uint32_t *side = asthra__pool_is_left(i, size, root, tag.size) ? &tag.left : &tag.right;
+    uint32_t child = asthra__pool_erase(c, *side, i, size);
+    if (child == *side) return root;
+    *side = child;
+    asthra__pool_tag_write(c, root, &tag);
+    return root;
+}
+
+/* ---- both ---- */
+
+ASTHRA__FN void asthra__pool_size_add(Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    if (size <= ASTHRA__POOL_BINS)
+        asthra__pool_list_add(c, i, size);
+    else
+        c->root = asthra__pool_insert(c, c->root, i, size);
+}
+
+ASTHRA__FN void asthra__pool_size_remove(Asthra__PoolChunk *c, uint32_t i, uint32_t size) {
+    if (size <= ASTHRA__POOL_BINS)
+        asthra__pool_list_remove(c, i, size);
+    else
+        c->root = asthra__pool_erase(c, c->root, i, size);
+}
+
+ASTHRA__FN uint32_t asthra__pool_best(const Asthra__PoolChunk *c, uint32_t n, uint32_t *size) {
+    uint64_t lists = n <= ASTHRA__POOL_BINS ? c->bin_mask >> (n - 1) : 0;
+    if (lists) {
+        *size = n + (uint32_t)__builtin_ctzll(lists);
+        return c->bins[*size - 1];
+    }
+    uint32_t best = ASTHRA__POOL_NONE;
+    for (uint32_t i = c->root; i != ASTHRA__POOL_NONE;) {
+        Asthra__PoolTag tag = asthra__pool_tag(c, i);
+        if (tag.size >= n) {
+            best = i;
+            *size = tag.size;
+        }
+        i = tag.size >= n ? tag.left : tag.right;
+    }
+    return best;
+}
+
+#endif
+
+/* ---- [pool] body --------------------------------------------------- memory/pool_handle.c ---- */
+/* pool - handles, and moving what they name.                             [pool] body: handle
+ *
+ * A handle is a generation (24 bits, from 1), the stamp of its pool (16) and the index of an entry
+ * in the pool's table (24). The entry has the address, the size and the generation of the handle
+ * that is valid; a free raises the generation, and an entry whose generations are used up is never
+ * used again. Stamps come round after 65,536 pools.
+ *
+ * Compaction visits the entries by address, sorted beside the table, in memory that was taken with
+ * it: compacting needs none. Each block goes to the first free block, by address, of all chunks
+ * that is large enough and lies before it; if there is none, but free memory right before it, it
+ * slides down over that. So blocks only move down, each at most once, and a block that was visited
+ * lies before those that were not.
+ */
+
+#if ASTHRA_HAS_POOL
+
+#include <string.h>
+
+enum {
+    ASTHRA__POOL_HANDLES = 1 << 24, /* at most */
+    ASTHRA__POOL_FIRST_HANDLES = 16,
+    ASTHRA__POOL_GENERATIONS = 1 << 24
+};
+
+/* ---- the table ---- */
+
+/* Makes room for twice as many, unless another thread has done so. false: no memory. No lock. */
+static bool asthra__pool_handles_grow(AsthraPool *p, uint32_t room) {
+    uint32_t more = room ? 2 * room : ASTHRA__POOL_FIRST_HANDLES;
+    size_t bytes = more * (sizeof(Asthra__PoolHandle) + sizeof(uint32_t));
+    Asthra__PoolHandle *fresh = asthra__pool_memory(bytes), *old = fresh;
+    if (!fresh) return false;
+    asthra__lock(&p->lock);
+    if (p->handle_room == room) {
+        old = p->handles;
+        if (old) memcpy(fresh, old, p->handle_count * sizeof *fresh);
+        p->handles = fresh;
+        p->handles_sorted = (uint32_t *)(void *)(fresh + more);
+        p->handle_room = more;
+    }
+    asthra__unlock(&p->lock);
+    asthra__pool_memory_free(old);
+    return true;
+}
+
+/* An entry with no block yet; UINT32_MAX: no memory, said. No lock. */
+static uint32_t asthra__pool_entry_take(AsthraPool *p) {
+    for (;;) {
+        asthra__lock(&p->lock);
+        uint32_t index = p->free_handle, room = p->handle_room;
+        if (index != UINT32_MAX) {
+            p->free_handle = p->handles[index].next;
+        } else if (p->handle_count < room) {
+            index = p->handle_count++;
+            p->handles[index] = (Asthra__PoolHandle){NULL, 0, 1, 0};
+        }
+        asthra__unlock(&p->lock);
+        if (index != UINT32_MAX) return index;
+        if (room == ASTHRA__POOL_HANDLES) {
+            asthra__error_set(ASTHRA_LIMIT, "pool '%s' has %u handles, and can have no more",
+                              p->name, (unsigned)room);
+            return index;
+        }
+        if (!asthra__pool_handles_grow(p, room)) {
+            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "pool '%s' found no memory for a handle",
+                              p->name);
+            return index;
+        }
+    }
+}
+
+static void asthra__pool_entry_give(AsthraPool *p, uint32_t index) {
+    Asthra__PoolHandle *e = &p->handles[index];
+    e->address = NULL;
+    if (e->generation == ASTHRA__POOL_GENERATIONS) return; /* used up */
+    e->next = p->free_handle;
+    p->free_handle = index;
+}
+
+static uint64_t asthra__pool_handle_bits(const AsthraPool *p, uint32_t index) {
+    return (uint64_t)p->handles[index].generation << 40 | (uint64_t)(p->stamp & 0xffff) << 24 |
+           index;
+}
+
+/* NULL: not a valid handle of this pool. */
+static Asthra__PoolHandle *asthra__pool_entry_of(const AsthraPool *p, AsthraPoolHandle h) {
+    uint32_t index = (uint32_t)(h.bits & (ASTHRA__POOL_HANDLES - 1));
+    if (index >= p->handle_count || h.bits != asthra__pool_handle_bits(p, index)) return NULL;
+    return p->handles[index].address ? &p->handles[index] : NULL;
+}
+
+/* Marks the block of an entry, which is live, as a handle's or not. */
+static void asthra__pool_hold(AsthraPool *p, char *block, bool on) {
+    Asthra__PoolChunk *c = asthra__pool_chunk_of(p, block);
+    size_t i = (size_t)(block - c->base) / ASTHRA__POOL_GRANULE;
+    if (on)
+        asthra__pool_set(c->held, i);
+    else
+        asthra__pool_clear(c->held, i);
+}
+
+/* ---- compaction ---- */
+
+/* Moves e's block of n granules from i in c to `to` in d, where as many are free. */
+static void asthra__pool_move(Asthra__PoolHandle *e, Asthra__PoolChunk *c, uint32_t i, uint32_t n,
+                              Asthra__PoolChunk *d, uint32_t to) {
+    char *target = asthra__pool_occupy(d, to, n, e->size);
+    memmove(target, e->address, e->size);
+    asthra__pool_set(d->held, to);
+    asthra__pool_clear(c->held, i);
+    asthra__pool_vacate(c, i, n);
+    e->address = target;
+}
+
+/* Moves it down over the `gap` free granules right before it. */
+static void asthra__pool_slide(Asthra__PoolHandle *e, Asthra__PoolChunk *c, uint32_t i, uint32_t n,
+                               uint32_t gap) {
+    uint32_t to = i - gap, behind = asthra__pool_free_from(c, i + n);
+    char *target = asthra__pool_at(c, to);
+    asthra__pool_free_remove(c, to, gap);
+    if (behind) asthra__pool_free_remove(c, i + n, behind);
+    asthra__pool_clear(c->starts, i);
+    asthra__pool_clear(c->live, i);
+    asthra__pool_clear(c->held, i);
+    asthra__pool_open(target, e->size);
+    memmove(target, e->address, e->size);
+    asthra__pool_shut(target + e->size, (size_t)(gap + n) * ASTHRA__POOL_GRANULE - e->size);
+    asthra__pool_set(c->starts, to);
+    asthra__pool_set(c->live, to);
+    asthra__pool_set(c->held, to);
+    asthra__pool_free_add(c, to + n, gap + behind);
+    e->address = target;
+}
+
+/* Moves e's block down if there is room. Returns bytes moved; *changed is where room came to be. */
+static size_t asthra__pool_lower(AsthraPool *p, Asthra__PoolHandle *e,
+                                 Asthra__PoolChunk **changed) {
+    Asthra__PoolChunk *c = asthra__pool_chunk_of(p, e->address), *d = NULL;
+    uint32_t i = (uint32_t)((size_t)(e->address - c->base) / ASTHRA__POOL_GRANULE), to = 0;
+    uint32_t n = asthra__pool_live_size(c, i), gap;
+    *changed = c;
+    for (uint32_t k = 0; d != c; k++) {
+        d = p->chunks[k];
+        if (asthra__pool_largest(d) < n) continue;
+        to = asthra__pool_first(d, n);
+        if (d == c && to > i) break;
+        asthra__pool_move(e, c, i, n, d, to);
+        return e->size;
+    }
+    gap = asthra__pool_free_before(c, i);
+    if (!gap) return 0;
+    asthra__pool_slide(e, c, i, n, gap);
+    return e->size;
+}
+
+static void asthra__pool_sift(const Asthra__PoolHandle *entries, uint32_t *list, uint32_t from,
+                              uint32_t count) {
+    uint32_t moved = list[from], child;
+    uintptr_t address = (uintptr_t)entries[moved].address;
+    for (; (child = 2 * from + 1) < count; from = child) {
+        if (child + 1 < count &&
+            (uintptr_t)entries[list[child]].address < (uintptr_t)entries[list[child + 1]].address)
+            child++;
+        if ((uintptr_t)entries[list[child]].address <= address) break;
+        list[from] = list[child];
+    }
+    list[from] = moved;
+}
+
+/* Lists the entries that have a block, by address (heapsort). Returns how many. */
+static uint32_t asthra__pool_sort(AsthraPool *p) {
+    uint32_t *list = p->handles_sorted, count = 0;
+    for (uint32_t i = 0; i < p->handle_count; i++)
+        if (p->handles[i].address) list[count++] = i;
+    for (uint32_t from = count / 2; from-- > 0;) asthra__pool_sift(p->handles, list, from, count);
+    for (uint32_t rest = count; rest-- > 1;) {
+        uint32_t last = list[0];
+        list[0] = list[rest];
+        list[rest] = last;
+        asthra__pool_sift(p->handles, list, 0, rest);
+    }
+    return count;
+}
+
+ASTHRA__FN size_t asthra__pool_compact(AsthraPool *p, uint32_t enough) {
+    if (p->object_size || p->is_compact) return 0;
+    size_t moved = 0;
+    uint32_t count = asthra__pool_sort(p), k = 0;
+    for (; k < count; k++) {
+        Asthra__PoolChunk *changed;
+        moved += asthra__pool_lower(p, &p->handles[p->handles_sorted[k]], &changed);
+        if (asthra__pool_largest(changed) >= enough) break;
+    }
+    p->is_compact = k == count;
+    return moved;
+}
+
+/* ---- the contract ---- */
+
+ASTHRA_RT_API AsthraPoolHandle asthra_pool_handle_alloc(AsthraPool *p, size_t size) {
+    ASTHRA__POOL_NEEDS(p);
+    AsthraPoolHandle h = {0};
+    uint32_t index = asthra__pool_entry_take(p);
+    if (index == UINT32_MAX) return h;
+    char *block = asthra__pool_obtain(p, size);
+    asthra__lock(&p->lock);
+    if (block) {
+        p->handles[index].address = block;
+        p->handles[index].size = size;
+        asthra__pool_hold(p, block, true);
+        p->is_compact = false; /* one more that may move */
+        h.bits = asthra__pool_handle_bits(p, index);
+    } else {
+        asthra__pool_entry_give(p, index);
+    }
+    asthra__unlock(&p->lock);
+    return h;
+}
+
+/* Why it is not one of p's; any pool's lock may be free. */
+static const char *asthra__pool_handle_fault(const AsthraPool *p, AsthraPoolHandle h) {
+    if (!h.bits) return "0, which a failed allocation gave";
+    if (!(h.bits >> 40)) return "none that any pool has given";
+    if ((h.bits >> 24 & 0xffff) != (p->stamp & 0xffff)) return "another pool's";
+    return "stale: its block was freed before";
+}
+
+ASTHRA_RT_API void *asthra_pool_handle_get(AsthraPool *p, AsthraPoolHandle h) {
+    ASTHRA__POOL_NEEDS(p);
+    asthra__lock(&p->lock);
+    const Asthra__PoolHandle *e = asthra__pool_entry_of(p, h);
+    void *address = e ? e->address : NULL;
+    asthra__unlock(&p->lock);
+    if (ASTHRA__UNLIKELY(!address))
+        asthra__error_set(ASTHRA_INVALID, "pool '%s' was given a handle that is %s", p->name,
+                          asthra__pool_handle_fault(p, h));
+    return address;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__pool_handle_refuse(const AsthraPool *p,
+                                                                    AsthraPoolHandle h) {
+    asthra_panic_at(NULL, "Invalid handle in pool_handle_free: %#jx in pool '%s' is %s",
+                    (uintmax_t)h.bits, p->name, asthra__pool_handle_fault(p, h));
+}
+
+ASTHRA_RT_API void asthra_pool_handle_free(AsthraPool *p, AsthraPoolHandle h) {
+    ASTHRA__POOL_NEEDS(p);
+    if (!h.bits) return;
+    asthra__lock(&p->lock);
+    Asthra__PoolHandle *e = asthra__pool_entry_of(p, h);
+    if (ASTHRA__UNLIKELY(!e)) {
+        asthra__unlock(&p->lock);
+        asthra__pool_handle_refuse(p, h);
+    }
+    char *block = e->address;
+    asthra__pool_hold(p, block, false);
+    e->generation++;
+    asthra__pool_entry_give(p, (uint32_t)(e - p->handles));
+    Asthra__PoolChunk *empty = asthra__pool_return(p, block);
+    asthra__unlock(&p->lock);
+    asthra__pool_discard(empty);
+}
+
+ASTHRA_RT_API size_t asthra_pool_defragment(AsthraPool *p) {
+    ASTHRA__POOL_NEEDS(p);
+    asthra__lock(&p->lock);
+    size_t moved = asthra__pool_compact(p, ASTHRA__POOL_NONE);
+    Asthra__PoolChunk *empty = moved ? asthra__pool_shed(p) : NULL;
+    asthra__unlock(&p->lock);
+    asthra__pool_discard(empty);
+    return moved;
 }
 
 #endif

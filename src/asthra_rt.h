@@ -33,6 +33,7 @@
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
  *     [arena]                              memory taken bit by bit and freed at once
+ *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
  *     [runtime]                            configuration, start, stop
@@ -106,6 +107,7 @@ extern "C" {
 #include "memory/zone.h"
 #include "memory/manual.h"
 #include "memory/arena.h"
+#include "memory/pool.h"
 #include "memory/memory.h"
 #include "concurrency/task.h"
 #include "concurrency/timer.h"
@@ -167,6 +169,11 @@ extern "C" {
 #include "memory/heap_full.c"
 #include "memory/manual.c"
 #include "memory/arena.c"
+#include "memory/pool_internal.h"
+#include "memory/pool.c"
+#include "memory/pool_free.c"
+#include "memory/pool_size.c"
+#include "memory/pool_handle.c"
 #include "memory/memory_internal.h"
 #include "memory/memory.c"
 #include "concurrency/fiber_internal.h"

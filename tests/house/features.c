@@ -99,6 +99,22 @@ static int house_arena(void) {
 }
 #endif
 
+#if ASTHRA_HAS_POOL
+static int house_pool(void) {
+    AsthraPoolConfig config = {"house", 0, 65536, ASTHRA_POOL_BEST_FIT, true};
+    AsthraPool *p = asthra_pool_create(&config);
+    HOUSE_EXPECT(p != NULL);
+    void *block = asthra_pool_alloc(p, 32768);
+    AsthraPoolHandle h = asthra_pool_handle_alloc(p, 16384);
+    HOUSE_EXPECT(block && asthra_pool_handle_get(p, h));
+    asthra_pool_free(p, block);
+    HOUSE_EXPECT(asthra_pool_defragment(p) == 16384);
+    asthra_pool_handle_free(p, h);
+    asthra_pool_destroy(p);
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_CORE
 static int house_result(void) {
     int value = 0;
@@ -132,6 +148,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_ARENA
     if (!failed) failed = house_arena();
+#endif
+#if ASTHRA_HAS_POOL
+    if (!failed) failed = house_pool();
 #endif
 #if ASTHRA_HAS_CORE
     asthra_runtime_shutdown();

@@ -30,13 +30,14 @@ seq 6900000 | sed 's/\(.\)\(.*\)/\2\1/' >"$OUT/numbers"
 may sort-of-50-MB sort --parallel=2 -S 20M "$OUT/numbers"
 rm -f "$OUT"/numbers "$OUT"/sort*
 for compiler in gcc clang; do
-    may "$compiler-compiles-the-book" "$compiler" -std=gnu11 -O0 -w $INCLUDES -S -o - build/asthra_rt.c
+    may "$compiler-compiles-the-book" "$compiler" -std=gnu11 -O0 -w $INCLUDES -S -o - \
+        build/asthra_rt.c
 done
 may perl-builds-a-table perl -e 'for (1..300000) { $h{$_ % 7919} .= chr(65 + $_ % 26) }
     print join("", map { length $h{$_} } sort keys %h)'
 may python3-builds-a-table python3 -c 'import json
 print(json.dumps({str(i): [list(range(i % 50))] * 2 for i in range(5000)}, sort_keys=True))'
 may git-log git log --stat -30
-may awk-counts-words awk '{ for (i = 1; i <= NF; i++) n[$i]++ } END { for (w in n) s += n[w]; print s }' \
-    asthra_rt.h
+may awk-counts-words awk '
+    { for (i = 1; i <= NF; i++) n[$i]++ } END { for (w in n) s += n[w]; print s }' asthra_rt.h
 end
