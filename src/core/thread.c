@@ -131,7 +131,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__once(&asthra__thread_list.once, asthra__thread_setup);
     asthra__thread_fill(t);
-    if (asthra__thread_arm(t)) {
+    if (asthra__thread_arm(t) && !t->is_attached) { /* else arming allocated, and that attached */
         asthra__lock(&asthra__thread_list.lock);
         asthra__thread_enlist(t);
         asthra__unlock(&asthra__thread_list.lock);
