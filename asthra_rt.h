@@ -3721,6 +3721,7 @@ struct Asthra__Thread {
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
+    bool is_listed; /* the thread's end will be told; unlike link, only the thread looks at it */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
@@ -3843,7 +3844,7 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    t->is_attached = false;
+    t->is_attached = t->is_listed = false;
     t->detaches++;
 }
 
@@ -3884,6 +3885,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
         asthra__lock(&asthra__thread_list.lock);
         asthra__thread_enlist(t);
         asthra__unlock(&asthra__thread_list.lock);
+        t->is_listed = true;
     }
     t->is_attached = true;
     errno = saved;
@@ -3895,6 +3897,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__thread_fill(t);
     asthra__thread_enlist(t);
+    t->is_listed = true;
     t->is_attached = true;
     errno = saved;
 }
@@ -7009,7 +7012,7 @@ static Asthra__Heap *asthra__heap_adopt(AsthraMemoryZone zone) {
 static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
     asthra__once(&asthra__heaps.once, asthra__heap_setup);
     Asthra__Thread *t = asthra__thread();
-    if (t->link == NULL) return NULL;
+    if (!t->is_listed) return NULL;
     Asthra__Heap *h = asthra__heap_adopt(zone);
     if (h == NULL) h = asthra__heap_make(zone);
     if (h == NULL) return NULL;
