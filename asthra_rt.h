@@ -1420,8 +1420,8 @@ ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
- * afterwards; where the host has locked its memory they may keep their bytes. */
-ASTHRA__FN void asthra__os_discard(void *start, size_t bytes);
+ * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and
@@ -1748,11 +1748,12 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     return count * page;
 }
 
-ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
-    int saved = errno;
-    if (madvise(start, bytes, MADV_DONTNEED) != 0) /* EINVAL: locked memory */
-        madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED);
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
+    int saved = errno; /* EINVAL: locked memory */
+    bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
+                   madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
     errno = saved;
+    return is_done;
 }
 
 /* Fills the budget: how far the mappings of the process are from half of what it may have. */
@@ -6657,15 +6658,18 @@ static int asthra__segment_find(const Asthra__Segment *s, unsigned count) {
 
 /* ---- decay ---- */
 
+/* What the system does not take stays touched. */
 static size_t asthra__slices_discard(Asthra__Segment *s, uint64_t which) {
     size_t bytes = 0;
     while (which != 0) {
         unsigned first = (unsigned)__builtin_ctzll(which), count = 1;
         while (first + count < 64 && (which >> (first + count) & 1)) count++;
         char *start = (char *)s + (size_t)first * ASTHRA__SLICE_BYTES;
-        asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES);
+        uint64_t mask = asthra__slice_mask(first, count);
+        which &= ~mask;
+        if (!asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES)) continue;
         bytes += (size_t)count * ASTHRA__SLICE_BYTES;
-        which &= ~asthra__slice_mask(first, count);
+        s->touched &= ~mask;
     }
     return bytes;
 }
@@ -6679,7 +6683,6 @@ static void asthra__segment_tick(void) {
     if (s == NULL) return;
     do {
         if (s->fading != 0) asthra__slices_discard(s, s->fading);
-        s->touched &= ~s->fading;
         s->fading = s->touched;
         s = s->next;
     } while (s != first);
@@ -6692,7 +6695,7 @@ ASTHRA__FN size_t asthra__segment_trim(void) {
     if (s != NULL) {
         do {
             bytes += asthra__slices_discard(s, s->touched);
-            s->touched = s->fading = 0;
+            s->fading &= s->touched;
             s = s->next;
         } while (s != first);
     }
@@ -8847,7 +8850,7 @@ ASTHRA__FN size_t asthra__fiber_trim(void) {
         Asthra__Fiber *f = asthra__fiber_unlink(&list);
         uintptr_t keep = (uintptr_t)f->context / page * page;
         if (f->slab->is_guarded && keep > (uintptr_t)f->low) {
-            asthra__os_discard(f->low, keep - (uintptr_t)f->low);
+            (void)asthra__os_discard(f->low, keep - (uintptr_t)f->low);
             bytes += keep - (uintptr_t)f->low;
         }
         asthra__lock(&asthra__fiber.lock);

@@ -104,15 +104,18 @@ static int asthra__segment_find(const Asthra__Segment *s, unsigned count) {
 
 /* ---- decay ---- */
 
+/* What the system does not take stays touched. */
 static size_t asthra__slices_discard(Asthra__Segment *s, uint64_t which) {
     size_t bytes = 0;
     while (which != 0) {
         unsigned first = (unsigned)__builtin_ctzll(which), count = 1;
         while (first + count < 64 && (which >> (first + count) & 1)) count++;
         char *start = (char *)s + (size_t)first * ASTHRA__SLICE_BYTES;
-        asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES);
+        uint64_t mask = asthra__slice_mask(first, count);
+        which &= ~mask;
+        if (!asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES)) continue;
         bytes += (size_t)count * ASTHRA__SLICE_BYTES;
-        which &= ~asthra__slice_mask(first, count);
+        s->touched &= ~mask;
     }
     return bytes;
 }
@@ -126,7 +129,6 @@ static void asthra__segment_tick(void) {
     if (s == NULL) return;
     do {
         if (s->fading != 0) asthra__slices_discard(s, s->fading);
-        s->touched &= ~s->fading;
         s->fading = s->touched;
         s = s->next;
     } while (s != first);
@@ -139,7 +141,7 @@ ASTHRA__FN size_t asthra__segment_trim(void) {
     if (s != NULL) {
         do {
             bytes += asthra__slices_discard(s, s->touched);
-            s->touched = s->fading = 0;
+            s->fading &= s->touched;
             s = s->next;
         } while (s != first);
     }
