@@ -6127,6 +6127,10 @@ typedef struct Asthra__ZoneLimit {
 } Asthra__ZoneLimit;
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
 
+/* Called by the heap around a fork: every watched allocation takes the lock of the hooks. */
+ASTHRA__FN void asthra__zone_fork_before(void);
+ASTHRA__FN void asthra__zone_fork_after(void);
+
 #endif
 
 /* ---- [zone] body ---------------------------------------------------------- memory/zone.c ---- */
@@ -6315,6 +6319,13 @@ ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone) {
     if (hooks.on_free == NULL || !asthra__zone_enter_hook()) return;
     hooks.on_free(ptr, zone, hooks.user);
     asthra__thread()->is_in_memory_hook = false;
+}
+
+ASTHRA__FN void asthra__zone_fork_before(void) {
+    asthra__lock(&asthra__zone.lock);
+}
+ASTHRA__FN void asthra__zone_fork_after(void) {
+    asthra__unlock(&asthra__zone.lock);
 }
 
 ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
@@ -6972,16 +6983,18 @@ static void asthra__heap_detach(Asthra__Thread *t) {
 }
 
 static void asthra__heap_fork_before(void) {
+    asthra__lock(&asthra__heaps.shared_lock); /* who holds it may visit the idle heaps */
     asthra__lock(&asthra__heaps.lock);
-    asthra__lock(&asthra__heaps.shared_lock);
     asthra__huge_fork_before();
     asthra__segment_fork_before();
+    asthra__zone_fork_before();
 }
 static void asthra__heap_fork_after(void) {
+    asthra__zone_fork_after();
     asthra__segment_fork_after();
     asthra__huge_fork_after();
-    asthra__unlock(&asthra__heaps.shared_lock);
     asthra__unlock(&asthra__heaps.lock);
+    asthra__unlock(&asthra__heaps.shared_lock);
 }
 
 static void asthra__heap_setup(void) {

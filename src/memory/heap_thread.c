@@ -77,16 +77,18 @@ static void asthra__heap_detach(Asthra__Thread *t) {
 }
 
 static void asthra__heap_fork_before(void) {
+    asthra__lock(&asthra__heaps.shared_lock); /* who holds it may visit the idle heaps */
     asthra__lock(&asthra__heaps.lock);
-    asthra__lock(&asthra__heaps.shared_lock);
     asthra__huge_fork_before();
     asthra__segment_fork_before();
+    asthra__zone_fork_before();
 }
 static void asthra__heap_fork_after(void) {
+    asthra__zone_fork_after();
     asthra__segment_fork_after();
     asthra__huge_fork_after();
-    asthra__unlock(&asthra__heaps.shared_lock);
     asthra__unlock(&asthra__heaps.lock);
+    asthra__unlock(&asthra__heaps.shared_lock);
 }
 
 static void asthra__heap_setup(void) {
