@@ -6866,7 +6866,8 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
 }
 
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
-    size_t page = asthra__os_page_size(), mapped = (size + page - 1) & ~(page - 1);
+    size_t page = asthra__os_page_size();
+    size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
     if (mapped < size || mapped > PTRDIFF_MAX) return NULL;
     if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
     Asthra__Huge *huge = asthra__huge_record_take();
@@ -7146,7 +7147,8 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
     unsigned bin = asthra__bin_for(size, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__bin_size(bin);
     size_t page = asthra__os_page_size();
-    return size > (size_t)PTRDIFF_MAX - page ? 0 : asthra__round_up(size, page);
+    if (size > (size_t)PTRDIFF_MAX - page) return 0;
+    return size == 0 ? page : asthra__round_up(size, page);
 }
 
 /* ---- words in blocks; a sanitizer is told that these are ours ---- */
@@ -7639,7 +7641,7 @@ ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc(size_t size, AsthraMemoryZone z
 }
 
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > (size_t)PTRDIFF_MAX) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }

@@ -69,7 +69,8 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
     unsigned bin = asthra__bin_for(size, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__bin_size(bin);
     size_t page = asthra__os_page_size();
-    return size > (size_t)PTRDIFF_MAX - page ? 0 : asthra__round_up(size, page);
+    if (size > (size_t)PTRDIFF_MAX - page) return 0;
+    return size == 0 ? page : asthra__round_up(size, page);
 }
 
 /* ---- words in blocks; a sanitizer is told that these are ours ---- */
@@ -562,7 +563,7 @@ ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc(size_t size, AsthraMemoryZone z
 }
 
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > (size_t)PTRDIFF_MAX) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }

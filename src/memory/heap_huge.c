@@ -47,7 +47,8 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
 }
 
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
-    size_t page = asthra__os_page_size(), mapped = (size + page - 1) & ~(page - 1);
+    size_t page = asthra__os_page_size();
+    size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
     if (mapped < size || mapped > PTRDIFF_MAX) return NULL;
     if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
     Asthra__Huge *huge = asthra__huge_record_take();
