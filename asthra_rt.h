@@ -7853,13 +7853,16 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     bool is_watched = asthra__heap_is_watched(f->zone);
     size_t before = asthra__found_charge(f);
     size_t after = f->level == ASTHRA_SAFETY_NONE ? f->capacity : size;
-    if (is_watched && !asthra__zone_admit(after, f->zone)) return false;
+    if (is_watched && after > before && !asthra__zone_admit(after - before, f->zone)) {
+        asthra__heap_count_failure(f->zone);
+        return false;
+    }
     if (is_watched) asthra__zone_tell_free(f->start, f->zone);
     if (f->level != ASTHRA_SAFETY_NONE) asthra__found_remark(f, size);
     Asthra__Heap *h = asthra__heap_enter(f->zone);
     asthra__account_resize(&h->account, before, after, f->zone);
     asthra__heap_leave(h);
-    if (is_watched) asthra__zone_release(before);
+    if (is_watched && before > after) asthra__zone_release(before - after);
     if (is_watched) asthra__zone_tell_alloc(f->start, size, f->zone);
     return true;
 }
