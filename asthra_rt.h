@@ -7900,8 +7900,9 @@ typedef struct Asthra__HeapWalk {
 static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     Asthra__Found f;
-    if (p->zone != (int8_t)w->zone) return true;
-    for (size_t i = 0; i < p->room && w->goes_on; i++) {
+    /* visit may free the page's last block, and what it allocates may take the slices */
+    for (size_t i = 0; p->slices != 0 && p->zone == (int8_t)w->zone && i < p->room && w->goes_on;
+         i++) {
         char *block = p->start + i * p->block_size;
         if (asthra__page_find(p, block, &f) == ASTHRA_ADDRESS_LIVE)
             w->goes_on = w->visit(block, f.size, w->user);
