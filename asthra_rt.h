@@ -6508,7 +6508,9 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone); /* the threa
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h);
 ASTHRA__FN Asthra__Heap *asthra__heap_next(Asthra__Heap *h, AsthraMemoryZone zone); /* NULL first */
 ASTHRA__FN uint64_t asthra__heap_thread(unsigned number); /* that it serves, or served last */
-ASTHRA__FN void asthra__heap_visit_idle(void);            /* gives their empty pages back */
+/* Give the empty pages back of heaps whose thread has ended, and of those that have none. */
+ASTHRA__FN void asthra__heap_visit_idle(void);
+ASTHRA__FN void asthra__heap_visit_shared(void); /* caller owns no heap */
 ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h);
 ASTHRA__FN AsthraSafetyLevel asthra__heap_level(void);
 
@@ -7072,6 +7074,17 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
         }
     }
     asthra__unlock(&asthra__heaps.lock);
+}
+
+ASTHRA__FN void asthra__heap_visit_shared(void) {
+    asthra__lock(&asthra__heaps.shared_lock);
+    for (size_t z = 0; z < ASTHRA__ZONES; z++) {
+        Asthra__Heap *h = &asthra__heaps.shared[z];
+        if (h->level == ASTHRA_SAFETY_DEFAULT) continue; /* nobody has entered it yet */
+        asthra__heap_drain(h);
+        asthra__heap_shed(h);
+    }
+    asthra__unlock(&asthra__heaps.shared_lock);
 }
 
 #endif
@@ -7951,6 +7964,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
 
 ASTHRA__FN size_t asthra__heap_trim(void) {
     asthra__heap_visit_idle();
+    asthra__heap_visit_shared();
     for (int zone = ASTHRA_MEMORY_ZONE_MANUAL; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++) {
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
         asthra__heap_drain(h);

@@ -873,6 +873,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
 
 ASTHRA__FN size_t asthra__heap_trim(void) {
     asthra__heap_visit_idle();
+    asthra__heap_visit_shared();
     for (int zone = ASTHRA_MEMORY_ZONE_MANUAL; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++) {
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
         asthra__heap_drain(h);

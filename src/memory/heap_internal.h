@@ -173,7 +173,9 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone); /* the threa
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h);
 ASTHRA__FN Asthra__Heap *asthra__heap_next(Asthra__Heap *h, AsthraMemoryZone zone); /* NULL first */
 ASTHRA__FN uint64_t asthra__heap_thread(unsigned number); /* that it serves, or served last */
-ASTHRA__FN void asthra__heap_visit_idle(void);            /* gives their empty pages back */
+/* Give the empty pages back of heaps whose thread has ended, and of those that have none. */
+ASTHRA__FN void asthra__heap_visit_idle(void);
+ASTHRA__FN void asthra__heap_visit_shared(void); /* caller owns no heap */
 ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h);
 ASTHRA__FN AsthraSafetyLevel asthra__heap_level(void);
 

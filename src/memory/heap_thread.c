@@ -167,4 +167,15 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
     asthra__unlock(&asthra__heaps.lock);
 }
 
+ASTHRA__FN void asthra__heap_visit_shared(void) {
+    asthra__lock(&asthra__heaps.shared_lock);
+    for (size_t z = 0; z < ASTHRA__ZONES; z++) {
+        Asthra__Heap *h = &asthra__heaps.shared[z];
+        if (h->level == ASTHRA_SAFETY_DEFAULT) continue; /* nobody has entered it yet */
+        asthra__heap_drain(h);
+        asthra__heap_shed(h);
+    }
+    asthra__unlock(&asthra__heaps.shared_lock);
+}
+
 #endif
