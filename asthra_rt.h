@@ -6401,11 +6401,13 @@ enum {
     ASTHRA__HEAP_BINS = 80
 };
 
-/* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
- * block that were not asked for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
+/* What a block's state says. FREED_FAR: by another thread, and the owner has not taken it back yet.
+ * From LIVE on: live, and the distance is the slack, the bytes of the block that were not asked
+ * for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
 enum {
     ASTHRA__BLOCK_NEVER,
     ASTHRA__BLOCK_FREED,
+    ASTHRA__BLOCK_FREED_FAR,
     ASTHRA__BLOCK_LIVE_WIDE,
     ASTHRA__BLOCK_LIVE,
     ASTHRA__BLOCK_SLACK_MAX = 255 - ASTHRA__BLOCK_LIVE
@@ -6550,6 +6552,7 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
                                                                        const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block);
 
 /* ---- what a sanitizer is told ---- */
 
@@ -7109,7 +7112,8 @@ ASTHRA__FN void asthra__heap_visit_shared(void) {
  *
  * Another thread's free changes the state, which says who wins when two threads free one block, and
  * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
- * time one of its pages runs empty. While a block is live its page cannot go away, so the pusher
+ * time one of its caches runs empty; it marks its own frees with a plain store, so a block that it
+ * frees at the same moment as another thread is in two lists, and is found then by its state. While a block is live its page cannot go away, so the pusher
  * may read whose it is; after the push it touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
@@ -7431,10 +7435,22 @@ static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
         asthra__page_push(h, block);
 }
 
+/* A block that another thread freed is the owner's again. Its state is another one if the owner
+ * freed it at the same time. */
+static void asthra__far_take_back(const Asthra__HeapBlock *block) {
+    Asthra__HeapPage *p = asthra__page_of(block);
+    if (p->level == ASTHRA_SAFETY_NONE) return;
+    size_t index = asthra__page_index(p, (size_t)((const char *)block - p->start));
+    if (ASTHRA__UNLIKELY(asthra__load(&p->states[index], relaxed) != ASTHRA__BLOCK_FREED_FAR))
+        asthra__heap_freed_at_once(block);
+    asthra__store(&p->states[index], (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+}
+
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
     if (asthra__load(&h->remote, relaxed) == NULL) return;
     Asthra__HeapBlock *block = asthra__exchange(&h->remote, NULL, acquire);
     while (block != NULL) {
+        asthra__far_take_back(block);
         Asthra__HeapBlock *next = asthra__block_next(block);
         asthra__heap_put(h, block);
         block = next;
@@ -7705,7 +7721,7 @@ static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
     if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
     uint8_t state = asthra__load(&p->states[f->index], relaxed);
     if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
-    if (state == ASTHRA__BLOCK_FREED) return ASTHRA_ADDRESS_FREED;
+    if (state < ASTHRA__BLOCK_LIVE_WIDE) return ASTHRA_ADDRESS_FREED;
     size_t slack = asthra__slack_of(f->start, capacity, state);
     f->size = slack > capacity ? 0 : capacity - slack;
     return ASTHRA_ADDRESS_LIVE;
@@ -7749,17 +7765,21 @@ static void asthra__heap_refuse_pinned(const Asthra__Found *f, const char *verb)
     if (asthra__heap.is_pinned(f->start, f->capacity)) asthra__heap_still_pinned(f, verb);
 }
 
-/* Marks the block as freed; of two threads that free one block, one gets past this. */
-static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone, uintptr_t by,
-                                     const char *verb) {
+/* Marks the block as freed. Of two threads that free one block one gets past this, unless the other
+ * is the owner and quick: then the owner's mark replaces FREED_FAR, which drain misses. */
+static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone,
+                                     const Asthra__Heap *h, uintptr_t by, const char *verb) {
     if (f->huge != NULL) {
-        f->huge->freed_by = by;
-        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) return;
+        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) {
+            f->huge->freed_by = by;
+            return;
+        }
     } else if (f->level == ASTHRA_SAFETY_NONE) {
         return;
     } else {
-        uint8_t was =
-            asthra__exchange(&f->page->states[f->index], (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
+        bool is_far = f->page->heap != NULL && f->page->heap != h;
+        uint8_t now = is_far ? ASTHRA__BLOCK_FREED_FAR : ASTHRA__BLOCK_FREED;
+        uint8_t was = asthra__exchange(&f->page->states[f->index], now, acq_rel);
         if (was >= ASTHRA__BLOCK_LIVE_WIDE) return;
     }
     asthra__heap_invalid(f->start, zone, verb);
@@ -7800,7 +7820,7 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
     Asthra__Heap *h = asthra__heap_enter(zone);
     uintptr_t by = asthra__freed_by(h, site);
     size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, by, verb);
+    asthra__found_mark_freed(&f, zone, h, by, verb);
     if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
     asthra__found_give(h, &f, by);
     asthra__heap_leave(h);
@@ -8110,6 +8130,15 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *bl
     asthra_panic_at(NULL,
                     "Use after free: the freed block %p (of up to %zu bytes, zone %s) was written "
                     "to",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block) {
+    Asthra__Found f;
+    asthra__heap_find(block, &f);
+    asthra_panic_at(NULL,
+                    "Double free: the block %p (of up to %zu bytes, zone %s) was freed by two "
+                    "threads at once",
                     block, f.capacity, asthra_memory_zone_to_string(f.zone));
 }
 

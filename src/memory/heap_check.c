@@ -122,4 +122,13 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *bl
                     block, f.capacity, asthra_memory_zone_to_string(f.zone));
 }
 
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block) {
+    Asthra__Found f;
+    asthra__heap_find(block, &f);
+    asthra_panic_at(NULL,
+                    "Double free: the block %p (of up to %zu bytes, zone %s) was freed by two "
+                    "threads at once",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
+}
+
 #endif

@@ -66,11 +66,13 @@ enum {
     ASTHRA__HEAP_BINS = 80
 };
 
-/* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
- * block that were not asked for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
+/* What a block's state says. FREED_FAR: by another thread, and the owner has not taken it back yet.
+ * From LIVE on: live, and the distance is the slack, the bytes of the block that were not asked
+ * for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
 enum {
     ASTHRA__BLOCK_NEVER,
     ASTHRA__BLOCK_FREED,
+    ASTHRA__BLOCK_FREED_FAR,
     ASTHRA__BLOCK_LIVE_WIDE,
     ASTHRA__BLOCK_LIVE,
     ASTHRA__BLOCK_SLACK_MAX = 255 - ASTHRA__BLOCK_LIVE
@@ -215,6 +217,7 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
                                                                        const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block);
 
 /* ---- what a sanitizer is told ---- */
 
