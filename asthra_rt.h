@@ -6556,6 +6556,14 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const vo
 
 /* ---- what a sanitizer is told ---- */
 
+/* Looks at records while others may be changing them, and believes nothing that it could not read
+ * in a segment: what it says of a block at rest is right. */
+#if ASTHRA__TSAN
+#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
+#else
+#define ASTHRA__HEAP_PEEK
+#endif
+
 #if ASTHRA__ASAN
 void __asan_poison_memory_region(void const volatile *addr, size_t size);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
@@ -6805,8 +6813,8 @@ ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment
     return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
-ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
-                                     void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void
+asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user) {
     Asthra__Segment *s = asthra__load(&asthra__segments.all, acquire);
     for (; s != NULL; s = s->next_of_all)
         for (unsigned i = ASTHRA__SEGMENT_HEAD_SLICES; i < ASTHRA__SEGMENT_SLICES; i++)
@@ -6895,7 +6903,8 @@ ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
     asthra__huge_record_give(huge);
 }
 
-ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user),
+                                                    void *user) {
     Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
     for (; huge != NULL; huge = huge->next)
         if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;
@@ -7172,6 +7181,8 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
 
 #if ASTHRA__ASAN
 #define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
 #else
 #define ASTHRA__HEAP_OWN ASTHRA__FAST
 #endif
@@ -7679,7 +7690,8 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
 
 /* ---- finding the block of an address ---- */
 
-static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr,
+                                                             Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - huge->start);
     bool is_live = asthra__load(&huge->is_live, acquire) != 0;
     *f = (Asthra__Found){NULL,
@@ -7697,7 +7709,8 @@ static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, 
 /* Where there are no states: whether the block is in the page's list of free ones. Those in a cache
  * are taken for live, and while the owner changes the list the answer may be wrong; but every
  * address that is followed lies in the page. */
-static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p,
+                                                                      Asthra__Found *f) {
     if (f->index >= p->made) return ASTHRA_ADDRESS_SLACK;
     if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
     uintptr_t b = (uintptr_t)p->free;
@@ -7709,7 +7722,8 @@ static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, A
     return ASTHRA_ADDRESS_LIVE;
 }
 
-static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
+                                                             Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
     *f = (Asthra__Found){
         p, NULL, NULL, 0, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
@@ -7722,6 +7736,9 @@ static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
     uint8_t state = asthra__load(&p->states[f->index], relaxed);
     if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
     if (state < ASTHRA__BLOCK_LIVE_WIDE) return ASTHRA_ADDRESS_FREED;
+    /* Of a page that is being made the fields may not fit together. */
+    if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
+        return ASTHRA_ADDRESS_SLACK;
     size_t slack = asthra__slack_of(f->start, capacity, state);
     f->size = slack > capacity ? 0 : capacity - slack;
     return ASTHRA_ADDRESS_LIVE;
@@ -7930,7 +7947,7 @@ typedef struct Asthra__HeapWalk {
     bool goes_on;
 } Asthra__HeapWalk;
 
-static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     Asthra__Found f;
     /* visit may free the page's last block, and what it allocates may take the slices */
@@ -7943,7 +7960,7 @@ static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     return w->goes_on;
 }
 
-static bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone == (int8_t)w->zone) w->goes_on = w->visit(huge->start, huge->size, w->user);
     return w->goes_on;
@@ -7956,7 +7973,7 @@ ASTHRA__FN void asthra__heap_walk(AsthraMemoryZone zone,
     if (w.goes_on) asthra__huge_each(asthra__walk_huge, &w);
 }
 
-static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     if (p->zone != (int8_t)w->zone) return true;
     size_t bytes = (size_t)p->slices * ASTHRA__SLICE_BYTES;
@@ -7966,7 +7983,7 @@ static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
     return true;
 }
 
-static bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone != (int8_t)w->zone) return true;
     w->mapped += huge->mapped;

@@ -71,7 +71,8 @@ ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
     asthra__huge_record_give(huge);
 }
 
-ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user),
+                                                    void *user) {
     Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
     for (; huge != NULL; huge = huge->next)
         if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;

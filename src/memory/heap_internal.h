@@ -221,6 +221,14 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const vo
 
 /* ---- what a sanitizer is told ---- */
 
+/* Looks at records while others may be changing them, and believes nothing that it could not read
+ * in a segment: what it says of a block at rest is right. */
+#if ASTHRA__TSAN
+#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
+#else
+#define ASTHRA__HEAP_PEEK
+#endif
+
 #if ASTHRA__ASAN
 void __asan_poison_memory_region(void const volatile *addr, size_t size);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);

@@ -235,8 +235,8 @@ ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment
     return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
-ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
-                                     void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void
+asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user) {
     Asthra__Segment *s = asthra__load(&asthra__segments.all, acquire);
     for (; s != NULL; s = s->next_of_all)
         for (unsigned i = ASTHRA__SEGMENT_HEAD_SLICES; i < ASTHRA__SEGMENT_SLICES; i++)
