@@ -7121,9 +7121,10 @@ ASTHRA__FN void asthra__heap_visit_shared(void) {
  *
  * Another thread's free changes the state, which says who wins when two threads free one block, and
  * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
- * time one of its caches runs empty; it marks its own frees with a plain store, so a block that it
- * frees at the same moment as another thread is in two lists, and is found then by its state. While a block is live its page cannot go away, so the pusher
- * may read whose it is; after the push it touches nothing.
+ * time one of its caches runs empty. It marks its own frees with a plain store, so a block that it
+ * frees at the same moment as another thread is in two lists, and is found then by its state. While
+ * a block is live its page cannot go away, so the pusher may read whose it is; after the push it
+ * touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
  * for one, and has its heap's level; blocks in caches have that level too. `used` counts blocks
@@ -8044,7 +8045,7 @@ ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr)) {
 }
 
 static bool asthra__is_on_stack(const void *ptr) {
-    void *low, *high;
+    void *low = NULL, *high = NULL;
     if (asthra__heap_check.is_stack != NULL && asthra__heap_check.is_stack(ptr)) return true;
     return asthra__os_stack_bounds(&low, &high) && ptr >= low && ptr < high;
 }

@@ -17,9 +17,10 @@
  *
  * Another thread's free changes the state, which says who wins when two threads free one block, and
  * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
- * time one of its caches runs empty; it marks its own frees with a plain store, so a block that it
- * frees at the same moment as another thread is in two lists, and is found then by its state. While a block is live its page cannot go away, so the pusher
- * may read whose it is; after the push it touches nothing.
+ * time one of its caches runs empty. It marks its own frees with a plain store, so a block that it
+ * frees at the same moment as another thread is in two lists, and is found then by its state. While
+ * a block is live its page cannot go away, so the pusher may read whose it is; after the push it
+ * touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
  * for one, and has its heap's level; blocks in caches have that level too. `used` counts blocks

@@ -16,7 +16,7 @@ ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr)) {
 }
 
 static bool asthra__is_on_stack(const void *ptr) {
-    void *low, *high;
+    void *low = NULL, *high = NULL;
     if (asthra__heap_check.is_stack != NULL && asthra__heap_check.is_stack(ptr)) return true;
     return asthra__os_stack_bounds(&low, &high) && ptr >= low && ptr < high;
 }
