@@ -1524,8 +1524,8 @@ ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
- * afterwards; where the host has locked its memory they may keep their bytes. */
-ASTHRA__FN void asthra__os_discard(void *start, size_t bytes);
+ * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and
@@ -1852,11 +1852,12 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     return count * page;
 }
 
-ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
-    int saved = errno;
-    if (madvise(start, bytes, MADV_DONTNEED) != 0) /* EINVAL: locked memory */
-        madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED);
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
+    int saved = errno; /* EINVAL: locked memory */
+    bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
+                   madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
     errno = saved;
+    return is_done;
 }
 
 /* Fills the budget: how far the mappings of the process are from half of what it may have. */
@@ -3825,6 +3826,7 @@ struct Asthra__Thread {
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
+    bool is_listed; /* the thread's end will be told; unlike link, only the thread looks at it */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
@@ -3948,7 +3950,7 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    t->is_attached = false;
+    t->is_attached = t->is_listed = false;
     t->detaches++;
 }
 
@@ -3985,10 +3987,11 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__once(&asthra__thread_list.once, asthra__thread_setup);
     asthra__thread_fill(t);
-    if (asthra__thread_arm(t)) {
+    if (asthra__thread_arm(t) && !t->is_attached) { /* else arming allocated, and that attached */
         asthra__lock(&asthra__thread_list.lock);
         asthra__thread_enlist(t);
         asthra__unlock(&asthra__thread_list.lock);
+        t->is_listed = true;
     }
     t->is_attached = true;
     errno = saved;
@@ -4000,6 +4003,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__thread_fill(t);
     asthra__thread_enlist(t);
+    t->is_listed = true;
     t->is_attached = true;
     errno = saved;
 }
@@ -6233,6 +6237,10 @@ typedef struct Asthra__ZoneLimit {
 } Asthra__ZoneLimit;
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
 
+/* Called by the heap around a fork: every watched allocation takes the lock of the hooks. */
+ASTHRA__FN void asthra__zone_fork_before(void);
+ASTHRA__FN void asthra__zone_fork_after(void);
+
 #endif
 
 /* ---- [zone] body ---------------------------------------------------------- memory/zone.c ---- */
@@ -6423,6 +6431,13 @@ ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone) {
     asthra__thread()->is_in_memory_hook = false;
 }
 
+ASTHRA__FN void asthra__zone_fork_before(void) {
+    asthra__lock(&asthra__zone.lock);
+}
+ASTHRA__FN void asthra__zone_fork_after(void) {
+    asthra__unlock(&asthra__zone.lock);
+}
+
 ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
     static const AsthraMemoryHooks none;
     if (hooks == NULL) hooks = &none;
@@ -6509,11 +6524,13 @@ static inline ASTHRA__ATOMIC(uint8_t) * asthra__state_of(const void *ptr, unsign
     return (ASTHRA__ATOMIC(uint8_t) *)(segment + ((inside | ASTHRA__REGION_BYTES) >> shift));
 }
 
-/* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
- * block that were not asked for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
+/* What a block's state says. FREED_FAR: by another thread, and the owner has not taken it back yet.
+ * From LIVE on: live, and the distance is the slack, the bytes of the block that were not asked
+ * for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
 enum {
     ASTHRA__BLOCK_NEVER,
     ASTHRA__BLOCK_FREED,
+    ASTHRA__BLOCK_FREED_FAR,
     ASTHRA__BLOCK_LIVE_WIDE,
     ASTHRA__BLOCK_LIVE,
     ASTHRA__BLOCK_SLACK_MAX = 255 - ASTHRA__BLOCK_LIVE
@@ -6615,7 +6632,9 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone); /* the threa
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h);
 ASTHRA__FN Asthra__Heap *asthra__heap_next(Asthra__Heap *h, AsthraMemoryZone zone); /* NULL first */
 ASTHRA__FN uint64_t asthra__heap_thread(unsigned number); /* that it serves, or served last */
-ASTHRA__FN void asthra__heap_visit_idle(void);            /* gives their empty pages back */
+/* Give the empty pages back of heaps whose thread has ended, and of those that have none. */
+ASTHRA__FN void asthra__heap_visit_idle(void);
+ASTHRA__FN void asthra__heap_visit_shared(void); /* caller owns no heap */
 ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h);
 ASTHRA__FN AsthraSafetyLevel asthra__heap_level(void);
 
@@ -6663,8 +6682,17 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
                                                                        const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block);
 
 /* ---- what a sanitizer is told ---- */
+
+/* Looks at records while others may be changing them, and believes nothing that it could not read
+ * in a segment: what it says of a block at rest is right. */
+#if ASTHRA__TSAN
+#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
+#else
+#define ASTHRA__HEAP_PEEK
+#endif
 
 #if ASTHRA__ASAN
 void __asan_poison_memory_region(void const volatile *addr, size_t size);
@@ -6786,15 +6814,18 @@ static int asthra__segment_find(const Asthra__Segment *s, unsigned count) {
 
 /* ---- decay ---- */
 
+/* What the system does not take stays touched. */
 static size_t asthra__slices_discard(Asthra__Segment *s, uint64_t which) {
     size_t bytes = 0;
     while (which != 0) {
         unsigned first = (unsigned)__builtin_ctzll(which), count = 1;
         while (first + count < 64 && (which >> (first + count) & 1)) count++;
         char *start = (char *)s + (size_t)first * ASTHRA__SLICE_BYTES;
-        asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES);
+        uint64_t mask = asthra__slice_mask(first, count);
+        which &= ~mask;
+        if (!asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES)) continue;
         bytes += (size_t)count * ASTHRA__SLICE_BYTES;
-        which &= ~asthra__slice_mask(first, count);
+        s->touched &= ~mask;
     }
     return bytes;
 }
@@ -6808,7 +6839,6 @@ static void asthra__segment_tick(void) {
     if (s == NULL) return;
     do {
         if (s->fading != 0) asthra__slices_discard(s, s->fading);
-        s->touched &= ~s->fading;
         s->fading = s->touched;
         s = s->next;
     } while (s != first);
@@ -6821,7 +6851,7 @@ ASTHRA__FN size_t asthra__segment_trim(void) {
     if (s != NULL) {
         do {
             bytes += asthra__slices_discard(s, s->touched);
-            s->touched = s->fading = 0;
+            s->fading &= s->touched;
             s = s->next;
         } while (s != first);
     }
@@ -6915,8 +6945,8 @@ ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment
     return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
-ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
-                                     void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void
+asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user) {
     Asthra__Segment *s = asthra__load(&asthra__segments.all, acquire);
     for (; s != NULL; s = s->next_of_all)
         for (unsigned i = ASTHRA__SEGMENT_HEAD_SLICES; i < ASTHRA__SEGMENT_SLICES; i++)
@@ -6981,7 +7011,8 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
 }
 
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
-    size_t page = asthra__os_page_size(), mapped = (size + page - 1) & ~(page - 1);
+    size_t page = asthra__os_page_size();
+    size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
     if (mapped < size || mapped > PTRDIFF_MAX) return NULL;
     if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
     Asthra__Huge *huge = asthra__huge_record_take();
@@ -7004,7 +7035,8 @@ ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
     asthra__huge_record_give(huge);
 }
 
-ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user),
+                                                    void *user) {
     Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
     for (; huge != NULL; huge = huge->next)
         if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;
@@ -7098,16 +7130,18 @@ static void asthra__heap_detach(Asthra__Thread *t) {
 }
 
 static void asthra__heap_fork_before(void) {
+    asthra__lock(&asthra__heaps.shared_lock); /* who holds it may visit the idle heaps */
     asthra__lock(&asthra__heaps.lock);
-    asthra__lock(&asthra__heaps.shared_lock);
     asthra__huge_fork_before();
     asthra__segment_fork_before();
+    asthra__zone_fork_before();
 }
 static void asthra__heap_fork_after(void) {
+    asthra__zone_fork_after();
     asthra__segment_fork_after();
     asthra__huge_fork_after();
-    asthra__unlock(&asthra__heaps.shared_lock);
     asthra__unlock(&asthra__heaps.lock);
+    asthra__unlock(&asthra__heaps.shared_lock);
 }
 
 static void asthra__heap_setup(void) {
@@ -7141,7 +7175,7 @@ static Asthra__Heap *asthra__heap_adopt(AsthraMemoryZone zone) {
 static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
     asthra__once(&asthra__heaps.once, asthra__heap_setup);
     Asthra__Thread *t = asthra__thread();
-    if (t->link == NULL) return NULL;
+    if (!t->is_listed) return NULL;
     Asthra__Heap *h = asthra__heap_adopt(zone);
     if (h == NULL) h = asthra__heap_make(zone);
     if (h == NULL) return NULL;
@@ -7192,6 +7226,17 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
     asthra__unlock(&asthra__heaps.lock);
 }
 
+ASTHRA__FN void asthra__heap_visit_shared(void) {
+    asthra__lock(&asthra__heaps.shared_lock);
+    for (size_t z = 0; z < ASTHRA__ZONES; z++) {
+        Asthra__Heap *h = &asthra__heaps.shared[z];
+        if (h->level == ASTHRA_SAFETY_DEFAULT) continue; /* nobody has entered it yet */
+        asthra__heap_drain(h);
+        asthra__heap_shed(h);
+    }
+    asthra__unlock(&asthra__heaps.shared_lock);
+}
+
 #endif
 
 /* ---- [heap] body ---------------------------------------------------------- memory/heap.c ---- */
@@ -7213,8 +7258,10 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
  *
  * Another thread's free changes the state, which says who wins when two threads free one block, and
  * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
- * time one of its pages runs empty. While a block is live its page cannot go away, so the pusher
- * may read whose it is; after the push it touches nothing.
+ * time one of its caches runs empty. It marks its own frees with a plain store, so a block that it
+ * frees at the same moment as another thread is in two lists, and is found then by its state. While
+ * a block is live its page cannot go away, so the pusher may read whose it is; after the push it
+ * touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
  * for one, and has its heap's level; blocks in caches have that level too. `used` counts blocks
@@ -7271,13 +7318,16 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
     unsigned bin = asthra__bin_for(size, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__bin_size(bin);
     size_t page = asthra__os_page_size();
-    return size > (size_t)PTRDIFF_MAX - page ? 0 : asthra__round_up(size, page);
+    if (size > (size_t)PTRDIFF_MAX - page) return 0;
+    return size == 0 ? page : asthra__round_up(size, page);
 }
 
 /* ---- words in blocks; a sanitizer is told that these are ours ---- */
 
 #if ASTHRA__ASAN
 #define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
 #else
 #define ASTHRA__HEAP_OWN ASTHRA__FAST
 #endif
@@ -7531,10 +7581,22 @@ static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
         asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
 }
 
+/* A block that another thread freed is the owner's again. Its state is another one if the owner
+ * freed it at the same time. */
+static void asthra__far_take_back(const Asthra__HeapBlock *block) {
+    Asthra__HeapPage *p = asthra__page_of(block);
+    if (p->level == ASTHRA_SAFETY_NONE) return;
+    ASTHRA__ATOMIC(uint8_t) *state = asthra__state_of(block, p->shift);
+    if (ASTHRA__UNLIKELY(asthra__load(state, relaxed) != ASTHRA__BLOCK_FREED_FAR))
+        asthra__heap_freed_at_once(block);
+    asthra__store(state, (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+}
+
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
     if (asthra__load(&h->remote, relaxed) == NULL) return;
     Asthra__HeapBlock *block = asthra__exchange(&h->remote, NULL, acquire);
     while (block != NULL) {
+        asthra__far_take_back(block);
         Asthra__HeapBlock *next = asthra__block_next(block);
         asthra__heap_put(h, block);
         block = next;
@@ -7773,7 +7835,7 @@ ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZo
 }
 
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > (size_t)PTRDIFF_MAX) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }
@@ -7782,7 +7844,8 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
 
 /* ---- finding the block of an address ---- */
 
-static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr,
+                                                             Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - huge->start);
     bool is_live = asthra__load(&huge->is_live, acquire) != 0;
     *f = (Asthra__Found){NULL,
@@ -7799,7 +7862,8 @@ static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, 
 /* Where there are no states: whether the block is in the page's list of free ones. Those in a cache
  * are taken for live, and while the owner changes the list the answer may be wrong; but every
  * address that is followed lies in the page. */
-static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p,
+                                                                      Asthra__Found *f) {
     if ((size_t)(f->start - p->start) >= (size_t)p->made * p->block_size)
         return ASTHRA_ADDRESS_SLACK;
     if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
@@ -7812,7 +7876,8 @@ static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, A
     return ASTHRA_ADDRESS_LIVE;
 }
 
-static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
+                                                             Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
     *f = (Asthra__Found){
         p, NULL, NULL, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
@@ -7823,7 +7888,10 @@ static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
     if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
     uint8_t state = asthra__load(asthra__state_of(f->start, p->shift), relaxed);
     if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
-    if (state == ASTHRA__BLOCK_FREED) return ASTHRA_ADDRESS_FREED;
+    if (state < ASTHRA__BLOCK_LIVE_WIDE) return ASTHRA_ADDRESS_FREED;
+    /* Of a page that is being made the fields may not fit together. */
+    if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
+        return ASTHRA_ADDRESS_SLACK;
     size_t slack = asthra__slack_of(f->start, capacity, state);
     f->size = slack > capacity ? 0 : capacity - slack;
     return ASTHRA_ADDRESS_LIVE;
@@ -7867,17 +7935,21 @@ static void asthra__heap_refuse_pinned(const Asthra__Found *f, const char *verb)
     if (asthra__heap.is_pinned(f->start, f->capacity)) asthra__heap_still_pinned(f, verb);
 }
 
-/* Marks the block as freed; of two threads that free one block, one gets past this. */
-static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone, uintptr_t by,
-                                     const char *verb) {
+/* Marks the block as freed. Of two threads that free one block one gets past this, unless the other
+ * is the owner and quick: then the owner's mark replaces FREED_FAR, which drain misses. */
+static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone,
+                                     const Asthra__Heap *h, uintptr_t by, const char *verb) {
     if (f->huge != NULL) {
-        f->huge->freed_by = by;
-        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) return;
+        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) {
+            f->huge->freed_by = by;
+            return;
+        }
     } else if (f->level == ASTHRA_SAFETY_NONE) {
         return;
     } else {
-        uint8_t was = asthra__exchange(asthra__state_of(f->start, f->page->shift),
-                                       (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
+        bool is_far = f->page->heap != NULL && f->page->heap != h;
+        uint8_t now = is_far ? ASTHRA__BLOCK_FREED_FAR : ASTHRA__BLOCK_FREED;
+        uint8_t was = asthra__exchange(asthra__state_of(f->start, f->page->shift), now, acq_rel);
         if (was >= ASTHRA__BLOCK_LIVE_WIDE) return;
     }
     asthra__heap_invalid(f->start, zone, verb);
@@ -7924,7 +7996,7 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
     Asthra__Heap *h = asthra__heap_enter(zone);
     uintptr_t by = asthra__freed_by(h, site);
     size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, by, verb);
+    asthra__found_mark_freed(&f, zone, h, by, verb);
     if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
     asthra__found_give(h, &f, by);
     asthra__heap_leave(h);
@@ -8000,13 +8072,16 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     bool is_watched = asthra__heap_is_watched(f->zone);
     size_t before = asthra__found_charge(f);
     size_t after = f->level == ASTHRA_SAFETY_NONE ? f->capacity : size;
-    if (is_watched && !asthra__zone_admit(after, f->zone)) return false;
+    if (is_watched && after > before && !asthra__zone_admit(after - before, f->zone)) {
+        asthra__heap_count_failure(f->zone);
+        return false;
+    }
     if (is_watched) asthra__zone_tell_free(f->start, f->zone);
     if (f->level != ASTHRA_SAFETY_NONE) asthra__found_remark(f, size);
     Asthra__Heap *h = asthra__heap_enter(f->zone);
     asthra__account_resize(&h->account, before, after, f->zone);
     asthra__heap_leave(h);
-    if (is_watched) asthra__zone_release(before);
+    if (is_watched && before > after) asthra__zone_release(before - after);
     if (is_watched) asthra__zone_tell_alloc(f->start, size, f->zone);
     return true;
 }
@@ -8041,11 +8116,12 @@ typedef struct Asthra__HeapWalk {
     bool goes_on;
 } Asthra__HeapWalk;
 
-static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     Asthra__Found f;
-    if (p->zone != (int8_t)w->zone) return true;
-    for (size_t i = 0; i < p->room && w->goes_on; i++) {
+    /* visit may free the page's last block, and what it allocates may take the slices */
+    for (size_t i = 0; p->slices != 0 && p->zone == (int8_t)w->zone && i < p->room && w->goes_on;
+         i++) {
         char *block = p->start + i * p->block_size;
         if (asthra__page_find(p, block, &f) == ASTHRA_ADDRESS_LIVE)
             w->goes_on = w->visit(block, f.size, w->user);
@@ -8053,7 +8129,7 @@ static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     return w->goes_on;
 }
 
-static bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone == (int8_t)w->zone) w->goes_on = w->visit(huge->start, huge->size, w->user);
     return w->goes_on;
@@ -8066,7 +8142,7 @@ ASTHRA__FN void asthra__heap_walk(AsthraMemoryZone zone,
     if (w.goes_on) asthra__huge_each(asthra__walk_huge, &w);
 }
 
-static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     if (p->zone != (int8_t)w->zone) return true;
     size_t bytes = (size_t)p->slices * ASTHRA__SLICE_BYTES;
@@ -8076,7 +8152,7 @@ static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
     return true;
 }
 
-static bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone != (int8_t)w->zone) return true;
     w->mapped += huge->mapped;
@@ -8094,6 +8170,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
 
 ASTHRA__FN size_t asthra__heap_trim(void) {
     asthra__heap_visit_idle();
+    asthra__heap_visit_shared();
     for (int zone = ASTHRA_MEMORY_ZONE_MANUAL; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++) {
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
         asthra__heap_drain(h);
@@ -8136,7 +8213,7 @@ ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr)) {
 }
 
 static bool asthra__is_on_stack(const void *ptr) {
-    void *low, *high;
+    void *low = NULL, *high = NULL;
     if (asthra__heap_check.is_stack != NULL && asthra__heap_check.is_stack(ptr)) return true;
     return asthra__os_stack_bounds(&low, &high) && ptr >= low && ptr < high;
 }
@@ -8252,6 +8329,15 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const 
                     "written to after it was freed%s",
                     at, (void *)f->start, f->capacity, asthra_memory_zone_to_string(f->zone),
                     buffer);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block) {
+    Asthra__Found f;
+    asthra__heap_find(block, &f);
+    asthra_panic_at(NULL,
+                    "Double free: the block %p (of up to %zu bytes, zone %s) was freed by two "
+                    "threads at once",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
 }
 
 #endif
@@ -10435,7 +10521,7 @@ ASTHRA__FN size_t asthra__fiber_trim(void) {
         Asthra__Fiber *f = asthra__fiber_unlink(&list);
         uintptr_t keep = (uintptr_t)f->context / page * page;
         if (f->slab->is_guarded && keep > (uintptr_t)f->low) {
-            asthra__os_discard(f->low, keep - (uintptr_t)f->low);
+            (void)asthra__os_discard(f->low, keep - (uintptr_t)f->low);
             bytes += keep - (uintptr_t)f->low;
         }
         asthra__lock(&asthra__fiber.lock);

@@ -259,7 +259,7 @@ ASTHRA__FN size_t asthra__fiber_trim(void) {
         Asthra__Fiber *f = asthra__fiber_unlink(&list);
         uintptr_t keep = (uintptr_t)f->context / page * page;
         if (f->slab->is_guarded && keep > (uintptr_t)f->low) {
-            asthra__os_discard(f->low, keep - (uintptr_t)f->low);
+            (void)asthra__os_discard(f->low, keep - (uintptr_t)f->low);
             bytes += keep - (uintptr_t)f->low;
         }
         asthra__lock(&asthra__fiber.lock);

@@ -30,6 +30,7 @@ struct Asthra__Thread {
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
+    bool is_listed; /* the thread's end will be told; unlike link, only the thread looks at it */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */

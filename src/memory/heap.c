@@ -16,8 +16,10 @@
  *
  * Another thread's free changes the state, which says who wins when two threads free one block, and
  * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
- * time one of its pages runs empty. While a block is live its page cannot go away, so the pusher
- * may read whose it is; after the push it touches nothing.
+ * time one of its caches runs empty. It marks its own frees with a plain store, so a block that it
+ * frees at the same moment as another thread is in two lists, and is found then by its state. While
+ * a block is live its page cannot go away, so the pusher may read whose it is; after the push it
+ * touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
  * for one, and has its heap's level; blocks in caches have that level too. `used` counts blocks
@@ -75,13 +77,16 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
     unsigned bin = asthra__bin_for(size, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__bin_size(bin);
     size_t page = asthra__os_page_size();
-    return size > (size_t)PTRDIFF_MAX - page ? 0 : asthra__round_up(size, page);
+    if (size > (size_t)PTRDIFF_MAX - page) return 0;
+    return size == 0 ? page : asthra__round_up(size, page);
 }
 
 /* ---- words in blocks; a sanitizer is told that these are ours ---- */
 
 #if ASTHRA__ASAN
 #define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
 #else
 #define ASTHRA__HEAP_OWN ASTHRA__FAST
 #endif
@@ -335,10 +340,22 @@ static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
         asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
 }
 
+/* A block that another thread freed is the owner's again. Its state is another one if the owner
+ * freed it at the same time. */
+static void asthra__far_take_back(const Asthra__HeapBlock *block) {
+    Asthra__HeapPage *p = asthra__page_of(block);
+    if (p->level == ASTHRA_SAFETY_NONE) return;
+    ASTHRA__ATOMIC(uint8_t) *state = asthra__state_of(block, p->shift);
+    if (ASTHRA__UNLIKELY(asthra__load(state, relaxed) != ASTHRA__BLOCK_FREED_FAR))
+        asthra__heap_freed_at_once(block);
+    asthra__store(state, (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+}
+
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
     if (asthra__load(&h->remote, relaxed) == NULL) return;
     Asthra__HeapBlock *block = asthra__exchange(&h->remote, NULL, acquire);
     while (block != NULL) {
+        asthra__far_take_back(block);
         Asthra__HeapBlock *next = asthra__block_next(block);
         asthra__heap_put(h, block);
         block = next;
@@ -577,7 +594,7 @@ ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZo
 }
 
 ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
-    if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > (size_t)PTRDIFF_MAX) {
+    if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }
@@ -586,7 +603,8 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
 
 /* ---- finding the block of an address ---- */
 
-static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr,
+                                                             Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - huge->start);
     bool is_live = asthra__load(&huge->is_live, acquire) != 0;
     *f = (Asthra__Found){NULL,
@@ -603,7 +621,8 @@ static AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr, 
 /* Where there are no states: whether the block is in the page's list of free ones. Those in a cache
  * are taken for live, and while the owner changes the list the answer may be wrong; but every
  * address that is followed lies in the page. */
-static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p,
+                                                                      Asthra__Found *f) {
     if ((size_t)(f->start - p->start) >= (size_t)p->made * p->block_size)
         return ASTHRA_ADDRESS_SLACK;
     if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
@@ -616,7 +635,8 @@ static AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p, A
     return ASTHRA_ADDRESS_LIVE;
 }
 
-static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr, Asthra__Found *f) {
+static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
+                                                             Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
     *f = (Asthra__Found){
         p, NULL, NULL, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
@@ -627,7 +647,10 @@ static AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
     if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
     uint8_t state = asthra__load(asthra__state_of(f->start, p->shift), relaxed);
     if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
-    if (state == ASTHRA__BLOCK_FREED) return ASTHRA_ADDRESS_FREED;
+    if (state < ASTHRA__BLOCK_LIVE_WIDE) return ASTHRA_ADDRESS_FREED;
+    /* Of a page that is being made the fields may not fit together. */
+    if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
+        return ASTHRA_ADDRESS_SLACK;
     size_t slack = asthra__slack_of(f->start, capacity, state);
     f->size = slack > capacity ? 0 : capacity - slack;
     return ASTHRA_ADDRESS_LIVE;
@@ -671,17 +694,21 @@ static void asthra__heap_refuse_pinned(const Asthra__Found *f, const char *verb)
     if (asthra__heap.is_pinned(f->start, f->capacity)) asthra__heap_still_pinned(f, verb);
 }
 
-/* Marks the block as freed; of two threads that free one block, one gets past this. */
-static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone, uintptr_t by,
-                                     const char *verb) {
+/* Marks the block as freed. Of two threads that free one block one gets past this, unless the other
+ * is the owner and quick: then the owner's mark replaces FREED_FAR, which drain misses. */
+static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone,
+                                     const Asthra__Heap *h, uintptr_t by, const char *verb) {
     if (f->huge != NULL) {
-        f->huge->freed_by = by;
-        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) return;
+        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) {
+            f->huge->freed_by = by;
+            return;
+        }
     } else if (f->level == ASTHRA_SAFETY_NONE) {
         return;
     } else {
-        uint8_t was = asthra__exchange(asthra__state_of(f->start, f->page->shift),
-                                       (uint8_t)ASTHRA__BLOCK_FREED, acq_rel);
+        bool is_far = f->page->heap != NULL && f->page->heap != h;
+        uint8_t now = is_far ? ASTHRA__BLOCK_FREED_FAR : ASTHRA__BLOCK_FREED;
+        uint8_t was = asthra__exchange(asthra__state_of(f->start, f->page->shift), now, acq_rel);
         if (was >= ASTHRA__BLOCK_LIVE_WIDE) return;
     }
     asthra__heap_invalid(f->start, zone, verb);
@@ -728,7 +755,7 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
     Asthra__Heap *h = asthra__heap_enter(zone);
     uintptr_t by = asthra__freed_by(h, site);
     size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, by, verb);
+    asthra__found_mark_freed(&f, zone, h, by, verb);
     if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
     asthra__found_give(h, &f, by);
     asthra__heap_leave(h);
@@ -804,13 +831,16 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     bool is_watched = asthra__heap_is_watched(f->zone);
     size_t before = asthra__found_charge(f);
     size_t after = f->level == ASTHRA_SAFETY_NONE ? f->capacity : size;
-    if (is_watched && !asthra__zone_admit(after, f->zone)) return false;
+    if (is_watched && after > before && !asthra__zone_admit(after - before, f->zone)) {
+        asthra__heap_count_failure(f->zone);
+        return false;
+    }
     if (is_watched) asthra__zone_tell_free(f->start, f->zone);
     if (f->level != ASTHRA_SAFETY_NONE) asthra__found_remark(f, size);
     Asthra__Heap *h = asthra__heap_enter(f->zone);
     asthra__account_resize(&h->account, before, after, f->zone);
     asthra__heap_leave(h);
-    if (is_watched) asthra__zone_release(before);
+    if (is_watched && before > after) asthra__zone_release(before - after);
     if (is_watched) asthra__zone_tell_alloc(f->start, size, f->zone);
     return true;
 }
@@ -845,11 +875,12 @@ typedef struct Asthra__HeapWalk {
     bool goes_on;
 } Asthra__HeapWalk;
 
-static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     Asthra__Found f;
-    if (p->zone != (int8_t)w->zone) return true;
-    for (size_t i = 0; i < p->room && w->goes_on; i++) {
+    /* visit may free the page's last block, and what it allocates may take the slices */
+    for (size_t i = 0; p->slices != 0 && p->zone == (int8_t)w->zone && i < p->room && w->goes_on;
+         i++) {
         char *block = p->start + i * p->block_size;
         if (asthra__page_find(p, block, &f) == ASTHRA_ADDRESS_LIVE)
             w->goes_on = w->visit(block, f.size, w->user);
@@ -857,7 +888,7 @@ static bool asthra__walk_page(Asthra__HeapPage *p, void *user) {
     return w->goes_on;
 }
 
-static bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__walk_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone == (int8_t)w->zone) w->goes_on = w->visit(huge->start, huge->size, w->user);
     return w->goes_on;
@@ -870,7 +901,7 @@ ASTHRA__FN void asthra__heap_walk(AsthraMemoryZone zone,
     if (w.goes_on) asthra__huge_each(asthra__walk_huge, &w);
 }
 
-static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
     Asthra__HeapWalk *w = user;
     if (p->zone != (int8_t)w->zone) return true;
     size_t bytes = (size_t)p->slices * ASTHRA__SLICE_BYTES;
@@ -880,7 +911,7 @@ static bool asthra__measure_page(Asthra__HeapPage *p, void *user) {
     return true;
 }
 
-static bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone != (int8_t)w->zone) return true;
     w->mapped += huge->mapped;
@@ -898,6 +929,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
 
 ASTHRA__FN size_t asthra__heap_trim(void) {
     asthra__heap_visit_idle();
+    asthra__heap_visit_shared();
     for (int zone = ASTHRA_MEMORY_ZONE_MANUAL; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++) {
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
         asthra__heap_drain(h);

@@ -16,7 +16,7 @@ ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr)) {
 }
 
 static bool asthra__is_on_stack(const void *ptr) {
-    void *low, *high;
+    void *low = NULL, *high = NULL;
     if (asthra__heap_check.is_stack != NULL && asthra__heap_check.is_stack(ptr)) return true;
     return asthra__os_stack_bounds(&low, &high) && ptr >= low && ptr < high;
 }
@@ -132,6 +132,15 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const 
                     "written to after it was freed%s",
                     at, (void *)f->start, f->capacity, asthra_memory_zone_to_string(f->zone),
                     buffer);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block) {
+    Asthra__Found f;
+    asthra__heap_find(block, &f);
+    asthra_panic_at(NULL,
+                    "Double free: the block %p (of up to %zu bytes, zone %s) was freed by two "
+                    "threads at once",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
 }
 
 #endif

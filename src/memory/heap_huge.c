@@ -47,7 +47,8 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
 }
 
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
-    size_t page = asthra__os_page_size(), mapped = (size + page - 1) & ~(page - 1);
+    size_t page = asthra__os_page_size();
+    size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
     if (mapped < size || mapped > PTRDIFF_MAX) return NULL;
     if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
     Asthra__Huge *huge = asthra__huge_record_take();
@@ -70,7 +71,8 @@ ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
     asthra__huge_record_give(huge);
 }
 
-ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user),
+                                                    void *user) {
     Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
     for (; huge != NULL; huge = huge->next)
         if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;

@@ -79,11 +79,13 @@ static inline ASTHRA__ATOMIC(uint8_t) * asthra__state_of(const void *ptr, unsign
     return (ASTHRA__ATOMIC(uint8_t) *)(segment + ((inside | ASTHRA__REGION_BYTES) >> shift));
 }
 
-/* What a block's state says. From LIVE on: live, and the distance is the slack, the bytes of the
- * block that were not asked for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
+/* What a block's state says. FREED_FAR: by another thread, and the owner has not taken it back yet.
+ * From LIVE on: live, and the distance is the slack, the bytes of the block that were not asked
+ * for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
 enum {
     ASTHRA__BLOCK_NEVER,
     ASTHRA__BLOCK_FREED,
+    ASTHRA__BLOCK_FREED_FAR,
     ASTHRA__BLOCK_LIVE_WIDE,
     ASTHRA__BLOCK_LIVE,
     ASTHRA__BLOCK_SLACK_MAX = 255 - ASTHRA__BLOCK_LIVE
@@ -185,7 +187,9 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone); /* the threa
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h);
 ASTHRA__FN Asthra__Heap *asthra__heap_next(Asthra__Heap *h, AsthraMemoryZone zone); /* NULL first */
 ASTHRA__FN uint64_t asthra__heap_thread(unsigned number); /* that it serves, or served last */
-ASTHRA__FN void asthra__heap_visit_idle(void);            /* gives their empty pages back */
+/* Give the empty pages back of heaps whose thread has ended, and of those that have none. */
+ASTHRA__FN void asthra__heap_visit_idle(void);
+ASTHRA__FN void asthra__heap_visit_shared(void); /* caller owns no heap */
 ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h);
 ASTHRA__FN AsthraSafetyLevel asthra__heap_level(void);
 
@@ -233,8 +237,17 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
                                                                        const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block);
 
 /* ---- what a sanitizer is told ---- */
+
+/* Looks at records while others may be changing them, and believes nothing that it could not read
+ * in a segment: what it says of a block at rest is right. */
+#if ASTHRA__TSAN
+#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
+#else
+#define ASTHRA__HEAP_PEEK
+#endif
 
 #if ASTHRA__ASAN
 void __asan_poison_memory_region(void const volatile *addr, size_t size);

@@ -106,15 +106,18 @@ static int asthra__segment_find(const Asthra__Segment *s, unsigned count) {
 
 /* ---- decay ---- */
 
+/* What the system does not take stays touched. */
 static size_t asthra__slices_discard(Asthra__Segment *s, uint64_t which) {
     size_t bytes = 0;
     while (which != 0) {
         unsigned first = (unsigned)__builtin_ctzll(which), count = 1;
         while (first + count < 64 && (which >> (first + count) & 1)) count++;
         char *start = (char *)s + (size_t)first * ASTHRA__SLICE_BYTES;
-        asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES);
+        uint64_t mask = asthra__slice_mask(first, count);
+        which &= ~mask;
+        if (!asthra__os_discard(start, (size_t)count * ASTHRA__SLICE_BYTES)) continue;
         bytes += (size_t)count * ASTHRA__SLICE_BYTES;
-        which &= ~asthra__slice_mask(first, count);
+        s->touched &= ~mask;
     }
     return bytes;
 }
@@ -128,7 +131,6 @@ static void asthra__segment_tick(void) {
     if (s == NULL) return;
     do {
         if (s->fading != 0) asthra__slices_discard(s, s->fading);
-        s->touched &= ~s->fading;
         s->fading = s->touched;
         s = s->next;
     } while (s != first);
@@ -141,7 +143,7 @@ ASTHRA__FN size_t asthra__segment_trim(void) {
     if (s != NULL) {
         do {
             bytes += asthra__slices_discard(s, s->touched);
-            s->touched = s->fading = 0;
+            s->fading &= s->touched;
             s = s->next;
         } while (s != first);
     }
@@ -235,8 +237,8 @@ ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment
     return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
-ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
-                                     void *user) {
+ASTHRA__FN ASTHRA__HEAP_PEEK void
+asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user) {
     Asthra__Segment *s = asthra__load(&asthra__segments.all, acquire);
     for (; s != NULL; s = s->next_of_all)
         for (unsigned i = ASTHRA__SEGMENT_HEAD_SLICES; i < ASTHRA__SEGMENT_SLICES; i++)

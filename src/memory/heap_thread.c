@@ -77,16 +77,18 @@ static void asthra__heap_detach(Asthra__Thread *t) {
 }
 
 static void asthra__heap_fork_before(void) {
+    asthra__lock(&asthra__heaps.shared_lock); /* who holds it may visit the idle heaps */
     asthra__lock(&asthra__heaps.lock);
-    asthra__lock(&asthra__heaps.shared_lock);
     asthra__huge_fork_before();
     asthra__segment_fork_before();
+    asthra__zone_fork_before();
 }
 static void asthra__heap_fork_after(void) {
+    asthra__zone_fork_after();
     asthra__segment_fork_after();
     asthra__huge_fork_after();
-    asthra__unlock(&asthra__heaps.shared_lock);
     asthra__unlock(&asthra__heaps.lock);
+    asthra__unlock(&asthra__heaps.shared_lock);
 }
 
 static void asthra__heap_setup(void) {
@@ -120,7 +122,7 @@ static Asthra__Heap *asthra__heap_adopt(AsthraMemoryZone zone) {
 static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
     asthra__once(&asthra__heaps.once, asthra__heap_setup);
     Asthra__Thread *t = asthra__thread();
-    if (t->link == NULL) return NULL;
+    if (!t->is_listed) return NULL;
     Asthra__Heap *h = asthra__heap_adopt(zone);
     if (h == NULL) h = asthra__heap_make(zone);
     if (h == NULL) return NULL;
@@ -169,6 +171,17 @@ ASTHRA__FN void asthra__heap_visit_idle(void) {
         }
     }
     asthra__unlock(&asthra__heaps.lock);
+}
+
+ASTHRA__FN void asthra__heap_visit_shared(void) {
+    asthra__lock(&asthra__heaps.shared_lock);
+    for (size_t z = 0; z < ASTHRA__ZONES; z++) {
+        Asthra__Heap *h = &asthra__heaps.shared[z];
+        if (h->level == ASTHRA_SAFETY_DEFAULT) continue; /* nobody has entered it yet */
+        asthra__heap_drain(h);
+        asthra__heap_shed(h);
+    }
+    asthra__unlock(&asthra__heaps.shared_lock);
 }
 
 #endif

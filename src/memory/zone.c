@@ -189,6 +189,13 @@ ASTHRA__FN void asthra__zone_tell_free(void *ptr, AsthraMemoryZone zone) {
     asthra__thread()->is_in_memory_hook = false;
 }
 
+ASTHRA__FN void asthra__zone_fork_before(void) {
+    asthra__lock(&asthra__zone.lock);
+}
+ASTHRA__FN void asthra__zone_fork_after(void) {
+    asthra__unlock(&asthra__zone.lock);
+}
+
 ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
     static const AsthraMemoryHooks none;
     if (hooks == NULL) hooks = &none;

@@ -82,5 +82,9 @@ typedef struct Asthra__ZoneLimit {
 } Asthra__ZoneLimit;
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit);
 
+/* Called by the heap around a fork: every watched allocation takes the lock of the hooks. */
+ASTHRA__FN void asthra__zone_fork_before(void);
+ASTHRA__FN void asthra__zone_fork_after(void);
+
 #endif
 #endif

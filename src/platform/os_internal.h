@@ -22,8 +22,8 @@ ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
- * afterwards; where the host has locked its memory they may keep their bytes. */
-ASTHRA__FN void asthra__os_discard(void *start, size_t bytes);
+ * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and

@@ -238,11 +238,12 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     return count * page;
 }
 
-ASTHRA__FN void asthra__os_discard(void *start, size_t bytes) {
-    int saved = errno;
-    if (madvise(start, bytes, MADV_DONTNEED) != 0) /* EINVAL: locked memory */
-        madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED);
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
+    int saved = errno; /* EINVAL: locked memory */
+    bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
+                   madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
     errno = saved;
+    return is_done;
 }
 
 /* Fills the budget: how far the mappings of the process are from half of what it may have. */

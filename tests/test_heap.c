@@ -1,0 +1,402 @@
+/* What the heap promises its zones, seen from inside; and what becomes of it when the system
+ * refuses a mapping, or does not take pages back. */
+#include "test.h"
+
+#include <elf.h>
+#include <limits.h>
+#include <link.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unwind.h>
+
+/* ---- the calls that fail ---- */
+
+static long calls, fail_at, live_bytes; /* fail_at 0: none */
+static bool fails_on, keeps_pages;
+static int failed;
+
+static bool fails(void) {
+    long now = ++calls;
+    if (fail_at == 0 || (fails_on ? now < fail_at : now != fail_at)) return false;
+    failed++;
+    errno = ENOMEM;
+    return true;
+}
+static void *faulty_mmap(void *at, size_t size, int access, int flags, int fd, off_t from) {
+    if (fails()) return MAP_FAILED;
+    void *start = mmap(at, size, access, flags, fd, from);
+    if (start != MAP_FAILED) live_bytes += (long)size;
+    return start;
+}
+static int faulty_munmap(void *start, size_t size) {
+    live_bytes -= (long)size;
+    return munmap(start, size);
+}
+static int faulty_madvise(void *start, size_t size, int advice) {
+    errno = EINVAL; /* as of locked memory, by a kernel that knows one way only */
+    return keeps_pages ? -1 : madvise(start, size, advice);
+}
+#ifndef ASTHRA_RT_NO_THREADS
+static bool is_in_setspecific;
+static void allocate_inside(void);
+/* A C library whose pthread_setspecific allocates, with an allocator that is built on the heap. */
+static int setspecific_that_allocates(pthread_key_t key, const void *value) {
+    if (is_in_setspecific) allocate_inside();
+    return pthread_setspecific(key, value);
+}
+#define pthread_setspecific setspecific_that_allocates
+#endif
+
+#define mmap faulty_mmap
+#define munmap faulty_munmap
+#define madvise faulty_madvise
+#define ASTHRA_RT_IMPLEMENTATION
+#define ASTHRA_RT_STATIC
+#include "asthra_rt.h"
+
+/* ---- classes ---- */
+
+TEST(heap, each_size_has_the_smallest_class_that_holds_it) {
+    for (size_t size = 1; size <= ASTHRA__MEDIUM_MAX; size++) {
+        unsigned bin = asthra__bin_of(size);
+        CHECK(bin < ASTHRA__HEAP_BINS && asthra__bin_size(bin) >= size);
+        CHECK(bin == 0 || asthra__bin_size(bin - 1) < size);
+        CHECK(asthra__bin_size(bin) <= size + 15 || asthra__bin_size(bin) - size <= size / 8);
+    }
+    CHECK_EQ(asthra__bin_size(ASTHRA__HEAP_BINS - 1), ASTHRA__MEDIUM_MAX);
+}
+
+TEST(heap, aligned_classes_hold_the_size_at_the_alignment) {
+    for (size_t alignment = 16; alignment <= ASTHRA__SLICE_BYTES; alignment *= 2) {
+        for (size_t size = 0; size <= ASTHRA__MEDIUM_MAX; size += 13) {
+            unsigned bin = asthra__bin_for(size, alignment);
+            CHECK(bin < ASTHRA__HEAP_BINS && asthra__bin_size(bin) >= size);
+            CHECK_EQ(asthra__bin_size(bin) % alignment, 0);
+        }
+    }
+}
+
+/* The areas of the granules do not meet, in the head of the segment or elsewhere. */
+TEST(heap, every_block_of_a_page_has_a_state_of_its_own) {
+    static struct {
+        const void *states[1 << 16];
+    } seen;
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        size_t size = asthra__bin_size(bin);
+        char *block = asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+        Asthra__Found f;
+        CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
+        CHECK_EQ(f.page->block_size, size);
+        CHECK(f.page->bytes / size == f.page->room && f.page->bytes % size == 0);
+        uintptr_t segment = (uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
+        for (size_t i = 0; i < f.page->room; i++) {
+            char *start = f.page->start + i * size;
+            uintptr_t state = (uintptr_t)asthra__state_of(start, f.page->shift);
+            CHECK_EQ((uintptr_t)start % ((size_t)1 << f.page->shift), 0);
+            CHECK(state > segment && state < segment + (ASTHRA__REGION_BYTES >> 3));
+            const void **place = &seen.states[state * 2654435761u >> 8 & 0xffff];
+            while (*place != NULL && *place != (void *)state)
+                place = place == &seen.states[0xffff] ? seen.states : place + 1;
+            CHECK(*place == NULL);
+            *place = (void *)state;
+        }
+    }
+}
+
+/* ---- overflows: every size, every length ---- */
+
+#if ASTHRA__ASAN
+#define UNSEEN __attribute__((noinline, no_sanitize_address))
+#else
+#define UNSEEN __attribute__((noinline))
+#endif
+static UNSEEN void copy_unseen(volatile unsigned char *to, const volatile unsigned char *from,
+                               size_t size) {
+    for (size_t i = 0; i < size; i++) to[i] = from[i];
+}
+static UNSEEN void set_unseen(volatile unsigned char *to, unsigned char byte, size_t size) {
+    for (size_t i = 0; i < size; i++) to[i] = byte;
+}
+static bool is_whole(const Asthra__Found *f) {
+    return asthra__slack_is_whole(f->start, f->capacity, f->capacity - f->size);
+}
+
+static void check_overflows(unsigned char *block, size_t size, unsigned char byte) {
+    unsigned char kept[16];
+    Asthra__Found f;
+    CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
+    CHECK(f.size == size && is_whole(&f));
+    for (size_t length = 1; length <= 16 && length <= f.capacity - size; length++) {
+        copy_unseen(kept, block + size, length);
+        set_unseen(block + size, byte, length);
+        asthra__heap_find(block, &f);
+        if (is_whole(&f))
+            test_fail(__FILE__, __LINE__, "%zu bytes past %zu were not seen", length, size);
+        copy_unseen(block + size, kept, length);
+    }
+}
+
+TEST(heap, each_overflow_into_the_slack_is_seen) {
+    static const unsigned char bytes[] = {0, 0xff, 'A', 1, 0x80};
+    for (size_t size = 0; size <= 2000; size++) {
+        unsigned char *block = asthra_manual_alloc(size);
+        for (size_t i = 0; i < sizeof bytes; i++) {
+            memset(block, bytes[i], size);
+            check_overflows(block, size, bytes[i]);
+        }
+        if (size > 2) block = asthra_manual_realloc(block, size - size / 3);
+        check_overflows(block, size > 2 ? size - size / 3 : size, 0);
+        asthra_manual_free(block);
+    }
+    for (size_t size = 2001; size < 5000000; size += size / 3 + 1) {
+        unsigned char *block = asthra_manual_alloc_zeroed(1, size);
+        check_overflows(block, size, 0);
+        asthra_manual_free(block);
+    }
+}
+
+/* ---- zones ---- */
+
+static void frees_in_another_zone(void *block) {
+    asthra_manual_free(block);
+}
+static void reallocs_in_another_zone(void *block) {
+    asthra_manual_realloc(block, 5);
+}
+static void asks_in_another_zone(void *block) {
+    asthra_manual_usable_size(block);
+}
+
+static void note_other_zone(const AsthraPanicInfo *info, void *unused) {
+    (void)unused;
+    CHECK(strstr(info->message, "Invalid pointer in manual_") != NULL);
+    CHECK(strstr(info->message, "in zone PINNED, another zone") != NULL);
+    _exit(42);
+}
+
+TEST(heap, a_call_of_another_zone_names_the_blocks_zone) {
+    static void (*const misuses[])(void *) = {frees_in_another_zone, reallocs_in_another_zone,
+                                              asks_in_another_zone};
+    static const size_t kinds[] = {0, 24, 1000, 9000, 70000, 3000000};
+    for (size_t i = 0; i < 18; i++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            asthra_panic_set_hook(note_other_zone, NULL);
+            misuses[i / 6](asthra__heap_alloc(kinds[i % 6], ASTHRA_MEMORY_ZONE_PINNED));
+            _exit(0);
+        }
+        CHECK_EQ(waitpid(child, &status, 0), child);
+        CHECK_EQ(status, 42 << 8);
+    }
+}
+
+TEST(heap, a_walk_keeps_to_its_zone) {
+    for (size_t i = 0; i < 100; i++) {
+        asthra__heap_alloc(i * 40, ASTHRA_MEMORY_ZONE_PINNED);
+        asthra__heap_alloc(i * 90000, ASTHRA_MEMORY_ZONE_STACK);
+    }
+    Asthra__AccountSum sum = {0, 0, 0, 0};
+    asthra__heap_sum(ASTHRA_MEMORY_ZONE_PINNED, &sum);
+    CHECK_EQ(sum.count, 100);
+    CHECK_EQ(sum.total, 40 * 99 * 50);
+    asthra__heap_sum(ASTHRA_MEMORY_ZONE_MANUAL, &sum);
+    CHECK_EQ(sum.count, 100);
+}
+
+/* ---- frees of two threads at once ---- */
+
+#ifndef ASTHRA_RT_NO_THREADS
+static void *frees(void *block) {
+    asthra_manual_free(block);
+    return NULL;
+}
+static void free_elsewhere(void *block) {
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, frees, block));
+    pthread_join(thread, NULL);
+}
+
+/* The owner has read that the block is live, the other thread frees it, the owner goes on. */
+static void free_at_once(char *block) {
+    Asthra__Found f;
+    asthra__heap_find(block, &f);
+    uint8_t before = asthra__load(asthra__state_of(f.start, f.page->shift), relaxed);
+    free_elsewhere(block);
+    asthra__store(asthra__state_of(f.start, f.page->shift), before, relaxed);
+    asthra_manual_free(block);
+}
+
+TEST_PANICS(heap, what_its_owner_and_another_thread_free_at_once_is_reported,
+            "by two threads at once") {
+    for (int i = 0; i < 10; i++) asthra_manual_alloc(40);
+    free_at_once(asthra_manual_alloc(40));
+    asthra_memory_trim();
+}
+
+TEST_PANICS(heap, what_was_freed_at_once_and_used_again_is_reported, "by two threads at once") {
+    for (int i = 0; i < 10; i++) asthra_manual_alloc(40);
+    free_at_once(asthra_manual_alloc(40));
+    asthra_manual_alloc(40);
+    asthra_memory_trim();
+}
+#endif
+
+/* ---- faults ---- */
+
+enum { CAME_THROUGH = 0, MET_NO_FAULT = 43, MOST_FAULTS = 500, BLOCKS = 30 };
+
+static size_t size_of(size_t i) {
+    static const size_t kinds[] = {0, 24, 1000, 9000, 70000, 900000, 3000000, 40, 20000, 5000000};
+    return kinds[i % 10] + i * 3;
+}
+
+static bool is_got(void *block) {
+    if (block != NULL) return true;
+    CHECK_EQ(asthra_last_error().status, ASTHRA_OUT_OF_MEMORY);
+    CHECK(*asthra_result_message(asthra_last_error()) != 0);
+    return false;
+}
+static void fill(unsigned char *block, size_t size, size_t i) {
+    for (size_t k = 0; k < size; k += k < 64 ? 1 : 16411) block[k] = (unsigned char)(k + i);
+}
+static void check(const unsigned char *block, size_t size, size_t i) {
+    for (size_t k = 0; k < size; k += k < 64 ? 1 : 16411)
+        CHECK_EQ(block[k], (unsigned char)(k + i));
+}
+
+/* Every function with blocks of every kind; whatever fails, what there is stays whole. */
+static void live_once(void) {
+    unsigned char *blocks[BLOCKS];
+    size_t sizes[BLOCKS];
+    errno = 55;
+    for (size_t i = 0; i < BLOCKS; i++) {
+        sizes[i] = size_of(i);
+        if (i % 3 == 0) blocks[i] = asthra_manual_alloc(sizes[i]);
+        if (i % 3 == 1) blocks[i] = asthra_manual_alloc_zeroed(sizes[i], 1);
+        if (i % 3 == 2) blocks[i] = asthra_manual_alloc_aligned(sizes[i], (size_t)16 << i % 16);
+        if (!is_got(blocks[i])) continue;
+        for (size_t k = 0; i % 3 == 1 && k < sizes[i]; k += k < 20000 ? 7 : 4099)
+            CHECK_EQ(blocks[i][k], 0);
+        fill(blocks[i], sizes[i], i);
+    }
+    for (size_t i = 0; i < BLOCKS; i++) {
+        size_t size = size_of(i + 7);
+        if (blocks[i] == NULL) continue;
+        unsigned char *moved = asthra_manual_realloc(blocks[i], size);
+        if (!is_got(moved)) {
+            CHECK_EQ(asthra_manual_usable_size(blocks[i]), sizes[i]);
+            check(blocks[i], sizes[i], i);
+            continue;
+        }
+        check(moved, size < sizes[i] ? size : sizes[i], i);
+        blocks[i] = moved, sizes[i] = size;
+        fill(moved, size, i);
+    }
+    for (size_t i = 0; i < BLOCKS; i++) {
+        if (blocks[i] != NULL) check(blocks[i], sizes[i], i);
+        asthra_manual_free(blocks[i]);
+    }
+    asthra_memory_trim();
+    CHECK_EQ(errno, 55);
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).current, 0);
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).mapped, 0);
+}
+
+__attribute__((noreturn)) static void run_with_fault(long at, bool goes_on, bool is_warm) {
+    alarm(30);
+    long most = 0;
+    if (is_warm) {
+        live_once();
+        live_once();
+        most = live_bytes;
+    }
+    calls = 0, fails_on = goes_on, fail_at = at;
+    live_once();
+    bool was_hit = failed != 0;
+    fail_at = 0, failed = 0;
+    size_t refused = asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).failures;
+    live_once(); /* from here on nothing may fail */
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).failures, refused);
+    if (is_warm && live_bytes > most + (1 << 22))
+        test_fail(__FILE__, __LINE__, "%ld bytes were mapped and %ld are", most, live_bytes);
+    _exit(was_hit ? CAME_THROUGH : MET_NO_FAULT);
+}
+
+static bool is_slow(void) {
+    const char *variant = getenv("ASTHRA_TEST_VARIANT");
+    return ASTHRA__TSAN || ASTHRA__ASAN || (variant && strcmp(variant, "aarch64") == 0);
+}
+
+TEST_WITHIN(120, heap, with_every_mapping_that_fails_nothing_is_lost) {
+    for (int way = 0; way < 4; way++) {
+        long at = 1;
+        for (int status = 0; status != MET_NO_FAULT; at += is_slow() ? 7 : 1) {
+            CHECK(at < MOST_FAULTS);
+            pid_t child = fork();
+            CHECK(child >= 0);
+            if (child == 0) run_with_fault(at, way & 1, way & 2);
+            CHECK_EQ(waitpid(child, &status, 0), child);
+            status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+            if (status != CAME_THROUGH && status != MET_NO_FAULT)
+                test_fail(__FILE__, __LINE__, "fault %ld%s%s: status %d", at,
+                          way & 1 ? " and all after it" : "", way & 2 ? ", warm" : "", status);
+        }
+        CHECK(at > (way & 2 ? 2 : 10));
+    }
+}
+
+TEST(heap, zeroed_blocks_are_zero_when_the_system_keeps_pages) {
+    keeps_pages = true;
+    for (size_t size = 100; size < 3000000; size *= 3) {
+        unsigned char *block = asthra_manual_alloc(size);
+        memset(block, 0xa5, size);
+        asthra_manual_free(block);
+        asthra_memory_trim();
+        block = asthra_manual_alloc_zeroed(size, 1);
+        for (size_t i = 0; i < size; i++) CHECK_EQ(block[i], 0);
+        asthra_manual_free(block);
+    }
+}
+
+TEST(heap, a_page_is_whole_when_the_system_keeps_pages) {
+    keeps_pages = true;
+    void *blocks[500];
+    for (int round = 0; round < 20; round++) {
+        size_t size = round % 2 ? 70000 : 24;
+        for (int i = 0; i < 500; i++) blocks[i] = memset(asthra_manual_alloc(size), 0xff, size);
+        for (int i = 0; i < 500; i++) asthra_manual_free(blocks[i]);
+        asthra_memory_trim();
+    }
+}
+
+#ifndef ASTHRA_RT_NO_THREADS
+static void allocate_inside(void) {
+    asthra_manual_free(asthra_manual_alloc(100));
+}
+static void *attaches(void *unused) {
+    is_in_setspecific = true;
+    asthra__thread_set_name("one that attaches before it allocates");
+    is_in_setspecific = false;
+    CHECK_EQ(asthra__thread_count(), 2);
+    asthra_manual_free(asthra_manual_alloc(10));
+    return unused;
+}
+
+TEST(heap, a_thread_whose_attaching_allocates_is_listed_once) {
+    pthread_t thread;
+    alarm(20);
+    asthra__thread_set_name("one");
+    asthra_manual_free(asthra_manual_alloc(10));
+    CHECK(!pthread_create(&thread, NULL, attaches, NULL));
+    pthread_join(thread, NULL);
+    CHECK_EQ(asthra__thread_count(), 1);
+}
+#endif
