@@ -23,6 +23,7 @@ typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
     bool is_attached;
     bool is_main;           /* the process's first thread; in a forked child the only */
+    bool is_listed;         /* its end will be told; link says the same, but under the lock */
     unsigned char detaches; /* how often it has ended: destructors may call us again */
     uint64_t id;            /* as the system's tools show it: for reports of one without a name */
 
