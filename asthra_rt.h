@@ -3877,6 +3877,7 @@ typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
     bool is_attached;
     bool is_main;           /* the process's first thread; in a forked child the only */
+    bool is_listed;         /* its end will be told; link says the same, but under the lock */
     unsigned char detaches; /* how often it has ended: destructors may call us again */
     uint64_t id;            /* as the system's tools show it: for reports of one without a name */
 
@@ -4009,7 +4010,7 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    t->is_attached = false;
+    t->is_attached = t->is_listed = false;
     t->detaches++;
 }
 
@@ -4050,6 +4051,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
         asthra__lock(&asthra__thread_list.lock);
         asthra__thread_enlist(t);
         asthra__unlock(&asthra__thread_list.lock);
+        t->is_listed = true;
     }
     t->is_attached = true;
     errno = saved;
@@ -4061,6 +4063,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__thread_fill(t);
     asthra__thread_enlist(t);
+    t->is_listed = true;
     t->is_attached = true;
     errno = saved;
 }
@@ -7202,7 +7205,7 @@ static Asthra__Heap *asthra__heap_adopt(AsthraMemoryZone zone) {
 static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
     asthra__once(&asthra__heaps.once, asthra__heap_setup);
     Asthra__Thread *t = asthra__thread();
-    if (t->link == NULL) return NULL;
+    if (!t->is_listed) return NULL;
     Asthra__Heap *h = asthra__heap_adopt(zone);
     if (h == NULL) h = asthra__heap_make(zone);
     if (h == NULL) return NULL;
@@ -8735,10 +8738,13 @@ static void asthra__stack_chunk_fill(Asthra__StackRegion *r, Asthra__StackChunk 
     c->region = r;
     c->end = (char *)(c == &r->first ? (void *)r : (void *)c) + bytes;
     asthra__stack_wipe(r, asthra__stack_chunk_base(c), c->end);
+    asthra__heap_hide(&c->base, sizeof c->base);
 }
 
 static void asthra__stack_chunk_free(Asthra__StackChunk *c) {
-    if (c != NULL) asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
+    if (c == NULL) return;
+    asthra__heap_show(c, (size_t)(c->end - (char *)c)); /* as we got it: it may be unmapped */
+    asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
 
 /* Leaves the newest chunk for the one below. It may be the spare from here on, so that a loop over
@@ -8833,6 +8839,7 @@ static void asthra__stack_bury(Asthra__StackRegion *r) {
     asthra__add(&to->count, sum.count, relaxed);
     asthra__add(&to->failures, sum.failures, relaxed);
     asthra__unlock(&asthra__stack.lock);
+    asthra__heap_show(r, ASTHRA__STACK_FIRST);
     asthra__heap_free(r, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
 

@@ -649,7 +649,8 @@ TEST(stack, regions_of_tasks_that_outlast_shutdown_go_with_it) {
     config.shutdown_timeout_ns = ASTHRA_MS(50);
     CHECK(asthra_runtime_init(&config));
     char *mine = filled(20, 1);
-    AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "silent");
+    static AsthraChannel *c; /* it stays: its waiters were left where they are */
+    c = asthra_channel_create(sizeof(int), 0, "silent");
     for (int i = 0; i < 4; i++) asthra_task_detach(asthra_spawn(awaits_what_never_ends, c));
     while (atomic_load(&waiting) < 4) asthra_sleep_ns(10000);
     CHECK_EQ(current_bytes(), 40420);
@@ -704,6 +705,20 @@ TEST(stack, late_destructors_of_a_thread_may_allocate) {
         CHECK_EQ(current_bytes(), 0);
         CHECK_EQ(chunks(), 0);
     }
+}
+
+/* The heap once looked at a field of the list of threads that others change. */
+static void *thread_comes_and_goes(void *unused) {
+    filled(1, 1);
+    return unused;
+}
+TEST(stack, threads_may_begin_while_others_attach) {
+    enum { THREADS = 30 };
+    pthread_t t[THREADS];
+    for (int i = 0; i < THREADS; i++)
+        CHECK_EQ(pthread_create(&t[i], NULL, thread_comes_and_goes, NULL), 0);
+    for (int i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
+    CHECK_EQ(current_bytes(), 0);
 }
 
 TEST(stack, worker_threads_leave_nothing_behind) {

@@ -249,10 +249,13 @@ static void asthra__stack_chunk_fill(Asthra__StackRegion *r, Asthra__StackChunk 
     c->region = r;
     c->end = (char *)(c == &r->first ? (void *)r : (void *)c) + bytes;
     asthra__stack_wipe(r, asthra__stack_chunk_base(c), c->end);
+    asthra__heap_hide(&c->base, sizeof c->base);
 }
 
 static void asthra__stack_chunk_free(Asthra__StackChunk *c) {
-    if (c != NULL) asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
+    if (c == NULL) return;
+    asthra__heap_show(c, (size_t)(c->end - (char *)c)); /* as we got it: it may be unmapped */
+    asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
 
 /* Leaves the newest chunk for the one below. It may be the spare from here on, so that a loop over
@@ -347,6 +350,7 @@ static void asthra__stack_bury(Asthra__StackRegion *r) {
     asthra__add(&to->count, sum.count, relaxed);
     asthra__add(&to->failures, sum.failures, relaxed);
     asthra__unlock(&asthra__stack.lock);
+    asthra__heap_show(r, ASTHRA__STACK_FIRST);
     asthra__heap_free(r, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
 
