@@ -8512,7 +8512,7 @@ static inline void asthra__stack_set_owner(Asthra__StackOwner task) {
  * A foot has a bit that says that the top of an open scope stands right above it; such a block
  * cannot be freed alone. A scope that finds the bit set notes that in its mark and leaves it so.
  *
- * The `live` in the newest foot must agree with the account at each allocation and release: who
+ * The `live` in the newest foot must agree with the region's at each allocation and release: who
  * writes past the newest block changes it. A pattern is added to it, so that its bytes are seldom 0, the likeliest
  * byte to be written there.
  *
@@ -8547,7 +8547,7 @@ enum {
 typedef struct Asthra__StackRegion Asthra__StackRegion;
 
 typedef struct Asthra__StackFoot {
-    uint64_t live; /* + the pattern */
+    uint64_t live; /* of the region with this block, + the pattern */
     uint64_t size; /* * 2, + 1: the top of an open scope stands here */
 } Asthra__StackFoot;
 _Static_assert(sizeof(Asthra__StackFoot) == ASTHRA__STACK_FOOT, "blocks stay aligned");
@@ -8564,6 +8564,7 @@ struct Asthra__StackChunk {
 struct Asthra__StackRegion {
     Asthra__StackRegion *self; /* as a chunk begins with its region */
     char *top, *quick_end;     /* the chunk's end; top: every allocation is a slow one */
+    uint64_t live;             /* what must stand in the newest foot */
     Asthra__StackChunk *chunk;
     Asthra__Account account;
     uint32_t scope; /* the stamp of the innermost open one; 0: none */
@@ -8578,9 +8579,9 @@ struct Asthra__StackRegion {
 
 static struct {
     Asthra__Once once;
-    Asthra__Lock lock; /* of all, orphans and additions to ended */
+    Asthra__Lock lock; /* of all, orphans and ended */
     Asthra__StackRegion *all, *orphans;
-    Asthra__Account ended; /* of regions that are gone; failures where there was no region */
+    Asthra__AccountSum ended; /* of regions that are gone; refusals by the limit */
     ASTHRA__ATOMIC(uint32_t) stamp_blocks;
     ASTHRA__ATOMIC(Asthra__StackOwner) task;
 } asthra__stack;
@@ -8609,7 +8610,7 @@ static inline Asthra__StackFoot *asthra__foot_at(const char *top) {
     return (Asthra__StackFoot *)(void *)(uintptr_t)(top - ASTHRA__STACK_FOOT);
 }
 static ASTHRA__STACK_OWN uint64_t asthra__foot_live(const char *top) {
-    return asthra__foot_at(top)->live - ASTHRA__FOOT_PATTERN;
+    return asthra__foot_at(top)->live;
 }
 static ASTHRA__STACK_OWN size_t asthra__foot_size(const char *top) {
     return (size_t)(asthra__foot_at(top)->size >> 1);
@@ -8623,7 +8624,7 @@ static ASTHRA__STACK_OWN void asthra__foot_set_scope(const char *top, bool on) {
 }
 static ASTHRA__STACK_OWN void asthra__foot_write(char *top, uint64_t live, size_t size) {
     Asthra__StackFoot *f = asthra__foot_at(top);
-    f->live = live + ASTHRA__FOOT_PATTERN;
+    f->live = live;
     f->size = (uint64_t)size << 1;
 }
 /* The first byte in [from, to) that is not `fill`; `to`: all are. */
@@ -8641,18 +8642,10 @@ static inline size_t asthra__stack_need(size_t size) { /* with its foot; size is
 static inline char *asthra__stack_chunk_base(const Asthra__StackChunk *c) {
     return (char *)(uintptr_t)(c + 1);
 }
-static inline size_t asthra__stack_live(const Asthra__StackRegion *r) {
-    return asthra__load(&r->account.total, relaxed) - asthra__load(&r->account.freed, relaxed);
-}
-
-/* As asthra__account_alloc and _free do, but that the zone is told when a chunk is taken and when a
- * region ends: what is between is less than a chunk. */
-static ASTHRA__FAST void asthra__stack_count(Asthra__StackRegion *r, size_t total) {
-    asthra__store(&r->account.total, total, relaxed);
-    asthra__store(&r->account.count, asthra__load(&r->account.count, relaxed) + 1, relaxed);
-}
-static ASTHRA__FAST void asthra__stack_count_freed(Asthra__StackRegion *r, size_t size) {
-    asthra__store(&r->account.freed, asthra__load(&r->account.freed, relaxed) + size, relaxed);
+static size_t asthra__stack_counted(const Asthra__StackRegion *r) {
+    Asthra__AccountSum sum = {0, 0, 0, 0};
+    asthra__account_sum(&r->account, &sum);
+    return sum.total - sum.freed;
 }
 
 /* ---- panics ---- */
@@ -8714,8 +8707,7 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__stack_wrong_release(uint32_t fo
 }
 
 static ASTHRA__FAST void asthra__stack_expect_whole(const Asthra__StackRegion *r) {
-    if (ASTHRA__UNLIKELY(asthra__foot_live(r->top) != asthra__stack_live(r)))
-        asthra__stack_overflown(r->top);
+    if (ASTHRA__UNLIKELY(asthra__foot_live(r->top) != r->live)) asthra__stack_overflown(r->top);
 }
 
 /* ---- chunks ---- */
@@ -8743,7 +8735,6 @@ static void asthra__stack_chunk_fill(Asthra__StackRegion *r, Asthra__StackChunk 
 
 static void asthra__stack_chunk_free(Asthra__StackChunk *c) {
     if (c == NULL) return;
-    asthra__heap_show(c, (size_t)(c->end - (char *)c)); /* as we got it: it may be unmapped */
     asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
 
@@ -8791,11 +8782,10 @@ static bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
     }
     c->below = r->chunk;
     c->below_top = r->top;
-    asthra__foot_write(asthra__stack_chunk_base(c), asthra__stack_live(r), 0);
+    asthra__foot_write(asthra__stack_chunk_base(c), r->live, 0);
     asthra__compiler_fence();
     r->chunk = c;
     asthra__stack_set_top(r, asthra__stack_chunk_base(c));
-    asthra__account_tell(&r->account, ASTHRA_MEMORY_ZONE_STACK);
     return true;
 }
 
@@ -8814,7 +8804,7 @@ static void asthra__stack_unlink(Asthra__StackRegion *r) { /* caller holds the l
 
 /* Frees all blocks and chunks but the first. Looks at no foot: an orphan's may be half written. */
 static void asthra__stack_empty(Asthra__StackRegion *r) {
-    size_t live = asthra__stack_live(r);
+    size_t live = asthra__stack_counted(r);
     while (r->chunk != &r->first) asthra__stack_chunk_pop(r);
     asthra__stack_wipe(r, asthra__stack_chunk_base(&r->first), r->first.end);
     asthra__stack_set_top(r, asthra__stack_chunk_base(&r->first));
@@ -8822,24 +8812,17 @@ static void asthra__stack_empty(Asthra__StackRegion *r) {
     r->spare = NULL;
     r->scope = 0;
     asthra__store(&r->task, UINT64_C(0), relaxed);
-    asthra__stack_count_freed(r, live);
+    asthra__account_free(&r->account, live, ASTHRA_MEMORY_ZONE_STACK);
     if (r->account.told != 0) asthra__account_tell(&r->account, ASTHRA_MEMORY_ZONE_STACK);
     asthra__zone_release(live);
 }
 
 /* It is in no list any more; its account goes into the total. */
 static void asthra__stack_bury(Asthra__StackRegion *r) {
-    Asthra__Account *to = &asthra__stack.ended;
-    Asthra__AccountSum sum = {0, 0, 0, 0};
     asthra__account_tell(&r->account, ASTHRA_MEMORY_ZONE_STACK);
-    asthra__account_sum(&r->account, &sum);
     asthra__lock(&asthra__stack.lock);
-    asthra__add(&to->total, sum.total, relaxed);
-    asthra__add(&to->freed, sum.freed, relaxed);
-    asthra__add(&to->count, sum.count, relaxed);
-    asthra__add(&to->failures, sum.failures, relaxed);
+    asthra__account_sum(&r->account, &asthra__stack.ended);
     asthra__unlock(&asthra__stack.lock);
-    asthra__heap_show(r, ASTHRA__STACK_FIRST);
     asthra__heap_free(r, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
 
@@ -8952,7 +8935,8 @@ static Asthra__StackRegion *asthra__stack_open(void) {
     Asthra__StackRegion *r = asthra__stack_begin(t);
     if (r == NULL) return NULL;
     r->scope = asthra__stack_scope(t->stack);
-    asthra__foot_write(asthra__stack_chunk_base(&r->first), asthra__stack_live(r), 0);
+    r->live = ASTHRA__FOOT_PATTERN;
+    asthra__foot_write(asthra__stack_chunk_base(&r->first), r->live, 0);
     asthra__stack_set_top(r, asthra__stack_chunk_base(&r->first));
     asthra__store(&r->task, asthra__stack_task(), relaxed);
     t->stack = r;
@@ -9054,7 +9038,10 @@ ASTHRA__FN void asthra__stack_set_owner(Asthra__StackOwner task) {
 ASTHRA__FN void asthra__stack_sum(Asthra__AccountSum *sum) {
     asthra__stack_reap_orphans();
     asthra__lock(&asthra__stack.lock);
-    asthra__account_sum(&asthra__stack.ended, sum);
+    sum->total += asthra__stack.ended.total;
+    sum->freed += asthra__stack.ended.freed;
+    sum->count += asthra__stack.ended.count;
+    sum->failures += asthra__stack.ended.failures;
     for (const Asthra__StackRegion *r = asthra__stack.all; r != NULL; r = r->next)
         asthra__account_sum(&r->account, sum);
     asthra__unlock(&asthra__stack.lock);
@@ -9062,15 +9049,13 @@ ASTHRA__FN void asthra__stack_sum(Asthra__AccountSum *sum) {
 
 /* ---- allocation ---- */
 
-/* There is room. */
+/* There is room, and it was counted. */
 static ASTHRA__FAST void *asthra__stack_push(Asthra__StackRegion *r, size_t size) {
     char *block = r->top, *top = block + asthra__stack_need(size);
-    size_t total = asthra__load(&r->account.total, relaxed);
-    uint64_t live = total - asthra__load(&r->account.freed, relaxed);
-    if (ASTHRA__UNLIKELY(asthra__foot_live(block) != live)) asthra__stack_overflown(block);
-    asthra__foot_write(top, live + size, size);
+    asthra__stack_expect_whole(r);
+    r->live += size;
+    asthra__foot_write(top, r->live, size);
     r->top = top;
-    asthra__stack_count(r, total + size);
     asthra__heap_show(block, size);
     return block;
 }
@@ -9096,6 +9081,7 @@ static void *asthra__stack_take(size_t size) {
     size_t room = (size_t)(r->chunk->end - r->top);
     if ((size >= room || asthra__stack_need(size) > room) && !asthra__stack_chunk_push(r, size))
         return NULL;
+    asthra__account_alloc(&r->account, size, ASTHRA_MEMORY_ZONE_STACK);
     return r->level == ASTHRA_SAFETY_FULL ? asthra__stack_push_full(r, size)
                                           : asthra__stack_push(r, size);
 }
@@ -9103,7 +9089,9 @@ static void *asthra__stack_take(size_t size) {
 ASTHRA__COLD static void *asthra__stack_alloc_slow(size_t size) {
     bool is_watched = asthra__zone_is_watched();
     if (is_watched && !asthra__zone_admit(size, ASTHRA_MEMORY_ZONE_STACK)) {
-        asthra__account_fail(&asthra__stack.ended);
+        asthra__lock(&asthra__stack.lock);
+        asthra__stack.ended.failures++;
+        asthra__unlock(&asthra__stack.lock);
         return NULL;
     }
     void *block = asthra__stack_take(size);
@@ -9116,7 +9104,8 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_stack_alloc(size_t size) {
     Asthra__StackRegion *r = asthra__thread_raw()->stack;
     if (ASTHRA__LIKELY(asthra__stack_is_region(r) && !asthra__zone_is_watched())) {
         size_t room = (size_t)(r->quick_end - r->top);
-        if (ASTHRA__LIKELY(size < room && asthra__stack_need(size) <= room))
+        if (ASTHRA__LIKELY(size < room && asthra__stack_need(size) <= room) &&
+            ASTHRA__LIKELY(asthra__account_try_alloc(&r->account, size)))
             return asthra__stack_push(r, size);
     }
     return asthra__stack_alloc_slow(size);
@@ -9156,15 +9145,18 @@ ASTHRA_RT_API ASTHRA__NOINLINE AsthraStackMark asthra_stack_mark(void) {
     return mark;
 }
 
-/* Back to `top`, in the newest chunk. */
-static ASTHRA__FAST void asthra__stack_cut(Asthra__StackRegion *r, char *top, bool joins) {
-    uint64_t live = asthra__stack_live(r), rest = asthra__foot_live(top);
-    if (ASTHRA__UNLIKELY(asthra__foot_live(r->top) != live || rest > live))
-        asthra__stack_overflown(r->top);
+/* Back to `top`, in the newest chunk; false: nothing was done, the zone is to be told. */
+static ASTHRA__FAST bool asthra__stack_cut(Asthra__StackRegion *r, char *top, bool joins) {
+    uint64_t rest = asthra__foot_live(top), freed = r->live - rest;
+    asthra__stack_expect_whole(r);
+    if (ASTHRA__UNLIKELY(rest > r->live)) asthra__stack_overflown(top);
+    if (ASTHRA__UNLIKELY(!asthra__account_has_room(&r->account, (size_t)freed))) return false;
     asthra__heap_hide(top, (size_t)(r->top - top));
     r->top = top;
+    r->live = rest;
     if (!joins) asthra__foot_set_scope(top, false);
-    asthra__stack_count_freed(r, (size_t)(live - rest));
+    asthra__account_free_quick(&r->account, (size_t)freed);
+    return true;
 }
 
 static inline bool asthra__stack_is_in_chunk(const Asthra__StackRegion *r, const char *top) {
@@ -9176,18 +9168,18 @@ ASTHRA__COLD static void asthra__stack_cut_slow(Asthra__StackRegion *r, char *to
     asthra__stack_expect_whole(r);
     asthra__stack_farewell(r, top);
     if (top == NULL) top = asthra__stack_chunk_base(&r->first);
-    uint64_t live = asthra__stack_live(r);
     while (!asthra__stack_is_in_chunk(r, top)) {
         ASTHRA__CHECK(r->chunk != &r->first); /* the mark was made up */
         asthra__stack_chunk_pop(r);
     }
+    uint64_t rest = asthra__foot_live(top), freed = r->live - rest;
+    if (rest > r->live) asthra__stack_overflown(top);
     asthra__stack_wipe(r, top, r->top);
     asthra__stack_set_top(r, top);
-    uint64_t rest = asthra__foot_live(top);
-    if (rest > live) asthra__stack_overflown(top);
+    r->live = rest;
     if (!joins) asthra__foot_set_scope(top, false);
-    asthra__stack_count_freed(r, (size_t)(live - rest));
-    asthra__zone_release((size_t)(live - rest));
+    asthra__account_free(&r->account, (size_t)freed, ASTHRA_MEMORY_ZONE_STACK);
+    asthra__zone_release((size_t)freed);
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_stack_release(AsthraStackMark *mark) {
@@ -9206,10 +9198,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_stack_release(AsthraStackMark *mark) 
         return;
     }
     bool joins = (depth & ASTHRA__MARK_JOINS) != 0;
-    if (ASTHRA__LIKELY(asthra__stack_is_in_chunk(r, mark->top) && r->level != ASTHRA_SAFETY_FULL &&
-                       !asthra__zone_is_watched()))
-        asthra__stack_cut(r, mark->top, joins);
-    else
+    bool is_quick = asthra__stack_is_in_chunk(r, mark->top) && !asthra__zone_is_watched() &&
+                    r->level != ASTHRA_SAFETY_FULL;
+    if (ASTHRA__UNLIKELY(!is_quick || !asthra__stack_cut(r, mark->top, joins)))
         asthra__stack_cut_slow(r, mark->top, joins);
     r->scope = around;
 }
