@@ -244,7 +244,7 @@ static void asthra__stack_chunk_fill(Asthra__StackRegion *r, Asthra__StackChunk 
     asthra__heap_hide(&c->base, sizeof c->base);
 }
 
-static void asthra__stack_chunk_free(Asthra__StackChunk *c) {
+static ASTHRA__NOINLINE void asthra__stack_chunk_free(Asthra__StackChunk *c) {
     if (c == NULL) return;
     asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
@@ -280,7 +280,7 @@ static size_t asthra__stack_chunk_bytes(const Asthra__StackRegion *r, size_t siz
 }
 
 /* A chunk on top that has room for the block; false: no memory. */
-static bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
+static ASTHRA__NOINLINE bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
     size_t bytes = asthra__stack_chunk_bytes(r, size);
     Asthra__StackChunk *c = r->spare;
     if (c != NULL && bytes != SIZE_MAX &&
@@ -329,7 +329,7 @@ static void asthra__stack_empty(Asthra__StackRegion *r) {
 }
 
 /* It is in no list any more; its account goes into the total. */
-static void asthra__stack_bury(Asthra__StackRegion *r) {
+static ASTHRA__NOINLINE void asthra__stack_bury(Asthra__StackRegion *r) {
     asthra__account_tell(&r->account, ASTHRA_MEMORY_ZONE_STACK);
     asthra__lock(&asthra__stack.lock);
     asthra__account_sum(&r->account, &asthra__stack.ended);
@@ -410,7 +410,7 @@ static void asthra__stack_setup(void) {
                        asthra__stack_fork_child);
 }
 
-static Asthra__StackRegion *asthra__stack_make(void) {
+static ASTHRA__NOINLINE Asthra__StackRegion *asthra__stack_make(void) {
     asthra__once(&asthra__stack.once, asthra__stack_setup);
     asthra__stack_reap_orphans();
     Asthra__StackRegion *r = asthra__heap_alloc(ASTHRA__STACK_FIRST, ASTHRA_MEMORY_ZONE_STACK);
