@@ -689,9 +689,9 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
  *     }
  *
  * Blocks are aligned to 16. A write past the end of the newest block, up to the next multiple of 16
- * bytes not counted, panics at the next allocation or release; at ASTHRA_SAFETY_FULL every byte past
- * the end of every block is looked at, and writes to what was released are found when its memory is
- * given out again.
+ * bytes not counted, panics at the next allocation or release; at ASTHRA_SAFETY_FULL every byte
+ * past the end of every block is looked at, and writes to what was released are found when its
+ * memory is given out again.
  *
  * Threads: any; a block may be read and written by all, but only its task allocates and releases.
  * Blocks: never. errno is left as it was. Strip with: ASTHRA_RT_NO_STACK.
@@ -8513,8 +8513,8 @@ static inline void asthra__stack_set_owner(Asthra__StackOwner task) {
  * cannot be freed alone. A scope that finds the bit set notes that in its mark and leaves it so.
  *
  * The `live` in the newest foot must agree with the region's at each allocation and release: who
- * writes past the newest block changes it. A pattern is added to it, so that its bytes are seldom 0, the likeliest
- * byte to be written there.
+ * writes past the newest block changes it. A pattern is added to it, so that its bytes are seldom
+ * 0, the likeliest byte to be written there.
  *
  * Regions are the running task's alone; only the list of all regions has a lock. A region that ends
  * is emptied, and its first chunk waits with the thread for the next task there; the account goes

@@ -21,8 +21,8 @@
  * cannot be freed alone. A scope that finds the bit set notes that in its mark and leaves it so.
  *
  * The `live` in the newest foot must agree with the region's at each allocation and release: who
- * writes past the newest block changes it. A pattern is added to it, so that its bytes are seldom 0, the likeliest
- * byte to be written there.
+ * writes past the newest block changes it. A pattern is added to it, so that its bytes are seldom
+ * 0, the likeliest byte to be written there.
  *
  * Regions are the running task's alone; only the list of all regions has a lock. A region that ends
  * is emptied, and its first chunk waits with the thread for the next task there; the account goes

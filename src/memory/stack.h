@@ -11,9 +11,9 @@
  *     }
  *
  * Blocks are aligned to 16. A write past the end of the newest block, up to the next multiple of 16
- * bytes not counted, panics at the next allocation or release; at ASTHRA_SAFETY_FULL every byte past
- * the end of every block is looked at, and writes to what was released are found when its memory is
- * given out again.
+ * bytes not counted, panics at the next allocation or release; at ASTHRA_SAFETY_FULL every byte
+ * past the end of every block is looked at, and writes to what was released are found when its
+ * memory is given out again.
  *
  * Threads: any; a block may be read and written by all, but only its task allocates and releases.
  * Blocks: never. errno is left as it was. Strip with: ASTHRA_RT_NO_STACK.
