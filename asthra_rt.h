@@ -8452,9 +8452,9 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user) {
  * stands in the record, else by asthra__stack_drop.
  */
 
-typedef uint64_t (*Asthra__StackOwner)(void);
-
 #if ASTHRA_HAS_STACK
+
+typedef uint64_t (*Asthra__StackOwner)(void);
 
 /* What runs on this thread has ended, and with it its region. Tells the hooks: not in a task.
  * has_failed: it may have been in the middle of an allocation. */
@@ -8474,7 +8474,7 @@ ASTHRA__FN void asthra__stack_sum(Asthra__AccountSum *sum);
 /* Gives the regions that the calling thread keeps for its next tasks back to the heap. */
 ASTHRA__FN void asthra__stack_trim(void);
 
-#else
+#elif ASTHRA_HAS_TASK
 
 static inline void asthra__stack_end(bool has_failed) {
     (void)has_failed;
@@ -8483,7 +8483,7 @@ static inline void asthra__stack_drop(struct Asthra__StackRegion *r) {
     (void)r;
 }
 static inline void asthra__stack_end_tasks(void) {}
-static inline void asthra__stack_set_owner(Asthra__StackOwner task) {
+static inline void asthra__stack_set_owner(uint64_t (*task)(void)) {
     (void)task;
 }
 
@@ -8525,9 +8525,9 @@ static inline void asthra__stack_set_owner(Asthra__StackOwner task) {
  * A thread whose end nobody tells (see thread.c) may leave its last region behind.
  */
 
-#include <string.h>
-
 #if ASTHRA_HAS_STACK
+
+#include <string.h>
 
 enum {
     ASTHRA__STACK_FOOT = 16,

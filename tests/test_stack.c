@@ -744,7 +744,7 @@ static void child_is_well(char *mine, AsthraStackMark *m) {
     stack_free(mine);
     CHECK_EQ(current_bytes(), 0);
     asthra__stack_trim();
-    CHECK_EQ(chunks(), 1);
+    CHECK(chunks() <= 6); /* of other threads those that were just being allocated */
     asthra_await(asthra_spawn(sums_down, (void *)50));
     CHECK_EQ(current_bytes(), 0);
     _exit(0);

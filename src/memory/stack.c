@@ -36,9 +36,9 @@
 
 #include "heap_internal.h"
 
-#include <string.h>
-
 #if ASTHRA_HAS_STACK
+
+#include <string.h>
 
 enum {
     ASTHRA__STACK_FOOT = 16,

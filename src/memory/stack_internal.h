@@ -13,9 +13,9 @@
 #include "../core/thread_internal.h"
 #include "zone_internal.h"
 
-typedef uint64_t (*Asthra__StackOwner)(void);
-
 #if ASTHRA_HAS_STACK
+
+typedef uint64_t (*Asthra__StackOwner)(void);
 
 /* What runs on this thread has ended, and with it its region. Tells the hooks: not in a task.
  * has_failed: it may have been in the middle of an allocation. */
@@ -35,7 +35,7 @@ ASTHRA__FN void asthra__stack_sum(Asthra__AccountSum *sum);
 /* Gives the regions that the calling thread keeps for its next tasks back to the heap. */
 ASTHRA__FN void asthra__stack_trim(void);
 
-#else
+#elif ASTHRA_HAS_TASK
 
 static inline void asthra__stack_end(bool has_failed) {
     (void)has_failed;
@@ -44,7 +44,7 @@ static inline void asthra__stack_drop(struct Asthra__StackRegion *r) {
     (void)r;
 }
 static inline void asthra__stack_end_tasks(void) {}
-static inline void asthra__stack_set_owner(Asthra__StackOwner task) {
+static inline void asthra__stack_set_owner(uint64_t (*task)(void)) {
     (void)task;
 }
 
