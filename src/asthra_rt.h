@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [stack]                              memory that goes with its task, thread or scope
  *     [arena]                              memory taken bit by bit and freed at once
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
@@ -106,6 +107,7 @@ extern "C" {
 #include "core/trace.h"
 #include "memory/zone.h"
 #include "memory/manual.h"
+#include "memory/stack.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
 #include "memory/memory.h"
@@ -168,6 +170,8 @@ extern "C" {
 #include "memory/heap_check.c"
 #include "memory/heap_full.c"
 #include "memory/manual.c"
+#include "memory/stack_internal.h"
+#include "memory/stack.c"
 #include "memory/arena.c"
 #include "memory/pool_internal.h"
 #include "memory/pool.c"

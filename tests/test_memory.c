@@ -380,3 +380,44 @@ TEST(memory, the_full_level_does_not_hand_out_a_freed_block_soon) {
     }
     asthra_runtime_shutdown();
 }
+
+/* ---- the stack zone through the door ---- */
+
+TEST(memory, the_door_gives_stack_blocks) {
+    AsthraMemoryStatistics before = asthra_memory_statistics(ASTHRA_MEMORY_ZONE_STACK);
+    ASTHRA_STACK_SCOPE(scope) {
+        int *one = ASTHRA_NEW_ARRAY(int, 100, STACK);
+        CHECK_EQ(asthra_memory_zone_of(one), ASTHRA_MEMORY_ZONE_STACK);
+        AsthraMemoryStatistics now = asthra_memory_statistics(ASTHRA_MEMORY_ZONE_STACK);
+        CHECK_EQ(now.current - before.current, 400);
+        CHECK_EQ(now.count - before.count, 1);
+        char *newest = asthra_alloc(10, ASTHRA_MEMORY_ZONE_STACK);
+        asthra_free(newest, ASTHRA_MEMORY_ZONE_STACK);
+        CHECK_EQ(asthra_memory_statistics_all().current,
+                 asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).current + before.current +
+                     400);
+    }
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_STACK).current, before.current);
+}
+
+TEST_PANICS(memory, a_manual_block_is_not_freed_to_the_stack, "Invalid pointer in stack_free") {
+    asthra_free(asthra_manual_alloc(10), ASTHRA_MEMORY_ZONE_STACK);
+}
+
+TEST_PANICS(memory, a_stack_block_is_not_freed_to_the_heap, "Invalid pointer in manual_free") {
+    asthra_free(asthra_stack_alloc(10), ASTHRA_MEMORY_ZONE_MANUAL);
+}
+
+TEST(memory, the_limit_counts_the_stack_zone) {
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.max_heap_size = asthra_memory_statistics_all().current + 1000;
+    CHECK(start(c));
+    ASTHRA_STACK_SCOPE(scope) {
+        CHECK(asthra_stack_alloc(600) != NULL);
+        CHECK(asthra_manual_alloc(600) == NULL);
+        CHECK(asthra_stack_alloc(600) == NULL);
+        CHECK_EQ(asthra_last_error().status, ASTHRA_LIMIT);
+    }
+    asthra_manual_free(asthra_manual_alloc(600));
+    asthra_runtime_shutdown();
+}

@@ -37,6 +37,7 @@ struct Asthra__Fiber {
     struct Asthra__Slab *slab;    /* NULL: bound */
     char *low, *high;             /* usable bytes; the guard lies below low */
     struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
+    struct Asthra__StackRegion *stack; /* the stack zone's of what is on top, while it is left */
     Asthra__SwapContext *escape;  /* out of that task's function */
     int bound_to;                 /* worker that alone may resume it; -1: any */
     int saved_errno; /* the scheduler saves it, which knows the thread */

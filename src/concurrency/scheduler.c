@@ -21,6 +21,7 @@
  *     fiber whose loop runs that task and then gives way.
  */
 #include "scheduler_internal.h"
+#include "../memory/stack_internal.h"
 
 #if ASTHRA_HAS_TASK
 
@@ -235,6 +236,12 @@ ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
     return got > 0;
 }
 
+/* A loop has a region only where a hook of the program allocated from the stack zone in it. */
+ASTHRA__COLD static void asthra__drop_stack(Asthra__Fiber *left) {
+    asthra__stack_drop(left->stack);
+    left->stack = NULL;
+}
+
 /* Does what the stack that was just left asked for. First act after every switch. */
 static void asthra__arrived(const Asthra__Seat *s) {
     Asthra__Worker *w = s->worker;
@@ -246,8 +253,12 @@ static void asthra__arrived(const Asthra__Seat *s) {
     case ASTHRA__LEFT_HOLDING: asthra__unlock(w->left_wait->held); break;
     case ASTHRA__LEFT_WAITING: asthra__wait_switched(w, w->left_wait); break;
     case ASTHRA__LEFT_READY: asthra__runnable_fiber(w, left, false); break;
-    case ASTHRA__LEFT_DEAD: asthra__fiber_destroy(left); break;
+    case ASTHRA__LEFT_DEAD:
+        if (ASTHRA__UNLIKELY(left->stack != NULL)) asthra__drop_stack(left);
+        asthra__fiber_destroy(left);
+        break;
     case ASTHRA__LEFT_IDLE:
+        if (ASTHRA__UNLIKELY(left->stack != NULL)) asthra__drop_stack(left);
         if (ASTHRA__UNLIKELY(w->spare_count >= ASTHRA__SPARES_MOST)) asthra__spare_give(w);
         asthra__spare_push(w, left);
         break;
@@ -258,11 +269,13 @@ static void asthra__arrived(const Asthra__Seat *s) {
 static Asthra__Seat *asthra__go_to(Asthra__Seat *s, Asthra__Fiber *to, Asthra__Leaving how) {
     Asthra__Fiber *from = s->fiber;
     from->task = s->task;
+    from->stack = s->thread->stack;
     from->saved_errno = *s->thread->errno_place;
     s->worker->leaving = how;
     s->worker->left = from;
     s->fiber = to;
     s->task = to->task;
+    s->thread->stack = to->stack;
     asthra__fiber_switch(from, to, how == ASTHRA__LEFT_DEAD);
     s = asthra__seat();
     asthra__arrived(s);
@@ -298,6 +311,13 @@ static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_pla
     return value;
 }
 
+/* The stack zone's region of what ran here goes: t's, or what a hook left to the loop before it. */
+static ASTHRA__FAST Asthra__Seat *asthra__end_stack(Asthra__Seat *s, bool has_failed) {
+    if (ASTHRA__LIKELY(s->thread->stack == NULL)) return s;
+    asthra__stack_end(has_failed);
+    return asthra__seat(); /* it may have called hooks */
+}
+
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
 static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
@@ -307,6 +327,7 @@ static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, 
     }
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
+    if (!is_in_place) s = asthra__end_stack(s, false);
     f->task = s->task = t;
     void *value = asthra__call_task(f, t, is_in_place); /* a loop keeps the default control words */
     s = asthra__seat();
@@ -324,6 +345,7 @@ static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, 
     if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
     f->has_failed = false;
     f->task = s->task = NULL;
+    s = asthra__end_stack(s, how == ASTHRA_TASK_FAILED);
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
     return s;
 }
@@ -333,9 +355,12 @@ static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, 
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Fiber *f = s->fiber;
     Asthra__Task *below = s->task;
+    struct Asthra__StackRegion *stack_below = s->thread->stack;
     int errno_below = *s->thread->errno_place;
+    s->thread->stack = NULL;
     s = asthra__run(s, t, true);
     f->task = s->task = below;
+    s->thread->stack = stack_below;
     *s->thread->errno_place = errno_below;
     return s;
 }

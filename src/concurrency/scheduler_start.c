@@ -16,6 +16,7 @@
  */
 #include "scheduler_internal.h"
 #include "../core/table_internal.h"
+#include "../memory/stack_internal.h"
 
 #if ASTHRA_HAS_TASK
 
@@ -214,6 +215,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     if (g->config.main_helps) asthra__store(&g->workers[0].is_outside, 1u, relaxed);
     asthra__os_fault_stack_enter(&t->fault_stack);
     asthra__report_setup();
+    asthra__stack_set_owner(asthra__current_id);
     return true;
 }
 
@@ -353,6 +355,8 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     if (is_still) asthra__report_standing(true);
     asthra__seats_dismiss(g);
     asthra__report_teardown();
+    asthra__stack_set_owner(NULL);
+    asthra__stack_end_tasks();
     asthra__os_fault_stack_leave(s->thread->fault_stack);
     s->thread->fault_stack = NULL;
     asthra__task_teardown();

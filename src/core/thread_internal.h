@@ -23,6 +23,7 @@ typedef struct Asthra__Thread Asthra__Thread;
 struct Asthra__Thread {
     bool is_attached;
     bool is_main;           /* the process's first thread; in a forked child the only */
+    bool is_listed;         /* its end will be told; link says the same, but under the lock */
     unsigned char detaches; /* how often it has ended: destructors may call us again */
     uint64_t id;            /* as the system's tools show it: for reports of one without a name */
 
@@ -30,13 +31,14 @@ struct Asthra__Thread {
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads */
-    bool is_listed; /* the thread's end will be told; unlike link, only the thread looks at it */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
     bool is_in_heap;        /* heap's: it is opening one; attaching leaves it as it was */
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
+    struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */
+    uint32_t stack_stamp;                   /* stack's: the next scope's; 0: get some */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
      * thread can fail for want of memory. */

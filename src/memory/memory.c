@@ -8,6 +8,7 @@
 #include "heap_internal.h"
 #include "manual.h"
 #include "memory_internal.h"
+#include "stack_internal.h"
 
 #include "../core/text_internal.h"
 
@@ -29,6 +30,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 #endif
+#if ASTHRA_HAS_STACK
+    case ASTHRA_MEMORY_ZONE_STACK: return asthra_stack_alloc(size);
+#endif
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:
     default: asthra__memory_refuse(zone); return NULL;
@@ -48,6 +52,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free_here(ptr, zone, site, "manual_free"); return;
+#endif
+#if ASTHRA_HAS_STACK
+    case ASTHRA_MEMORY_ZONE_STACK: asthra__stack_free(ptr, "stack_free"); return;
 #endif
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:
@@ -89,6 +96,9 @@ static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum,
                                AsthraMemoryStatistics *out) {
     size_t resident = 0;
     asthra__heap_sum(zone, sum);
+#if ASTHRA_HAS_STACK
+    if (zone == ASTHRA_MEMORY_ZONE_STACK) asthra__stack_sum(sum);
+#endif
     out->mapped += asthra__heap_mapped(zone, &resident);
     out->resident += resident;
 }
@@ -124,6 +134,9 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void) {
 }
 
 ASTHRA_RT_API size_t asthra_memory_trim(void) {
+#if ASTHRA_HAS_STACK
+    asthra__stack_trim();
+#endif
     return asthra__heap_trim();
 }
 

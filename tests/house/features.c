@@ -116,6 +116,20 @@ static int house_pool(void) {
 #endif
 
 #if ASTHRA_HAS_CORE
+#if ASTHRA_HAS_STACK
+static int house_stack(void) {
+    const char *first = (const char *)asthra_stack_alloc(10);
+    HOUSE_EXPECT(first != NULL);
+    ASTHRA_STACK_SCOPE(outer) {
+        ASTHRA_STACK_SCOPE(inner) {
+            HOUSE_EXPECT(asthra_stack_alloc(100000) != NULL);
+        }
+        HOUSE_EXPECT((const char *)asthra_stack_alloc(10) == first + 32);
+    }
+    return 0;
+}
+#endif
+
 static int house_result(void) {
     int value = 0;
     HOUSE_EXPECT(asthra_result_value(asthra_result_ok(&value)) == &value);
@@ -145,6 +159,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_TYPE
     if (!failed) failed = house_type();
+#endif
+#if ASTHRA_HAS_STACK
+    if (!failed) failed = house_stack();
 #endif
 #if ASTHRA_HAS_ARENA
     if (!failed) failed = house_arena();
