@@ -3824,7 +3824,8 @@ struct Asthra__Thread {
     const char *panic;             /* the panic's slot: the message of the one in progress */
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
-    Asthra__Thread *next, **link;  /* the list of attached threads */
+    Asthra__Thread *next, **link;  /* the list of attached threads; under its lock */
+    bool is_listed;                /* the same as link != NULL, for the thread itself */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
@@ -3948,7 +3949,7 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    t->is_attached = false;
+    t->is_attached = t->is_listed = false;
     t->detaches++;
 }
 
@@ -3989,6 +3990,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
         asthra__lock(&asthra__thread_list.lock);
         asthra__thread_enlist(t);
         asthra__unlock(&asthra__thread_list.lock);
+        t->is_listed = true;
     }
     t->is_attached = true;
     errno = saved;
@@ -4000,6 +4002,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__thread_fill(t);
     asthra__thread_enlist(t);
+    t->is_listed = true;
     t->is_attached = true;
     errno = saved;
 }
@@ -7141,7 +7144,7 @@ static Asthra__Heap *asthra__heap_adopt(AsthraMemoryZone zone) {
 static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
     asthra__once(&asthra__heaps.once, asthra__heap_setup);
     Asthra__Thread *t = asthra__thread();
-    if (t->link == NULL) return NULL;
+    if (!t->is_listed) return NULL;
     Asthra__Heap *h = asthra__heap_adopt(zone);
     if (h == NULL) h = asthra__heap_make(zone);
     if (h == NULL) return NULL;

@@ -94,7 +94,7 @@ static void asthra__thread_detach(void *record) {
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
     asthra__unlock(&asthra__thread_list.lock);
-    t->is_attached = false;
+    t->is_attached = t->is_listed = false;
     t->detaches++;
 }
 
@@ -135,6 +135,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
         asthra__lock(&asthra__thread_list.lock);
         asthra__thread_enlist(t);
         asthra__unlock(&asthra__thread_list.lock);
+        t->is_listed = true;
     }
     t->is_attached = true;
     errno = saved;
@@ -146,6 +147,7 @@ ASTHRA__COLD static void asthra__thread_attach(Asthra__Thread *t) {
     int saved = errno;
     asthra__thread_fill(t);
     asthra__thread_enlist(t);
+    t->is_listed = true;
     t->is_attached = true;
     errno = saved;
 }

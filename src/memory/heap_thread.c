@@ -120,7 +120,7 @@ static Asthra__Heap *asthra__heap_adopt(AsthraMemoryZone zone) {
 static Asthra__Heap *asthra__heap_open(AsthraMemoryZone zone) {
     asthra__once(&asthra__heaps.once, asthra__heap_setup);
     Asthra__Thread *t = asthra__thread();
-    if (t->link == NULL) return NULL;
+    if (!t->is_listed) return NULL;
     Asthra__Heap *h = asthra__heap_adopt(zone);
     if (h == NULL) h = asthra__heap_make(zone);
     if (h == NULL) return NULL;
