@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [pinned]                             addresses that foreign code may keep
  *     [arena]                              memory taken bit by bit and freed at once
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
@@ -57,6 +58,7 @@
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
  *     ASTHRA_RT_NO_CALLER          call sites are not recorded
  *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
+ *     ASTHRA_RT_LOCK_PINS          pinned ranges are locked into memory (mlock); needs pinned
  *     ASTHRA_RT_DEBUG              1: asserts; 2: asserts that walk structures
  *     ASTHRA_RT_STB_DS_H           where stb_ds.h is, in quotes or angle brackets
  *
@@ -106,6 +108,7 @@ extern "C" {
 #include "core/trace.h"
 #include "memory/zone.h"
 #include "memory/manual.h"
+#include "memory/pinned.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
 #include "memory/memory.h"
@@ -168,6 +171,9 @@ extern "C" {
 #include "memory/heap_check.c"
 #include "memory/heap_full.c"
 #include "memory/manual.c"
+#include "memory/pinned_internal.h"
+#include "memory/pinned_table.c"
+#include "memory/pinned.c"
 #include "memory/arena.c"
 #include "memory/pool_internal.h"
 #include "memory/pool.c"
