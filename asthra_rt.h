@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [pinned]                             addresses that foreign code may keep
  *     [stack]                              memory that goes with its task, thread or scope
  *     [arena]                              memory taken bit by bit and freed at once
  *     [pool]                               objects of one size, blocks that may move
@@ -58,6 +59,7 @@
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
  *     ASTHRA_RT_NO_CALLER          call sites are not recorded
  *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
+ *     ASTHRA_RT_LOCK_PINS          pinned ranges are locked into memory (mlock); needs pinned
  *     ASTHRA_RT_DEBUG              1: asserts; 2: asserts that walk structures
  *     ASTHRA_RT_STB_DS_H           where stb_ds.h is, in quotes or angle brackets
  *
@@ -166,6 +168,11 @@
 #else
 #define ASTHRA_HAS_AUTO_INIT 1
 #endif
+#ifdef ASTHRA_RT_LOCK_PINS
+#define ASTHRA_HAS_LOCKED_PINS 1
+#else
+#define ASTHRA_HAS_LOCKED_PINS 0
+#endif
 
 /* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
@@ -192,6 +199,9 @@
 #endif
 #if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if defined(ASTHRA_RT_LOCK_PINS) && !ASTHRA_HAS_PINNED
+#error "ASTHRA_RT_LOCK_PINS needs pinned: add ASTHRA_RT_WITH_PINNED, or take LOCK_PINS back"
 #endif
 #if defined(ASTHRA_RT_STATIC) && !defined(ASTHRA_RT_IMPLEMENTATION)
 #error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h"
@@ -672,6 +682,71 @@ typedef bool (*AsthraBlockVisitor)(void *block, size_t size, void *user); /* fal
  * others. While other threads allocate and free, their blocks may be missed or shown.
  * Cost: the whole heap is looked through. */
 ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
+
+#endif
+
+/* ---- [pinned] contract -------------------------------------------------- memory/pinned.h ---- */
+/* pinned - addresses that foreign code may keep.                           [pinned] contract
+ *
+ * Two things. The pinned zone gives out blocks as the manual zone does, for memory that is handed
+ * to foreign code for good. And any memory can be pinned for a while: blocks of the zones, stacks,
+ * static data, mappings of others. A pin is a promise that the address stays good: while it lasts
+ * a free or a realloc of a block that it touches panics, by whichever thread, also if the pin
+ * begins inside the block or goes on into the next ones.
+ *
+ * Pins of one address count. The widest range of them holds until the last is undone: another pin
+ * with a smaller size is just counted. Pins belong to no thread or task: anybody may undo them.
+ * They outlive asthra_runtime_shutdown, which says on stderr which ones there are, and a forked
+ * child has them too. The pinned zone's blocks are not pinned by being allocated.
+ *
+ * Pinning a block while another thread frees it is a bug like using it; the runtime stays whole,
+ * but which of the two comes first is not defined.
+ *
+ * ASTHRA_RT_LOCK_PINS also locks the pages of pinned ranges into memory (mlock), page by page until
+ * the last pin on a page is undone. A child of fork has the pins, but not the locks. Pages that the
+ * host has locked itself are unlocked with the last pin on them.
+ *
+ * Threads: any, without set-up and without a runtime. Blocks: never, but with ASTHRA_RT_LOCK_PINS
+ * until the pages have been read in. errno is left as it was.
+ * Strip with: ASTHRA_RT_NO_PINNED.
+ */
+
+#if ASTHRA_HAS_PINNED
+
+/* As asthra_manual_alloc and _free, in a zone of its own. */
+ASTHRA_RT_API void *asthra_pinned_alloc(size_t size);
+ASTHRA_RT_API void asthra_pinned_free(void *ptr); /* NULL is allowed */
+
+/* Pins `size` bytes from ptr on.
+ *
+ * Returns   true; false with the reason in asthra_last_error(), and then nothing has changed: ptr
+ *           is NULL, size is 0, the range goes past the end of the address space or over memory of
+ *           the zones that is in no live block, memory ran out, or the system will not lock it.
+ * Owns      the pin holds until an asthra_unpin_memory of the same ptr.
+ * Cost      10 to 25 ns for what is outside the zones or within a block that begins at ptr; else
+ *           three to four times that, and some for each further block and 4 MiB. 32 bytes for each
+ *           address, as many for a block that is pinned from elsewhere, or for a locked page.
+ *           Frees of blocks beside one that was ever pinned take about 15 ns longer.
+ */
+ASTHRA_RT_API bool asthra_pin_memory(void *ptr, size_t size);
+
+/* Undoes one pin. ptr is what was pinned, to the byte.
+ * Returns   true; false with the reason in asthra_last_error(): ptr is not pinned. */
+ASTHRA_RT_API bool asthra_unpin_memory(void *ptr);
+
+/* How many pins ptr has, to the byte; 0: it is not pinned. */
+ASTHRA_RT_API size_t asthra_pin_count(const void *ptr);
+
+typedef struct AsthraPinInfo {
+    void *address;
+    size_t size, count;
+} AsthraPinInfo;
+
+/* Writes the pinned addresses, at most `room` of them, in no order, as they were at one moment. out
+ * may be NULL if room is 0.
+ * Returns   how many there are, which may be more than `room`.
+ * Cost      nobody pins meanwhile: some ns for each. */
+ASTHRA_RT_API size_t asthra_pin_list(AsthraPinInfo *out, size_t room);
 
 #endif
 
@@ -1591,6 +1666,11 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
  * nothing else is lost. */
 ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
 
+/* Keeps pages in memory, or no longer; calls do not nest. Returns 0, or the system's error: then
+ * some of the pages may be locked. */
+ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes);
+ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes);
+
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
 
 /* What the system says of an address; for messages, it takes a while. */
@@ -1909,6 +1989,19 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     }
     errno = saved;
     return count * page;
+}
+
+ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes) {
+    int saved = errno;
+    int error = mlock(start, bytes) == 0 ? 0 : errno;
+    errno = saved;
+    return error;
+}
+
+ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes) {
+    int saved = errno;
+    munlock(start, bytes);
+    errno = saved;
 }
 
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
@@ -3885,7 +3978,7 @@ struct Asthra__Thread {
     const char *panic;             /* the panic's slot: the message of the one in progress */
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
-    Asthra__Thread *next, **link;  /* the list of attached threads */
+    Asthra__Thread *next, **link;  /* the list of attached threads; under its lock */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */
@@ -8529,6 +8622,602 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user) {
 
 #endif
 
+/* ---- [pinned] internal ----------------------------------------- memory/pinned_internal.h ---- */
+/* pinned - what upper floors ask of the table of pins.                     [pinned] internal */
+
+#if ASTHRA_HAS_PINNED
+
+/* A line on stderr for each pinned address, but for no more than sixteen of them; returns how many
+ * there are. */
+ASTHRA__FN size_t asthra__pinned_report(void);
+
+/* A hook: what an address's pins hold has changed from `before` to `after` bytes. before 0: the
+ * first pin; after 0: the last was undone; else a wider one came. Told before the call that did it
+ * returns, in the true order for each address, under a lock: it must not pin, allocate or wait. Set
+ * before the first pin that it is to hear of; NULL: none. */
+ASTHRA__FN void asthra__pinned_set_hook(void (*changed)(void *address, size_t before,
+                                                        size_t after));
+
+/* The table of a shard of pins, or of locked pages: open addressing over memory of its own. */
+typedef struct Asthra__Pin {
+    uintptr_t address; /* 0: the slot is free */
+    size_t size, count;
+    uint32_t others; /* addresses whose pins touch the block that begins here */
+    bool is_spread;  /* it counts among the others of blocks, and its pages are locked */
+    bool is_block;   /* a live block begins here: the heap counts a pin at the address */
+} Asthra__Pin;
+
+typedef struct Asthra__PinTable {
+    Asthra__Pin *slots; /* a power of two of them, or none */
+    size_t room, used;
+    unsigned shift; /* of a hash, to its home slot */
+} Asthra__PinTable;
+
+ASTHRA__FN Asthra__Pin *asthra__pin_find(const Asthra__PinTable *t, uintptr_t address);
+/* Found or made, and then zero but for the address; NULL: no memory. Moves the others. */
+ASTHRA__FN Asthra__Pin *asthra__pin_slot(Asthra__PinTable *t, uintptr_t address);
+ASTHRA__FN void asthra__pin_erase(Asthra__PinTable *t, Asthra__Pin *pin); /* moves the others */
+
+static inline uint64_t asthra__pin_hash(uintptr_t address) {
+    return (uint64_t)address * UINT64_C(0x9e3779b97f4a7c15); /* Fibonacci hashing: take high bits */
+}
+
+#elif ASTHRA_HAS_CORE
+
+static inline size_t asthra__pinned_report(void) {
+    return 0;
+}
+
+#endif
+
+/* ---- [pinned] body ------------------------------------------------ memory/pinned_table.c ---- */
+/* pinned - the table behind the pins.                                      [pinned] body: table
+ *
+ * Linear probing over slots that are a mapping of their own. Not from the heap, because a table
+ * outlives the runtime and must not show in any zone's statistics; and not from asthra__alloc,
+ * whose hook may be another when it is freed. A removal moves later entries back, so that there
+ * are no marks of the dead.
+ *
+ * The table grows when three quarters of it are in use. If there is no memory for that it fills
+ * up, all but one slot, before it refuses. It shrinks when an eighth is in use, if it can.
+ */
+
+#if ASTHRA_HAS_PINNED
+
+_Static_assert(sizeof(Asthra__Pin) <= 32, "an entry is half a cache line");
+
+enum { ASTHRA__PIN_LEAST_ROOM = 128 }; /* a page of 4 KiB */
+
+/* The shard is chosen by the four highest bits: the home slot goes by those below. */
+static ASTHRA__FAST size_t asthra__pin_home(const Asthra__PinTable *t, uintptr_t address) {
+    return (size_t)(asthra__pin_hash(address) << 4 >> t->shift);
+}
+
+ASTHRA__FN ASTHRA__FAST Asthra__Pin *asthra__pin_find(const Asthra__PinTable *t,
+                                                      uintptr_t address) {
+    if (ASTHRA__UNLIKELY(t->room == 0)) return NULL;
+    for (size_t i = asthra__pin_home(t, address);; i = (i + 1) & (t->room - 1)) {
+        if (t->slots[i].address == address) return &t->slots[i];
+        if (t->slots[i].address == 0) return NULL;
+    }
+}
+
+static Asthra__Pin *asthra__pin_place(Asthra__PinTable *t, uintptr_t address) {
+    size_t i = asthra__pin_home(t, address);
+    while (t->slots[i].address != 0) i = (i + 1) & (t->room - 1);
+    return &t->slots[i];
+}
+
+static size_t asthra__pin_bytes(size_t room) {
+    size_t page = asthra__os_page_size();
+    return (room * sizeof(Asthra__Pin) + page - 1) & ~(page - 1);
+}
+
+/* false: no memory; the table is as it was. */
+static bool asthra__pin_resize(Asthra__PinTable *t, size_t room) {
+    if (room > (size_t)PTRDIFF_MAX / sizeof(Asthra__Pin)) return false;
+    Asthra__PinTable old = *t;
+    Asthra__Pin *slots = asthra__os_map_aligned(asthra__pin_bytes(room), asthra__os_page_size());
+    if (slots == NULL) return false;
+    t->slots = slots;
+    t->room = room;
+    t->shift = 64 - (unsigned)__builtin_ctzll(room);
+    for (size_t i = 0; i < old.room; i++)
+        if (old.slots[i].address != 0) *asthra__pin_place(t, old.slots[i].address) = old.slots[i];
+    if (old.room != 0) asthra__os_unmap(old.slots, asthra__pin_bytes(old.room));
+    return true;
+}
+
+/* Whether one more fits, now or after growing. */
+ASTHRA__COLD static bool asthra__pin_grow(Asthra__PinTable *t) {
+    return asthra__pin_resize(t, t->room == 0 ? ASTHRA__PIN_LEAST_ROOM : t->room * 2) ||
+           t->used + 1 < t->room;
+}
+
+ASTHRA__FN ASTHRA__FAST Asthra__Pin *asthra__pin_slot(Asthra__PinTable *t, uintptr_t address) {
+    Asthra__Pin *pin = asthra__pin_find(t, address);
+    if (pin != NULL) return pin;
+    if (ASTHRA__UNLIKELY(t->used >= t->room / 4 * 3) && !asthra__pin_grow(t)) return NULL;
+    pin = asthra__pin_place(t, address);
+    *pin = (Asthra__Pin){.address = address};
+    t->used++;
+    return pin;
+}
+
+/* An entry moves into the hole unless that lies before its home. */
+ASTHRA__FN ASTHRA__FAST void asthra__pin_erase(Asthra__PinTable *t, Asthra__Pin *pin) {
+    size_t mask = t->room - 1, hole = (size_t)(pin - t->slots);
+    for (size_t i = (hole + 1) & mask; t->slots[i].address != 0; i = (i + 1) & mask) {
+        size_t home = asthra__pin_home(t, t->slots[i].address);
+        if (((i - home) & mask) < ((i - hole) & mask)) continue;
+        t->slots[hole] = t->slots[i];
+        hole = i;
+    }
+    t->slots[hole] = (Asthra__Pin){.address = 0};
+    t->used--;
+    if (ASTHRA__UNLIKELY(t->used < t->room / 8) && t->room > ASTHRA__PIN_LEAST_ROOM)
+        (void)asthra__pin_resize(t, t->room / 4);
+}
+
+#endif
+
+/* ---- [pinned] body ------------------------------------------------------ memory/pinned.c ---- */
+/* pinned - addresses that foreign code may keep.                           [pinned] body
+ *
+ * A pin is an entry of a table, by its address, under the lock of one of sixteen shards. The heap
+ * keeps a count of pins for each page; where that is not 0 a free asks asthra__pinned_holds whether
+ * the block is pinned, and that looks for an entry of the block's start. So an entry is also made
+ * for the start of each block that pins of other addresses touch, with the number of those
+ * (`others`): a free looks up one entry, however many pins there are and wherever they begin.
+ *
+ * Plain pins, nearly all, need one entry: the range is within the block that begins at the address,
+ * or is no memory of ours. The others are spread over several entries and shards; the lock `spread`
+ * is taken around all that is done to them, before that of a shard. With it are, under
+ * ASTHRA_RT_LOCK_PINS, the counts of the locked pages, and every pin is a spread one.
+ *
+ * Invariants. An entry is in the table while count or others is not 0. While an entry is_spread,
+ * each block that its range touches, but for one that begins at its address, counts it among its
+ * others, and its pages are counted as locked. Only the holder of `spread` changes is_spread, or
+ * the size or the presence of an entry that has it. The heap has counted, at the block's start, one
+ * pin for each entry that is_block and has pins, and one for each of its others. It is told of live
+ * blocks only: these stay where they are until they are unpinned, so what was counted on a page is
+ * taken from the same page. That is also why memory of the zones that is in no live block cannot be
+ * pinned: nobody knows what will become of its page.
+ *
+ * Under a shard's lock nothing is called but the heap's counting, which takes no lock, the system
+ * for a larger table, and the hook: so the heap's locks and these never wait for one another, nor
+ * does the order matter in which the two are taken around a fork.
+ */
+
+#if ASTHRA_HAS_PINNED
+
+enum { ASTHRA__PIN_SHARDS = 16, ASTHRA__PINS_REPORTED = 16 };
+
+typedef struct Asthra__PinShard {
+    ASTHRA__ALIGNED(ASTHRA__CACHE_PAIR) Asthra__Lock lock;
+    Asthra__PinTable table;
+} Asthra__PinShard;
+
+static struct {
+    Asthra__PinShard shards[ASTHRA__PIN_SHARDS];
+    Asthra__Lock spread;
+    Asthra__Once once;
+    void (*changed)(void *address, size_t before, size_t after);
+#if ASTHRA_HAS_LOCKED_PINS
+    Asthra__PinTable pages;
+#endif
+} asthra__pinned;
+
+/* ---- the zone ---- */
+
+ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_pinned_alloc(size_t size) {
+    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED);
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE void asthra_pinned_free(void *ptr) {
+    asthra__heap_free(ptr, ASTHRA_MEMORY_ZONE_PINNED, __builtin_return_address(0), "pinned_free");
+}
+
+/* ---- locks ---- */
+
+static ASTHRA__FAST Asthra__PinShard *asthra__pin_lock(uintptr_t address) {
+    Asthra__PinShard *s = &asthra__pinned.shards[asthra__pin_hash(address) >> 60];
+    asthra__lock(&s->lock);
+    return s;
+}
+
+static void asthra__pin_lock_all(void) {
+    asthra__lock(&asthra__pinned.spread);
+    for (size_t i = 0; i < ASTHRA__PIN_SHARDS; i++) asthra__lock(&asthra__pinned.shards[i].lock);
+}
+static void asthra__pin_unlock_all(void) {
+    for (size_t i = 0; i < ASTHRA__PIN_SHARDS; i++) asthra__unlock(&asthra__pinned.shards[i].lock);
+    asthra__unlock(&asthra__pinned.spread);
+}
+
+/* The heap's question: is the live block that begins at `start` pinned? */
+static bool asthra__pinned_holds(const void *start, size_t size) {
+    (void)size;
+    Asthra__PinShard *s = asthra__pin_lock((uintptr_t)start);
+    bool is_held = asthra__pin_find(&s->table, (uintptr_t)start) != NULL;
+    asthra__unlock(&s->lock);
+    return is_held;
+}
+
+static void asthra__pinned_setup(void) {
+    asthra__heap_set_pin_test(asthra__pinned_holds);
+    asthra__os_on_fork(asthra__pin_lock_all, asthra__pin_unlock_all, asthra__pin_unlock_all);
+}
+
+/* ---- entries; caller holds the shard's lock ---- */
+
+/* One more pin of the entry's address. */
+static ASTHRA__FAST void asthra__pin_add(Asthra__Pin *pin, size_t size, bool is_block) {
+    size_t before = pin->count == 0 ? 0 : pin->size;
+    if (pin->count++ == 0) {
+        pin->is_block = is_block;
+        if (is_block) asthra__heap_count_pin((void *)pin->address, 1);
+    }
+    if (size <= before) return;
+    pin->size = size;
+    if (asthra__pinned.changed != NULL) asthra__pinned.changed((void *)pin->address, before, size);
+}
+
+/* The last pin of the entry's address is undone. */
+static ASTHRA__FAST void asthra__pin_end(Asthra__PinTable *t, Asthra__Pin *pin) {
+    if (pin->is_block) asthra__heap_count_pin((void *)pin->address, -1);
+    if (asthra__pinned.changed != NULL) asthra__pinned.changed((void *)pin->address, pin->size, 0);
+    pin->count = 0;
+    pin->is_spread = false;
+    if (pin->others == 0) asthra__pin_erase(t, pin);
+}
+
+/* ---- ranges, block by block ---- */
+
+typedef enum Asthra__PinStep {
+    ASTHRA__PIN_STEP_END,
+    ASTHRA__PIN_STEP_BLOCK, /* *block is the start of a live one */
+    ASTHRA__PIN_STEP_DEAD   /* *block is an address of the zones that is in none */
+} Asthra__PinStep;
+
+/* Goes from *at to behind the next block; `last` is the last byte of the range. */
+static Asthra__PinStep asthra__pin_step(uintptr_t *at, uintptr_t last, uintptr_t *block) {
+    while (*at <= last) {
+        Asthra__Found f;
+        uintptr_t here = *at;
+        AsthraAddressKind kind = asthra__heap_find((void *)here, &f);
+        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && f.page != NULL;
+        *block = is_live ? (uintptr_t)f.start : here;
+        if (is_live)
+            *at = (uintptr_t)f.start + f.capacity;
+        else if (is_dead)
+            *at = (here | (ASTHRA__SLICE_BYTES - 1)) + 1;
+        else /* of others; the rest of a huge block's last unit too */
+            *at = (here | (ASTHRA__REGION_BYTES - 1)) + 1;
+        if (is_live) return ASTHRA__PIN_STEP_BLOCK;
+        if (is_dead) return ASTHRA__PIN_STEP_DEAD;
+        if (*at == 0) break; /* the end of the address space */
+    }
+    return ASTHRA__PIN_STEP_END;
+}
+
+/* One more address whose pins touch the block. false: no memory. */
+static bool asthra__pin_add_other(uintptr_t block) {
+    Asthra__PinShard *s = asthra__pin_lock(block);
+    Asthra__Pin *pin = asthra__pin_slot(&s->table, block);
+    if (pin != NULL) {
+        pin->others++;
+        asthra__heap_count_pin((void *)block, 1);
+    }
+    asthra__unlock(&s->lock);
+    return pin != NULL;
+}
+
+static void asthra__pin_remove_other(uintptr_t block) {
+    Asthra__PinShard *s = asthra__pin_lock(block);
+    Asthra__Pin *pin = asthra__pin_find(&s->table, block);
+    if (pin != NULL && pin->others != 0) {
+        asthra__heap_count_pin((void *)block, -1);
+        if (--pin->others == 0 && pin->count == 0) asthra__pin_erase(&s->table, pin);
+    }
+    asthra__unlock(&s->lock);
+}
+
+/* Why a range cannot be held. */
+typedef struct Asthra__PinRefusal {
+    AsthraStatus status;
+    uintptr_t dead; /* INVALID: an address in no live block */
+    int error;      /* LIMIT: the system's, of locking pages */
+} Asthra__PinRefusal;
+
+/* Caller holds spread, as for the next. */
+static void asthra__pin_let_blocks_go(uintptr_t address, size_t size) {
+    uintptr_t at = address, last = address + (size - 1), block;
+    Asthra__PinStep step;
+    while ((step = asthra__pin_step(&at, last, &block)) != ASTHRA__PIN_STEP_END)
+        if (step == ASTHRA__PIN_STEP_BLOCK && block != address) asthra__pin_remove_other(block);
+}
+
+static Asthra__PinRefusal asthra__pin_hold_blocks(uintptr_t address, size_t size) {
+    Asthra__PinRefusal why = {ASTHRA_OK, 0, 0};
+    uintptr_t at = address, done = address, block;
+    for (; why.status == ASTHRA_OK; done = at) {
+        Asthra__PinStep step = asthra__pin_step(&at, address + (size - 1), &block);
+        if (step == ASTHRA__PIN_STEP_END) return why;
+        if (step == ASTHRA__PIN_STEP_DEAD)
+            why = (Asthra__PinRefusal){ASTHRA_INVALID, block, 0};
+        else if (block != address && !asthra__pin_add_other(block))
+            why.status = ASTHRA_OUT_OF_MEMORY;
+        if (why.status != ASTHRA_OK) break;
+    }
+    if (done != address) asthra__pin_let_blocks_go(address, done - address);
+    return why;
+}
+
+/* ---- locked pages; caller holds spread ---- */
+
+#if ASTHRA_HAS_LOCKED_PINS
+
+static uintptr_t asthra__pin_page_of(uintptr_t address) {
+    return address & ~((uintptr_t)asthra__os_page_size() - 1);
+}
+
+/* Unlocks those pages from `first` to `last` that nothing counts, each run of them in one call. */
+static void asthra__pin_unlock_idle(uintptr_t first, uintptr_t last) {
+    uintptr_t page = asthra__os_page_size(), run = 0;
+    for (uintptr_t at = first; at != last + page; at += page) {
+        bool is_idle = asthra__pin_find(&asthra__pinned.pages, at) == NULL;
+        if (!is_idle && run != 0) asthra__os_unlock_pages((void *)(at - run), run);
+        run = is_idle ? run + page : 0;
+    }
+    if (run != 0) asthra__os_unlock_pages((void *)(last + page - run), run);
+}
+
+static void asthra__pin_uncount_pages(uintptr_t first, uintptr_t end) {
+    for (uintptr_t at = first; at != end; at += asthra__os_page_size()) {
+        Asthra__Pin *pin = asthra__pin_find(&asthra__pinned.pages, at);
+        if (--pin->count == 0) asthra__pin_erase(&asthra__pinned.pages, pin);
+    }
+}
+
+static void asthra__pin_let_pages_go(uintptr_t address, size_t size) {
+    uintptr_t first = asthra__pin_page_of(address);
+    uintptr_t last = asthra__pin_page_of(address + (size - 1));
+    asthra__pin_uncount_pages(first, last + asthra__os_page_size());
+    asthra__pin_unlock_idle(first, last);
+}
+
+static Asthra__PinRefusal asthra__pin_hold_pages(uintptr_t address, size_t size) {
+    uintptr_t first = asthra__pin_page_of(address), page = asthra__os_page_size();
+    uintptr_t last = asthra__pin_page_of(address + (size - 1)), at = first;
+    Asthra__PinRefusal why = {ASTHRA_OK, 0, 0};
+    why.error = asthra__os_lock_pages((void *)first, last - first + page);
+    if (why.error != 0) why.status = ASTHRA_LIMIT;
+    for (; why.status == ASTHRA_OK && at != last + page; at += page) {
+        Asthra__Pin *pin = asthra__pin_slot(&asthra__pinned.pages, at);
+        if (pin == NULL) {
+            why.status = ASTHRA_OUT_OF_MEMORY;
+            break;
+        }
+        pin->count++;
+    }
+    if (why.status == ASTHRA_OK) return why;
+    asthra__pin_uncount_pages(first, at);
+    asthra__pin_unlock_idle(first, last);
+    return why;
+}
+
+#else
+
+static void asthra__pin_let_pages_go(uintptr_t address, size_t size) {
+    (void)address, (void)size;
+}
+static Asthra__PinRefusal asthra__pin_hold_pages(uintptr_t address, size_t size) {
+    (void)address, (void)size;
+    return (Asthra__PinRefusal){ASTHRA_OK, 0, 0};
+}
+
+#endif
+
+/* ---- spread pins; caller holds spread ---- */
+
+static void asthra__pin_let_go(uintptr_t address, size_t size) {
+    asthra__pin_let_pages_go(address, size);
+    asthra__pin_let_blocks_go(address, size);
+}
+
+static Asthra__PinRefusal asthra__pin_hold(uintptr_t address, size_t size) {
+    Asthra__PinRefusal why = asthra__pin_hold_blocks(address, size);
+    if (why.status != ASTHRA_OK) return why;
+    why = asthra__pin_hold_pages(address, size);
+    if (why.status != ASTHRA_OK) asthra__pin_let_blocks_go(address, size);
+    return why;
+}
+
+/* The range is held once for this pin; what its address holds already is let go again, or this one
+ * is, whichever is less. */
+static Asthra__PinRefusal asthra__pin_spread_held(uintptr_t address, size_t size, bool is_block) {
+    Asthra__PinShard *s = asthra__pin_lock(address);
+    Asthra__Pin *pin = asthra__pin_slot(&s->table, address);
+    size_t twice = pin == NULL ? size : pin->is_spread ? pin->size : 0;
+    if (pin != NULL) {
+        asthra__pin_add(pin, size, is_block);
+        pin->is_spread = true;
+    }
+    asthra__unlock(&s->lock);
+    if (twice > size) twice = size;
+    if (twice != 0) asthra__pin_let_go(address, twice);
+    return (Asthra__PinRefusal){pin == NULL ? ASTHRA_OUT_OF_MEMORY : ASTHRA_OK, 0, 0};
+}
+
+static void asthra__pin_explain(const void *ptr, size_t size, const Asthra__PinRefusal *why) {
+    if (why->status == ASTHRA_INVALID)
+        asthra__error_set(ASTHRA_INVALID,
+                          "of %zu bytes from %p, %p is in a zone, but in no live block: it was "
+                          "freed, or never given out",
+                          size, ptr, (void *)why->dead);
+    else if (why->status == ASTHRA_LIMIT)
+        asthra__error_set(ASTHRA_LIMIT,
+                          "the system does not lock %zu bytes from %p into memory (errno %d): is "
+                          "all of it mapped, and is ulimit -l enough?",
+                          size, ptr, why->error);
+    else
+        asthra__error_note(why->status);
+}
+
+ASTHRA__COLD static bool asthra__pin_spread(void *ptr, size_t size, bool is_block) {
+    asthra__lock(&asthra__pinned.spread);
+    Asthra__PinRefusal why = asthra__pin_hold((uintptr_t)ptr, size);
+    if (why.status == ASTHRA_OK) why = asthra__pin_spread_held((uintptr_t)ptr, size, is_block);
+    asthra__unlock(&asthra__pinned.spread);
+    if (why.status != ASTHRA_OK) asthra__pin_explain(ptr, size, &why);
+    return why.status == ASTHRA_OK;
+}
+
+/* Undoes one pin; *rest is what its address held if that was the last and is to be let go. */
+static bool asthra__pin_undo(Asthra__PinShard *s, uintptr_t address, size_t *rest) {
+    Asthra__Pin *pin = asthra__pin_find(&s->table, address);
+    if (pin == NULL || pin->count == 0) return false;
+    if (pin->count > 1) {
+        pin->count--;
+        return true;
+    }
+    *rest = pin->is_spread ? pin->size : 0;
+    asthra__pin_end(&s->table, pin);
+    return true;
+}
+
+ASTHRA__COLD static bool asthra__unpin_spread(uintptr_t address) {
+    size_t rest = 0;
+    asthra__lock(&asthra__pinned.spread);
+    Asthra__PinShard *s = asthra__pin_lock(address);
+    bool was_pinned = asthra__pin_undo(s, address, &rest);
+    asthra__unlock(&s->lock);
+    if (rest != 0) asthra__pin_let_go(address, rest);
+    asthra__unlock(&asthra__pinned.spread);
+    return was_pinned;
+}
+
+/* ---- pins ---- */
+
+/* Whether one entry is all that the pin needs. */
+static ASTHRA__FAST bool asthra__pin_is_plain(uintptr_t address, size_t size, bool *is_block) {
+    Asthra__Found f;
+    bool is_live = asthra__heap_find((void *)address, &f) == ASTHRA_ADDRESS_LIVE;
+    *is_block = is_live && (uintptr_t)f.start == address;
+    if (ASTHRA_HAS_LOCKED_PINS) return false;
+    if (is_live) return *is_block && size <= f.capacity;
+    return f.page == NULL && ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
+}
+
+ASTHRA__COLD static bool asthra__pin_refuse(const void *ptr, size_t size) {
+    if (ptr == NULL)
+        asthra__error_set(ASTHRA_INVALID, "ptr is NULL: there is nothing to pin");
+    else if (size == 0)
+        asthra__error_set(ASTHRA_INVALID, "size is 0: expected the bytes to pin from %p on", ptr);
+    else
+        asthra__error_set(ASTHRA_INVALID, "%zu bytes from %p go past the end of the address space",
+                          size, ptr);
+    return false;
+}
+
+ASTHRA_RT_API bool asthra_pin_memory(void *ptr, size_t size) {
+    uintptr_t address = (uintptr_t)ptr;
+    bool is_block, is_spread = false;
+    if (ASTHRA__UNLIKELY(ptr == NULL || size == 0 || size - 1 > UINTPTR_MAX - address))
+        return asthra__pin_refuse(ptr, size);
+    asthra__once(&asthra__pinned.once, asthra__pinned_setup);
+    bool is_plain = asthra__pin_is_plain(address, size, &is_block);
+    Asthra__PinShard *s = asthra__pin_lock(address);
+    Asthra__Pin *pin =
+        is_plain ? asthra__pin_slot(&s->table, address) : asthra__pin_find(&s->table, address);
+    if (!is_plain) is_spread = pin == NULL || pin->count == 0 || pin->size < size;
+    if (!is_spread && pin != NULL) asthra__pin_add(pin, size, is_block);
+    asthra__unlock(&s->lock);
+    if (is_spread) return asthra__pin_spread(ptr, size, is_block);
+    if (ASTHRA__UNLIKELY(pin == NULL)) asthra__error_note(ASTHRA_OUT_OF_MEMORY);
+    return pin != NULL;
+}
+
+ASTHRA_RT_API bool asthra_unpin_memory(void *ptr) {
+    uintptr_t address = (uintptr_t)ptr;
+    size_t rest = 0;
+    Asthra__PinShard *s = asthra__pin_lock(address);
+    Asthra__Pin *pin = asthra__pin_find(&s->table, address);
+    bool is_spread = pin != NULL && pin->is_spread && pin->count == 1;
+    bool was_pinned = !is_spread && asthra__pin_undo(s, address, &rest);
+    asthra__unlock(&s->lock);
+    if (is_spread) was_pinned = asthra__unpin_spread(address);
+    if (ASTHRA__UNLIKELY(!was_pinned))
+        asthra__error_set(ASTHRA_INVALID, "%p is not pinned: expected the ptr of a pin", ptr);
+    return was_pinned;
+}
+
+ASTHRA_RT_API size_t asthra_pin_count(const void *ptr) {
+    Asthra__PinShard *s = asthra__pin_lock((uintptr_t)ptr);
+    const Asthra__Pin *pin = asthra__pin_find(&s->table, (uintptr_t)ptr);
+    size_t count = pin == NULL ? 0 : pin->count;
+    asthra__unlock(&s->lock);
+    return count;
+}
+
+/* ---- lists ---- */
+
+/* Appends the pins of a shard that still fit; returns how many there are with those before. */
+static size_t asthra__pin_list_shard(const Asthra__PinTable *t, AsthraPinInfo *out, size_t room,
+                                     size_t have) {
+    for (size_t i = 0; i < t->room; i++) {
+        const Asthra__Pin *pin = &t->slots[i];
+        if (pin->count == 0) continue;
+        if (have < room) out[have] = (AsthraPinInfo){(void *)pin->address, pin->size, pin->count};
+        have++;
+    }
+    return have;
+}
+
+ASTHRA_RT_API size_t asthra_pin_list(AsthraPinInfo *out, size_t room) {
+    size_t have = 0;
+    asthra__pin_lock_all();
+    for (size_t i = 0; i < ASTHRA__PIN_SHARDS; i++)
+        have = asthra__pin_list_shard(&asthra__pinned.shards[i].table, out, room, have);
+    asthra__pin_unlock_all();
+    return have;
+}
+
+static void asthra__pin_report(const AsthraPinInfo *pin) {
+    static const char *const words[] = {
+        [ASTHRA_ADDRESS_UNMAPPED] = "where nothing is mapped any more",
+        [ASTHRA_ADDRESS_LIVE] = "",
+        [ASTHRA_ADDRESS_FREED] = "",
+        [ASTHRA_ADDRESS_SLACK] = "",
+        [ASTHRA_ADDRESS_STACK] = "on a stack",
+        [ASTHRA_ADDRESS_STATIC] = "static data or code",
+        [ASTHRA_ADDRESS_FOREIGN] = "memory of others",
+    };
+    AsthraMemoryZone zone = asthra__heap_zone_of(pin->address);
+    bool is_ours = zone != ASTHRA_MEMORY_ZONE_NONE;
+    asthra__text_report("asthra_rt: still pinned: %zu bytes from %p (%zu pin%s), %s%s", pin->size,
+                        pin->address, pin->count, pin->count == 1 ? "" : "s",
+                        is_ours ? "zone " : words[asthra__heap_outside(pin->address)],
+                        is_ours ? asthra_memory_zone_to_string(zone) : "");
+}
+
+ASTHRA__FN size_t asthra__pinned_report(void) {
+    AsthraPinInfo pins[ASTHRA__PINS_REPORTED];
+    size_t count = asthra_pin_list(pins, ASTHRA__PINS_REPORTED);
+    for (size_t i = 0; i < count && i < ASTHRA__PINS_REPORTED; i++) asthra__pin_report(&pins[i]);
+    if (count > ASTHRA__PINS_REPORTED)
+        asthra__text_report("asthra_rt: still pinned: and %zu more", count - ASTHRA__PINS_REPORTED);
+    return count;
+}
+
+ASTHRA__FN void asthra__pinned_set_hook(void (*changed)(void *address, size_t before,
+                                                        size_t after)) {
+    asthra__pinned.changed = changed;
+}
+
+#endif
+
 /* ---- [stack] internal ------------------------------------------- memory/stack_internal.h ---- */
 /* stack - regions, as others see them.                                     [stack] internal
  *
@@ -10947,6 +11636,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 #endif
+#if ASTHRA_HAS_PINNED
+    case ASTHRA_MEMORY_ZONE_PINNED: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_PINNED);
+#endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: return asthra_stack_alloc(size);
 #endif
@@ -10969,6 +11661,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free_here(ptr, zone, site, "manual_free"); return;
+#endif
+#if ASTHRA_HAS_PINNED
+    case ASTHRA_MEMORY_ZONE_PINNED: asthra__heap_free_here(ptr, zone, site, "pinned_free"); return;
 #endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: asthra__stack_free(ptr, "stack_free"); return;
@@ -16708,6 +17403,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (!asthra__scheduler_is_running()) return;
     asthra__scheduler_stop();
+    asthra__pinned_report();
     asthra__runtime_settle(NULL);
 }
 
@@ -16728,7 +17424,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 }
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
-    asthra__store(&asthra__runtime.is_running, 0u, release);
+    if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
     asthra__runtime_settle(NULL);
 }
 

@@ -32,6 +32,7 @@
  *     [config] [compiler]                  what is in the build, and the words of the contracts
  *     [result] [panic] [trace] [type]      results, panics, debug lines, type descriptions
  *     [alloc] [zone]                       allocators, the names of the memory zones
+ *     [pinned]                             addresses that foreign code may keep
  *     [stack]                              memory that goes with its task, thread or scope
  *     [arena]                              memory taken bit by bit and freed at once
  *     [pool]                               objects of one size, blocks that may move
@@ -58,6 +59,7 @@
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
  *     ASTHRA_RT_NO_CALLER          call sites are not recorded
  *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
+ *     ASTHRA_RT_LOCK_PINS          pinned ranges are locked into memory (mlock); needs pinned
  *     ASTHRA_RT_DEBUG              1: asserts; 2: asserts that walk structures
  *     ASTHRA_RT_STB_DS_H           where stb_ds.h is, in quotes or angle brackets
  *
@@ -107,6 +109,7 @@ extern "C" {
 #include "core/trace.h"
 #include "memory/zone.h"
 #include "memory/manual.h"
+#include "memory/pinned.h"
 #include "memory/stack.h"
 #include "memory/arena.h"
 #include "memory/pool.h"
@@ -170,6 +173,9 @@ extern "C" {
 #include "memory/heap_check.c"
 #include "memory/heap_full.c"
 #include "memory/manual.c"
+#include "memory/pinned_internal.h"
+#include "memory/pinned_table.c"
+#include "memory/pinned.c"
 #include "memory/stack_internal.h"
 #include "memory/stack.c"
 #include "memory/arena.c"

@@ -421,3 +421,20 @@ TEST(memory, the_limit_counts_the_stack_zone) {
     asthra_manual_free(asthra_manual_alloc(600));
     asthra_runtime_shutdown();
 }
+
+#if ASTHRA_HAS_THREADS
+static void *allocates_first(void *unused) {
+    for (size_t size = 1; size < 3000; size *= 2) asthra_manual_free(asthra_manual_alloc(size));
+    return unused;
+}
+
+/* Whether its end will be told was read from the links of a list, which its neighbours write. */
+TEST(memory, first_allocations_of_many_threads_do_not_race) {
+    pthread_t threads[8];
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < 8; i++)
+            CHECK(!pthread_create(&threads[i], NULL, allocates_first, NULL));
+        for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+    }
+}
+#endif

@@ -30,7 +30,7 @@ struct Asthra__Thread {
     const char *panic;             /* the panic's slot: the message of the one in progress */
     struct AsthraError *own_error; /* its error record: result's, which frees it at the end */
     char name[32];                 /* "main" of the first thread, else "" until it is named */
-    Asthra__Thread *next, **link;  /* the list of attached threads */
+    Asthra__Thread *next, **link;  /* the list of attached threads; under its lock */
     void *fault_stack;
     char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
     bool is_in_memory_hook; /* zone's slot */

@@ -30,6 +30,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 #endif
+#if ASTHRA_HAS_PINNED
+    case ASTHRA_MEMORY_ZONE_PINNED: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_PINNED);
+#endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: return asthra_stack_alloc(size);
 #endif
@@ -52,6 +55,9 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone
     switch (zone) {
 #if ASTHRA_HAS_MANUAL
     case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free_here(ptr, zone, site, "manual_free"); return;
+#endif
+#if ASTHRA_HAS_PINNED
+    case ASTHRA_MEMORY_ZONE_PINNED: asthra__heap_free_here(ptr, zone, site, "pinned_free"); return;
 #endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: asthra__stack_free(ptr, "stack_free"); return;

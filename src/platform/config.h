@@ -89,6 +89,11 @@
 #else
 #define ASTHRA_HAS_AUTO_INIT 1
 #endif
+#ifdef ASTHRA_RT_LOCK_PINS
+#define ASTHRA_HAS_LOCKED_PINS 1
+#else
+#define ASTHRA_HAS_LOCKED_PINS 0
+#endif
 
 /* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
@@ -115,6 +120,9 @@
 #endif
 #if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if defined(ASTHRA_RT_LOCK_PINS) && !ASTHRA_HAS_PINNED
+#error "ASTHRA_RT_LOCK_PINS needs pinned: add ASTHRA_RT_WITH_PINNED, or take LOCK_PINS back"
 #endif
 #if defined(ASTHRA_RT_STATIC) && !defined(ASTHRA_RT_IMPLEMENTATION)
 #error "ASTHRA_RT_STATIC needs ASTHRA_RT_IMPLEMENTATION at the first include of asthra_rt.h"

@@ -30,6 +30,11 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
  * nothing else is lost. */
 ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
 
+/* Keeps pages in memory, or no longer; calls do not nest. Returns 0, or the system's error: then
+ * some of the pages may be locked. */
+ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes);
+ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes);
+
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
 
 /* What the system says of an address; for messages, it takes a while. */

@@ -238,6 +238,19 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     return count * page;
 }
 
+ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes) {
+    int saved = errno;
+    int error = mlock(start, bytes) == 0 ? 0 : errno;
+    errno = saved;
+    return error;
+}
+
+ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes) {
+    int saved = errno;
+    munlock(start, bytes);
+    errno = saved;
+}
+
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     int saved = errno; /* EINVAL: locked memory */
     bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||

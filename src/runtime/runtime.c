@@ -9,6 +9,7 @@
 #include "../core/panic_internal.h"
 #include "../core/thread_internal.h"
 #include "../memory/memory_internal.h"
+#include "../memory/pinned_internal.h"
 
 #if ASTHRA_HAS_CORE
 
@@ -109,6 +110,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (!asthra__scheduler_is_running()) return;
     asthra__scheduler_stop();
+    asthra__pinned_report();
     asthra__runtime_settle(NULL);
 }
 
@@ -129,7 +131,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 }
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
-    asthra__store(&asthra__runtime.is_running, 0u, release);
+    if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
     asthra__runtime_settle(NULL);
 }
 

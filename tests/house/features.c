@@ -81,6 +81,17 @@ static int house_type(void) {
 }
 #endif
 
+#if ASTHRA_HAS_PINNED
+static int house_pinned(void) {
+    char *block = (char *)asthra_pinned_alloc(100);
+    HOUSE_EXPECT(block != NULL && asthra_pin_memory(block + 1, 10));
+    HOUSE_EXPECT(asthra_pin_count(block + 1) == 1 && asthra_pin_list(NULL, 0) == 1);
+    HOUSE_EXPECT(asthra_unpin_memory(block + 1) && !asthra_unpin_memory(block + 1));
+    asthra_pinned_free(block);
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_ARENA
 static int house_arena(void) {
     static char memory[256 + 16];
@@ -159,6 +170,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_TYPE
     if (!failed) failed = house_type();
+#endif
+#if ASTHRA_HAS_PINNED
+    if (!failed) failed = house_pinned();
 #endif
 #if ASTHRA_HAS_STACK
     if (!failed) failed = house_stack();

@@ -68,6 +68,8 @@ for trait in $traits; do
     STDIO) check no-STDIO-no-stdio uses_no 'printf(_chk)?$|^f?put[sc]|^fwrite|^std(err|out)$' ;;
     esac
 done
+check lock-pins build -DASTHRA_RT_LOCK_PINS
+check lock-pins-without-PINNED-is-refused refused -DASTHRA_RT_LOCK_PINS -DASTHRA_RT_NO_PINNED
 check all-traits-off build $(flags NO_ $traits)
 for debug in 1 2; do check "debug-$debug" build "-DASTHRA_RT_DEBUG=$debug"; done
 for row in $needs; do
