@@ -26,16 +26,18 @@ static void asthra__memory_refuse(AsthraMemoryZone zone) {
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone zone) {
     (void)size; /* where no zone is in the build */
-    switch (zone) {
 #if ASTHRA_HAS_MANUAL
-    case ASTHRA_MEMORY_ZONE_MANUAL: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    if (ASTHRA__LIKELY(zone == ASTHRA_MEMORY_ZONE_MANUAL))
+        return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
 #endif
+    switch (zone) {
 #if ASTHRA_HAS_PINNED
-    case ASTHRA_MEMORY_ZONE_PINNED: return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_PINNED);
+    case ASTHRA_MEMORY_ZONE_PINNED: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED);
 #endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: return asthra_stack_alloc(size);
 #endif
+    case ASTHRA_MEMORY_ZONE_MANUAL:
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:
     default: asthra__memory_refuse(zone); return NULL;
@@ -52,16 +54,20 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc_array(size_t count, size_t siz
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_free(void *ptr, AsthraMemoryZone zone) {
     const void *site = __builtin_return_address(0);
     if (ptr == NULL) return;
-    switch (zone) {
 #if ASTHRA_HAS_MANUAL
-    case ASTHRA_MEMORY_ZONE_MANUAL: asthra__heap_free_here(ptr, zone, site, "manual_free"); return;
+    if (ASTHRA__LIKELY(zone == ASTHRA_MEMORY_ZONE_MANUAL)) {
+        asthra__heap_free_here(ptr, ASTHRA_MEMORY_ZONE_MANUAL, site, "manual_free");
+        return;
+    }
 #endif
+    switch (zone) {
 #if ASTHRA_HAS_PINNED
-    case ASTHRA_MEMORY_ZONE_PINNED: asthra__heap_free_here(ptr, zone, site, "pinned_free"); return;
+    case ASTHRA_MEMORY_ZONE_PINNED: asthra__heap_free(ptr, zone, site, "pinned_free"); return;
 #endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: asthra__stack_free(ptr, "stack_free"); return;
 #endif
+    case ASTHRA_MEMORY_ZONE_MANUAL:
     case ASTHRA_MEMORY_ZONE_NONE:
     case ASTHRA_MEMORY_ZONE_GC:
     default: (void)site; asthra__heap_invalid(ptr, zone, "free");

@@ -640,7 +640,7 @@ static ASTHRA__FAST uint32_t asthra__stack_stamp_take(Asthra__Thread *t) {
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE AsthraStackMark asthra_stack_mark(void) {
-    Asthra__Thread *t = asthra__thread_raw();
+    Asthra__Thread *t = asthra__thread_place();
     uint32_t stamp = asthra__stack_stamp_take(t);
     Asthra__StackRegion *r = t->stack;
     AsthraStackMark mark = {NULL, 0, true};
