@@ -7773,7 +7773,7 @@ ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
     }
 }
 
-static bool asthra__page_slow_down(Asthra__HeapPage *p, void *user) {
+static ASTHRA__HEAP_PEEK bool asthra__page_slow_down(Asthra__HeapPage *p, void *user) {
     if (p->heap == user) asthra__store(&p->quick, asthra__not_quick(), relaxed);
     return true;
 }
@@ -7786,7 +7786,8 @@ ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel lev
     asthra__heap_shed(h);
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
-    asthra__segment_each(asthra__page_slow_down, h);
+    if (h->level != ASTHRA_SAFETY_DEFAULT) /* else it is new and has no pages */
+        asthra__segment_each(asthra__page_slow_down, h);
     h->level = (uint8_t)level;
 }
 

@@ -85,9 +85,7 @@ TEST(heap, aligned_classes_hold_the_size_at_the_alignment) {
 
 /* The areas of the granules do not meet, in the head of the segment or elsewhere. */
 TEST(heap, every_block_of_a_page_has_a_state_of_its_own) {
-    static struct {
-        const void *states[1 << 16];
-    } seen;
+    static struct { const void *states[1 << 16]; } seen;
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         size_t size = asthra__bin_size(bin);
         char *block = asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
@@ -107,6 +105,42 @@ TEST(heap, every_block_of_a_page_has_a_state_of_its_own) {
             CHECK(*place == NULL);
             *place = (void *)state;
         }
+    }
+}
+
+TEST(heap, every_address_in_a_page_finds_its_block) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        size_t size = asthra__bin_size(bin);
+        char *start = asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+        Asthra__Found f;
+        CHECK_EQ(asthra__heap_find(start, &f), ASTHRA_ADDRESS_LIVE);
+        CHECK(start == f.page->start && f.page->block_size == size);
+        CHECK_EQ((uintptr_t)start % (size & (0 - size)), 0);
+        for (size_t offset = 0, all = f.page->bytes; offset < all; offset += 1 + offset % 5) {
+            asthra__heap_find(start + offset, &f);
+            if (f.start != start + offset / size * size)
+                test_fail(__FILE__, __LINE__, "offset %zu of class %zu", offset, size);
+        }
+    }
+}
+
+/* A slice that has served many classes: what was the start of a block is the inside of another. */
+TEST(heap, states_of_the_class_before_are_forgotten) {
+    for (unsigned round = 0; round < 4 * ASTHRA__HEAP_BINS; round++) {
+        size_t size = asthra__bin_size(round * 31 % ASTHRA__HEAP_BINS), count = 200000 / size + 2;
+        char *blocks[12502];
+        for (size_t i = 0; i < count; i++) blocks[i] = asthra_manual_alloc(size);
+        for (size_t i = 0; i < count; i++) {
+            Asthra__Found f;
+            CHECK_EQ(asthra__heap_find(blocks[i], &f), ASTHRA_ADDRESS_LIVE);
+            size_t step = (size_t)1 << f.page->shift;
+            for (size_t k = step; k < size; k += step)
+                if (asthra__load(asthra__state_of(blocks[i] + k, f.page->shift), relaxed) >=
+                    ASTHRA__BLOCK_LIVE_WIDE)
+                    test_fail(__FILE__, __LINE__, "%zu bytes into a block of %zu", k, size);
+        }
+        for (size_t i = 0; i < count; i++) asthra_manual_free(blocks[i]);
+        asthra_memory_trim();
     }
 }
 
