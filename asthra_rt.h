@@ -726,7 +726,7 @@ ASTHRA_RT_API void asthra_pinned_free(void *ptr); /* NULL is allowed */
  * Cost      10 to 25 ns for what is outside the zones or within a block that begins at ptr; else
  *           three to four times that, and some for each further block and 4 MiB. 32 bytes for each
  *           address, as many for a block that is pinned from elsewhere, or for a locked page.
- *           Frees of blocks beside one that was ever pinned take about 15 ns longer.
+ *           Frees of blocks beside one that was ever pinned take about 20 ns longer.
  */
 ASTHRA_RT_API bool asthra_pin_memory(void *ptr, size_t size);
 
