@@ -681,9 +681,13 @@ static void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const ch
     AsthraAddressKind kind = asthra__heap_find(ptr, f);
     if (ASTHRA__UNLIKELY(kind != ASTHRA_ADDRESS_LIVE || f->start != ptr || f->zone != zone))
         asthra__heap_invalid(ptr, zone, verb);
-    if (f->level != ASTHRA_SAFETY_NONE &&
-        !asthra__slack_is_whole(f->start, f->capacity, f->capacity - f->size))
-        asthra__heap_overflown(f, verb);
+    if (f->level == ASTHRA_SAFETY_NONE ||
+        asthra__slack_is_whole(f->start, f->capacity, f->capacity - f->size))
+        return;
+    Asthra__Found again; /* another thread's free may have written there just now */
+    if (asthra__heap_find(ptr, &again) != ASTHRA_ADDRESS_LIVE)
+        asthra__heap_invalid(ptr, zone, verb);
+    asthra__heap_overflown(f, verb);
 }
 
 /* ---- frees that are not quick ---- */
