@@ -6345,9 +6345,6 @@ static inline bool asthra__account_try_alloc(Asthra__Account *a, size_t size) {
     asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
     return true;
 }
-static inline bool asthra__account_has_room(const Asthra__Account *a, size_t at_most) {
-    return asthra__load(&a->free_left, relaxed) >= (ptrdiff_t)at_most;
-}
 /* Counts a free; below 0: the zone is to be told. */
 static inline ptrdiff_t asthra__account_free_quick(Asthra__Account *a, size_t size) {
     ptrdiff_t left = asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size;
@@ -9513,7 +9510,7 @@ static void asthra__stack_chunk_fill(Asthra__StackRegion *r, Asthra__StackChunk 
     asthra__heap_hide(&c->base, sizeof c->base);
 }
 
-static ASTHRA__NOINLINE void asthra__stack_chunk_free(Asthra__StackChunk *c) {
+static void asthra__stack_chunk_free(Asthra__StackChunk *c) {
     if (c == NULL) return;
     asthra__heap_free(c, ASTHRA_MEMORY_ZONE_STACK, NULL, "stack_release");
 }
@@ -9549,7 +9546,7 @@ static size_t asthra__stack_chunk_bytes(const Asthra__StackRegion *r, size_t siz
 }
 
 /* A chunk on top that has room for the block; false: no memory. */
-static ASTHRA__NOINLINE bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
+static bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
     size_t bytes = asthra__stack_chunk_bytes(r, size);
     Asthra__StackChunk *c = r->spare;
     if (c != NULL && bytes != SIZE_MAX &&
@@ -9598,7 +9595,7 @@ static void asthra__stack_empty(Asthra__StackRegion *r) {
 }
 
 /* It is in no list any more; its account goes into the total. */
-static ASTHRA__NOINLINE void asthra__stack_bury(Asthra__StackRegion *r) {
+static void asthra__stack_bury(Asthra__StackRegion *r) {
     asthra__account_tell(&r->account, ASTHRA_MEMORY_ZONE_STACK);
     asthra__lock(&asthra__stack.lock);
     asthra__account_sum(&r->account, &asthra__stack.ended);
@@ -9679,7 +9676,7 @@ static void asthra__stack_setup(void) {
                        asthra__stack_fork_child);
 }
 
-static ASTHRA__NOINLINE Asthra__StackRegion *asthra__stack_make(void) {
+static Asthra__StackRegion *asthra__stack_make(void) {
     asthra__once(&asthra__stack.once, asthra__stack_setup);
     asthra__stack_reap_orphans();
     Asthra__StackRegion *r = asthra__heap_alloc(ASTHRA__STACK_FIRST, ASTHRA_MEMORY_ZONE_STACK);
@@ -9893,27 +9890,19 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_stack_alloc(size_t size) {
 
 /* ---- scopes ---- */
 
-/* The thread's next stamps. Attaches it, and makes sure that its end is told. */
-ASTHRA__COLD static void asthra__stack_stamp_refill(void) {
-    asthra__once(&asthra__stack.once, asthra__stack_setup);
-    uint32_t block = asthra__add(&asthra__stack.stamp_blocks, 1, relaxed);
-    uint32_t first = block * ASTHRA__STAMP_BLOCK & ASTHRA__STAMP_MASK;
-    asthra__thread()->stack_stamp = first == 0 ? 1 : first;
+/* For those who read and write the record: compilers would ask for its place again. */
+static ASTHRA__FAST Asthra__Thread *asthra__stack_place(void) {
+    Asthra__Thread *t = asthra__thread_raw();
+    __asm__("" : "+r"(t));
+    return t;
 }
 
-static ASTHRA__FAST uint32_t asthra__stack_stamp_take(Asthra__Thread *t) {
-    if (ASTHRA__UNLIKELY(t->stack_stamp == 0)) asthra__stack_stamp_refill();
+static ASTHRA__FAST AsthraStackMark asthra__stack_mark_on(Asthra__Thread *t) {
     uint32_t stamp = t->stack_stamp;
-    t->stack_stamp = (stamp + 1) % ASTHRA__STAMP_BLOCK == 0 ? 0 : stamp + 1;
-    return stamp;
-}
-
-ASTHRA_RT_API ASTHRA__NOINLINE AsthraStackMark asthra_stack_mark(void) {
-    Asthra__Thread *t = asthra__thread_place();
-    uint32_t stamp = asthra__stack_stamp_take(t);
     Asthra__StackRegion *r = t->stack;
     AsthraStackMark mark = {NULL, 0, true};
     mark.depth = (uint64_t)asthra__stack_scope(r) << ASTHRA__STAMP_BITS | stamp;
+    t->stack_stamp = (stamp + 1) % ASTHRA__STAMP_BLOCK == 0 ? 0 : stamp + 1;
     if (!asthra__stack_is_region(r)) {
         t->stack = asthra__stack_stamp_tag(stamp);
         return mark;
@@ -9925,18 +9914,33 @@ ASTHRA_RT_API ASTHRA__NOINLINE AsthraStackMark asthra_stack_mark(void) {
     return mark;
 }
 
-/* Back to `top`, in the newest chunk; false: nothing was done, the zone is to be told. */
-static ASTHRA__FAST bool asthra__stack_cut(Asthra__StackRegion *r, char *top, bool joins) {
+/* The thread needs more stamps. Attaches it, and makes sure that its end is told. */
+ASTHRA__COLD static AsthraStackMark asthra__stack_mark_slow(void) {
+    asthra__once(&asthra__stack.once, asthra__stack_setup);
+    uint32_t block = asthra__add(&asthra__stack.stamp_blocks, 1, relaxed);
+    uint32_t first = block * ASTHRA__STAMP_BLOCK & ASTHRA__STAMP_MASK;
+    Asthra__Thread *t = asthra__thread();
+    t->stack_stamp = first == 0 ? 1 : first;
+    return asthra__stack_mark_on(t);
+}
+
+ASTHRA_RT_API ASTHRA__NOINLINE AsthraStackMark asthra_stack_mark(void) {
+    Asthra__Thread *t = asthra__stack_place();
+    if (ASTHRA__UNLIKELY(t->stack_stamp == 0)) return asthra__stack_mark_slow();
+    return asthra__stack_mark_on(t);
+}
+
+/* Back to `top`, in the newest chunk. */
+static ASTHRA__FAST void asthra__stack_cut(Asthra__StackRegion *r, char *top, bool joins) {
     uint64_t rest = asthra__foot_live(top), freed = r->live - rest;
     asthra__stack_expect_whole(r);
     if (ASTHRA__UNLIKELY(rest > r->live)) asthra__stack_overflown(top);
-    if (ASTHRA__UNLIKELY(!asthra__account_has_room(&r->account, (size_t)freed))) return false;
     asthra__heap_hide(top, (size_t)(r->top - top));
     r->top = top;
     r->live = rest;
     if (!joins) asthra__foot_set_scope(top, false);
-    asthra__account_free_quick(&r->account, (size_t)freed);
-    return true;
+    if (ASTHRA__UNLIKELY(asthra__account_free_quick(&r->account, (size_t)freed) < 0))
+        asthra__account_tell(&r->account, ASTHRA_MEMORY_ZONE_STACK);
 }
 
 static inline bool asthra__stack_is_in_chunk(const Asthra__StackRegion *r, const char *top) {
@@ -9963,7 +9967,7 @@ ASTHRA__COLD static void asthra__stack_cut_slow(Asthra__StackRegion *r, char *to
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_stack_release(AsthraStackMark *mark) {
-    Asthra__Thread *t = asthra__thread_raw();
+    Asthra__Thread *t = asthra__stack_place();
     Asthra__StackRegion *r = t->stack;
     ASTHRA__CHECK(mark != NULL);
     uint64_t depth = mark->depth;
@@ -9978,9 +9982,10 @@ ASTHRA_RT_API ASTHRA__NOINLINE void asthra_stack_release(AsthraStackMark *mark) 
         return;
     }
     bool joins = (depth & ASTHRA__MARK_JOINS) != 0;
-    bool is_quick = asthra__stack_is_in_chunk(r, mark->top) && !asthra__zone_is_watched() &&
-                    r->level != ASTHRA_SAFETY_FULL;
-    if (ASTHRA__UNLIKELY(!is_quick || !asthra__stack_cut(r, mark->top, joins)))
+    if (ASTHRA__LIKELY(asthra__stack_is_in_chunk(r, mark->top) && !asthra__zone_is_watched() &&
+                       r->level != ASTHRA_SAFETY_FULL))
+        asthra__stack_cut(r, mark->top, joins);
+    else
         asthra__stack_cut_slow(r, mark->top, joins);
     r->scope = around;
 }

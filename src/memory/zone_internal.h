@@ -36,9 +36,6 @@ static inline bool asthra__account_try_alloc(Asthra__Account *a, size_t size) {
     asthra__store(&a->count, asthra__load(&a->count, relaxed) + 1, relaxed);
     return true;
 }
-static inline bool asthra__account_has_room(const Asthra__Account *a, size_t at_most) {
-    return asthra__load(&a->free_left, relaxed) >= (ptrdiff_t)at_most;
-}
 /* Counts a free; below 0: the zone is to be told. */
 static inline ptrdiff_t asthra__account_free_quick(Asthra__Account *a, size_t size) {
     ptrdiff_t left = asthra__load(&a->free_left, relaxed) - (ptrdiff_t)size;
