@@ -52,6 +52,7 @@ TEST(memory, zone_of_answers_for_any_address) {
     CHECK_EQ(asthra_memory_zone_of("text"), ASTHRA_MEMORY_ZONE_NONE);
     CHECK_EQ(asthra_memory_zone_of(NULL), ASTHRA_MEMORY_ZONE_NONE);
     CHECK_EQ(asthra_memory_zone_of((void *)UINTPTR_MAX), ASTHRA_MEMORY_ZONE_NONE);
+    CHECK_EQ(asthra_memory_zone_of(huge + 6000000), ASTHRA_MEMORY_ZONE_NONE); /* of its last unit */
     void *foreign = malloc(100);
     CHECK_EQ(asthra_memory_zone_of(foreign), ASTHRA_MEMORY_ZONE_NONE);
     free(foreign);
@@ -350,6 +351,14 @@ TEST_PANICS(memory, the_full_level_finds_one_byte_past_a_large_block, "Heap over
 }
 TEST_PANICS(memory, the_full_level_finds_one_byte_past_a_huge_block, "Heap overflow") {
     overflow(4u << 20);
+}
+
+TEST_PANICS(memory, the_full_level_finds_it_in_a_block_that_is_at_hand_too, "Heap overflow") {
+    start_full();
+    for (size_t size = 1; size < 2000; size++) asthra_manual_alloc(size); /* fills caches */
+    char *block = asthra_manual_alloc(80);
+    *(volatile char *)(block + 80) = 0;
+    asthra_manual_free(block);
 }
 
 TEST_PANICS(memory, the_full_level_finds_a_write_after_the_free, "byte 30 of the block") {

@@ -411,7 +411,7 @@ static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size,
     if (ASTHRA__UNLIKELY(size > ASTHRA__MEDIUM_MAX)) return NULL;
     Asthra__HeapCache *c = &h->caches[asthra__bin_of(size)];
     Asthra__HeapBlock *block = c->free;
-    if (ASTHRA__UNLIKELY(block == NULL)) return NULL;
+    if (ASTHRA__UNLIKELY(block == NULL || h->level == ASTHRA_SAFETY_FULL)) return NULL;
     size_t capacity = c->size, charge = h->level == ASTHRA_SAFETY_NONE ? capacity : size;
     if (zone != ASTHRA_MEMORY_ZONE_STACK && !asthra__account_try_alloc(&h->account, charge))
         return NULL;
@@ -671,7 +671,8 @@ ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f
 ASTHRA__FN AsthraMemoryZone asthra__heap_zone_of(const void *ptr) {
     Asthra__Found f;
     AsthraAddressKind kind = asthra__heap_find(ptr, &f);
-    bool is_gone = kind == ASTHRA_ADDRESS_FREED && f.huge != NULL;
+    /* Beside a huge block, and where one was, others may have their mappings. */
+    bool is_gone = kind != ASTHRA_ADDRESS_LIVE && f.huge != NULL;
     return is_gone ? ASTHRA_MEMORY_ZONE_NONE : f.zone;
 }
 
@@ -935,7 +936,8 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
 ASTHRA__FN size_t asthra__heap_trim(void) {
     asthra__heap_visit_idle();
     asthra__heap_visit_shared();
-    for (int zone = ASTHRA_MEMORY_ZONE_MANUAL; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++) {
+    for (size_t zone = 0; zone < ASTHRA__ZONES; zone++) {
+        if (asthra__thread_place()->heaps[zone] == NULL) continue;
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
         asthra__heap_drain(h);
         asthra__heap_shed(h);

@@ -41,7 +41,7 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
 ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out);
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
- * may be off by 64 KiB for each thread. */
+ * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
