@@ -470,6 +470,7 @@ static void standing(AsthraTaskFunction fn, const char *words, size_t workers, A
     shared = abandoned[abandoned_count++] = asthra_channel_create(sizeof(int), 0, "shared");
     AsthraTaskHandle h = asthra_spawn_with(&o, fn, NULL);
     for (int i = 0; i < 20; i++) asthra_yield();
+    while (asthra_task_state(h) == ASTHRA_TASK_CREATED) asthra_sleep_ns(1000);
     if (workers != 0) asthra_sleep_ns(ASTHRA_MS(1));
     asthra_task_detach(h);
     asthra_runtime_shutdown();

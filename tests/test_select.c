@@ -538,9 +538,12 @@ TEST_PANICS(select, cases_of_null_panic, "asthra_select: cases is NULL") {
     asthra_select(NULL, 2, 0);
 }
 TEST_PANICS(select, a_channel_that_a_select_waits_on_is_not_destroyed, "still wait on channel") {
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.worker_threads =
+        1; /* on another worker it could count as waiting before its nodes are linked */
+    CHECK(asthra_runtime_init(&c));
     Waiting w = {.a = ints(0), .b = ints(0)};
     AsthraTaskHandle t = asthra_spawn(select_waiting, &w);
     until_waiting(t);
-    asthra_sleep_ns(ASTHRA_MS(5)); /* its nodes are linked after it counts as waiting */
     asthra_channel_destroy(w.a);
 }
