@@ -6,8 +6,8 @@
 level=-Os # what is left of a whole book takes four times as long to optimise as to compile
 build() {
     rm -f "$OUT/f.o"
-    quiet "$CC" -std=gnu11 "$level" $WARNINGS $INCLUDES "$@" -c -o "$OUT/f.o" tests/house/features.c &&
-        "$CC" -o "$OUT/f" "$OUT/f.o" -pthread && "$OUT/f"
+    quiet "$CC" -std=gnu11 "$level" $WARNINGS $INCLUDES "$@" -c -o "$OUT/f.o" \
+        tests/house/features.c && "$CC" -o "$OUT/f" "$OUT/f.o" -pthread && "$OUT/f"
 }
 # What the last build promises not to use.
 uses_no() { ! nm -u "$OUT/f.o" | awk '{ print $NF }' | grep -E "$1"; }
