@@ -798,9 +798,9 @@ ASTHRA_RT_API AsthraStackMark asthra_stack_mark(void);
 ASTHRA_RT_API void asthra_stack_release(AsthraStackMark *mark);
 
 #if defined(__GNUC__) || defined(__clang__) /* released on break, return and goto too */
-#define ASTHRA_STACK_SCOPE(m)                                                           \
-    for (AsthraStackMark m ASTHRA__CLEANUP(asthra_stack_release) = asthra_stack_mark(); \
-         m.open; m.open = false)
+#define ASTHRA_STACK_SCOPE(m)                                                                   \
+    for (AsthraStackMark m ASTHRA__CLEANUP(asthra_stack_release) = asthra_stack_mark(); m.open; \
+         m.open = false)
 #else /* released at the closing brace only; leaving otherwise panics at the next release */
 #define ASTHRA_STACK_SCOPE(m) \
     for (AsthraStackMark m = asthra_stack_mark(); m.open; asthra_stack_release(&m))
@@ -6669,34 +6669,12 @@ enum {
     ASTHRA__HEAP_BINS = 80
 };
 
-/* States stand in the segment's head, an area for each granule that classes have: the state of what
- * begins at `ptr` is found by this alone, because area number `shift` takes the bytes from
- * REGION_BYTES >> shift to twice that, and no two areas meet. */
-static inline ASTHRA__ATOMIC(uint8_t) * asthra__state_of(const void *ptr, unsigned shift) {
-    uintptr_t inside = (uintptr_t)ptr & (ASTHRA__REGION_BYTES - 1);
-    uintptr_t segment = (uintptr_t)ptr - inside;
-    return (ASTHRA__ATOMIC(uint8_t) *)(segment + ((inside | ASTHRA__REGION_BYTES) >> shift));
-}
-
-/* What a block's state says. FREED_FAR: by another thread, and the owner has not taken it back yet.
- * From LIVE on: live, and the distance is the slack, the bytes of the block that were not asked
- * for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
-enum {
-    ASTHRA__BLOCK_NEVER,
-    ASTHRA__BLOCK_FREED,
-    ASTHRA__BLOCK_FREED_FAR,
-    ASTHRA__BLOCK_LIVE_WIDE,
-    ASTHRA__BLOCK_LIVE,
-    ASTHRA__BLOCK_SLACK_MAX = 255 - ASTHRA__BLOCK_LIVE
-};
-
 typedef struct Asthra__Heap Asthra__Heap;
 typedef struct Asthra__HeapPage Asthra__HeapPage;
 
 typedef struct Asthra__HeapBlock Asthra__HeapBlock;
 struct Asthra__HeapBlock { /* a free one */
     uintptr_t link;        /* to the next */
-    uintptr_t freed_by;    /* heap number and site; at level 1 and up */
 };
 
 /* A page record: the first line is what an allocation and a free look at. */
@@ -6704,27 +6682,25 @@ struct Asthra__HeapPage {
     ASTHRA__ATOMIC(Asthra__Heap *) quick; /* the heap whose thread may free without asking */
     Asthra__HeapBlock *free;
     char *start;                /* of the first block */
+    uint64_t inverse;           /* 2^64 / block_size, rounded up: what asthra__begins_block wants */
     uint32_t block_size, bytes; /* bytes: of all blocks */
     uint32_t used;              /* blocks that are not in `free`, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
     uint8_t slices;             /* 0: the slice is in no page */
-    uint8_t level;
-    uint8_t shift;  /* blocks begin at multiples of 1 << shift: what a state stands for */
+    uint8_t level, bin;
     bool is_listed; /* in its heap's bin */
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
     Asthra__HeapPage *next, *prev;          /* in the bin: a ring */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
-    uint8_t bin;
     bool is_zero; /* its memory was zero when the page was made */
 };
 
 typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
     Asthra__HeapBlock *free;
     uint32_t size;
-    int16_t left;  /* frees, less allocations, until it is full */
-    uint8_t shift; /* of its pages */
+    int32_t left; /* frees, less allocations, until it is full */
 } Asthra__HeapCache;
 
 struct Asthra__Heap {
@@ -6733,14 +6709,50 @@ struct Asthra__Heap {
     Asthra__Account account;
     struct Asthra__Quarantine *quarantine; /* NULL: none yet */
     AsthraMemoryZone zone;
+    uint32_t quick_below; /* sizes that a quick path may serve */
+    uint32_t extra;       /* bytes of a block that are ours */
     uint8_t level;
     uint16_t number;
-    uintptr_t tag;                   /* the number above 48 bits */
+    uint64_t tag;                    /* of the trailer of what is freed here: all but the site */
     ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
     Asthra__Heap *next;              /* of all heaps; never taken out */
     Asthra__Heap *next_idle;         /* of those whose thread has ended */
     ASTHRA__ALIGNED(ASTHRA__CACHE_PAIR) ASTHRA__ATOMIC(Asthra__HeapBlock *) remote;
 };
+
+/* ---- trailers ----
+ *
+ * At the checked level and above, the last eight bytes of a block are not the user's: they say
+ * whether the block is live. Their first byte in memory tells the kind; what writes past the end of
+ * a block hardly ever leaves one of these four there.
+ *
+ * LIVE   bits 8..39: how many bytes were not asked for, with the trailer; 40..63: the mark
+ * FREED  bits 8..15: the number of the heap that it was freed to, 0: above 255; 16..63: the site
+ * FAR    the same, by a thread that does not own the block, and the owner has not seen it yet
+ * NEVER  nothing else: it was not handed out yet */
+enum {
+    ASTHRA__TRAILER_BYTES = 8,
+    ASTHRA__TRAILER_LIVE = 0xe7,
+    ASTHRA__TRAILER_FREED = 0xdf,
+    ASTHRA__TRAILER_FAR = 0xf5,
+    ASTHRA__TRAILER_NEVER = 0xd1
+};
+#define ASTHRA__TRAILER_MARK (UINT64_C(0xa57a9c) << 40 | ASTHRA__TRAILER_LIVE)
+
+static inline const void *asthra__trailer_site(uint64_t trailer) {
+    return (const void *)(uintptr_t)(trailer >> 16);
+}
+static inline unsigned asthra__trailer_number(uint64_t trailer) {
+    return (unsigned)(trailer >> 8) & 255;
+}
+static inline uint64_t asthra__trailer_tag(unsigned number) {
+    return (uint64_t)(number < 256 ? number : 0) << 8 | ASTHRA__TRAILER_FREED;
+}
+/* More than any capacity: it is not of a live block. */
+static inline uint64_t asthra__trailer_slack(uint64_t trailer) {
+    uint64_t rest = trailer - ASTHRA__TRAILER_MARK;
+    return rest >> 8 | rest << 56;
+}
 
 /* In the place of an owner: no heap is here. */
 static inline Asthra__Heap *asthra__not_quick(void) {
@@ -6772,7 +6784,7 @@ struct Asthra__Huge { /* never unmapped */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
     uint8_t level;
-    uintptr_t freed_by;
+    uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
 };
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment);
@@ -6804,18 +6816,10 @@ typedef struct Asthra__Found { /* the block of an address: of a page, or huge, o
     size_t capacity, size;
     AsthraMemoryZone zone;
     AsthraSafetyLevel level;
+    bool is_broken; /* something wrote over its trailer: size is the most that it can be */
 } Asthra__Found;
 ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f);
-/* What freed_by holds: the heap's number above the site's 48 bits. */
-static inline uintptr_t asthra__freed_by_site(uintptr_t by) {
-#if UINTPTR_MAX > 0xffffffffu
-    return by & (((uintptr_t)1 << 48) - 1);
-#else
-    return by;
-#endif
-}
-ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f); /* 0: not known */
-ASTHRA__FN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b);
+ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f); /* 0: not known */
 static inline size_t asthra__found_charge(const Asthra__Found *f) {
     return f->level == ASTHRA_SAFETY_NONE ? f->capacity : f->size;
 }
@@ -6865,11 +6869,10 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
  *
  * For the pages of all heaps; a slice is 64 KiB.
  *
- * A segment is one unit of the region table. Its head, nine slices of which only what is used is
- * touched, holds the states of all blocks and the records of all pages, so that they are found from
- * any address inside by masking, and is never unmapped: who asks about a stray address always finds
- * something readable. Taking and giving slices is rare
- * (once in 64 KiB of blocks), so one lock guards it.
+ * A segment is one unit of the region table. Its head, a slice of which only what is used is
+ * touched, holds the records of all pages, so that they are found from any address inside by
+ * masking, and is never unmapped: who asks about a stray address always finds something readable.
+ * Taking and giving slices is rare (once in 64 KiB of blocks), so one lock guards it.
  *
  * Invariants, under the lock: bit n of `free` says that slice n is in no page; bit n of `touched`
  * that it is free and may hold bytes. `fading` is the part of `touched` that was touched at the
@@ -6883,15 +6886,14 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 
 #if ASTHRA_HAS_MEMORY
 
-enum { ASTHRA__SEGMENT_HEAD_SLICES = 9, ASTHRA__METADATA_STEP = 65536 };
+enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__METADATA_STEP = 65536 };
 #define ASTHRA__SEGMENT_TICK_NS INT64_C(100000000)
 
 typedef struct Asthra__Segment Asthra__Segment;
 struct Asthra__Segment {
-    uint8_t states[ASTHRA__REGION_BYTES >> 3];  /* all areas: twice the largest, of granule 16 */
+    ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     Asthra__Segment *next_of_all, *next, *prev; /* next, prev: the ring of available ones */
     uint64_t free, touched, fading;
-    ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     ASTHRA__ALIGNED(64) Asthra__HeapPage pages[ASTHRA__SEGMENT_SLICES];
 };
 _Static_assert(sizeof(Asthra__Segment) <= ASTHRA__SLICE_BYTES * ASTHRA__SEGMENT_HEAD_SLICES,
@@ -7307,10 +7309,9 @@ static Asthra__Heap *asthra__heap_make(AsthraMemoryZone zone) {
     Asthra__Heap *h = asthra__segment_metadata(sizeof *h);
     if (h == NULL) return NULL;
     h->zone = zone;
-    asthra__heap_change_level(h, asthra__heap_level());
     asthra__lock(&asthra__heaps.lock);
     h->number = ++asthra__heaps.count;
-    h->tag = (uintptr_t)((uint64_t)h->number << 48);
+    asthra__heap_change_level(h, asthra__heap_level());
     h->next = asthra__load(&asthra__heaps.all, relaxed);
     asthra__store(&asthra__heaps.all, h, release);
     asthra__unlock(&asthra__heaps.lock);
@@ -7404,18 +7405,20 @@ ASTHRA__FN void asthra__heap_visit_shared(void) {
  * slice of a segment (64 KiB), one of blocks over 8 KiB is eight slices; blocks over 64 KiB have
  * pages of their own, and over 2 MiB mappings of their own (heap_huge.c).
  *
- * What is known about a block stands outside it, in a byte of the segment's head: never given,
- * freed, or live with so many bytes of slack. So a free finds, from the address alone and without a
+ * At the checked level a block ends with a trailer that says what it is: never given, freed and by
+ * whom, or live with so many bytes asked for. So a free finds, from the address alone and without a
  * lock: the segment (is it ours? the region table says), the page, whether a block begins there,
- * and whether it is live. At the checked level the first bytes of the slack hold a pattern, so that
- * a write past the end is found at the free.
+ * and whether it is live. The byte after those that were asked for has a known value, and the
+ * trailer is known in most of its bits, so that a write past the end is found at the free. A side
+ * table of states was tried first: to look into it cost a cache line more for each block that is
+ * not in the cache, and blocks that fill their class had no room for a mark.
  *
- * Another thread's free changes the state, which says who wins when two threads free one block, and
- * pushes the block onto the owner heap's `remote` list. The owner takes the whole list the next
- * time one of its caches runs empty. It marks its own frees with a plain store, so a block that it
- * frees at the same moment as another thread is in two lists, and is found then by its state. While
- * a block is live its page cannot go away, so the pusher may read whose it is; after the push it
- * touches nothing.
+ * Another thread's free changes the trailer, by compare-and-swap, which says who wins when two
+ * threads free one block, and pushes the block onto the owner heap's `remote` list. The owner takes
+ * the whole list the next time one of its caches runs empty. It marks its own frees with a plain
+ * store, so a block that it frees at the same moment as another thread is in two lists, and is
+ * found then by its trailer. While a block is live its page cannot go away, so the pusher may read
+ * whose it is; after the push it touches nothing.
  *
  * Invariants. A page is in its bin's ring (is_listed) if and only if it has a free block or room
  * for one, and has its heap's level; blocks in caches have that level too. `used` counts blocks
@@ -7446,13 +7449,6 @@ static ASTHRA__FAST unsigned asthra__bin_of(size_t size) { /* 0 to 65536 */
 static size_t asthra__bin_size(unsigned bin) {
     if (bin < 8) return (size_t)(bin + 1) * 16;
     return (size_t)(9 + (bin - 8) % 8) << (4 + (bin - 8) / 8);
-}
-
-/* Of pages with blocks of this size: log2 of what their addresses are multiples of. */
-static uint8_t asthra__shift_of(size_t size) {
-    unsigned shift = size == 0 ? 0 : (unsigned)__builtin_ctzll(size);
-    if (size > ASTHRA__MEDIUM_MAX) return ASTHRA__SLICE_SHIFT;
-    return (uint8_t)shift;
 }
 
 static size_t asthra__round_up(size_t size, size_t to) {
@@ -7508,63 +7504,55 @@ static ASTHRA__FAST Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBloc
     if (ASTHRA__UNLIKELY((next & ASTHRA__LINK_NEVER) != 0)) asthra__heap_damaged(b);
     return (Asthra__HeapBlock *)next;
 }
-ASTHRA__FN ASTHRA__HEAP_OWN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b) {
-    return b->freed_by;
-}
-static ASTHRA__HEAP_OWN void asthra__block_set_freed_by(Asthra__HeapBlock *b, uintptr_t by) {
-    b->freed_by = by;
-}
 
-typedef uint64_t __attribute__((__aligned__(1), __may_alias__)) Asthra__AnyWord;
-static ASTHRA__HEAP_OWN uint64_t asthra__word_at(const char *place) {
-    return *(const Asthra__AnyWord *)(const void *)place;
-}
-static ASTHRA__HEAP_OWN void asthra__set_word_at(char *place, uint64_t word) {
-    *(Asthra__AnyWord *)(void *)place = word;
-}
+/* ---- trailers ---- */
 
-/* ---- states and slack ---- */
-
-/* No byte of it is 0, the likeliest byte to be written one past the end. */
-#define ASTHRA__SLACK_PATTERN UINT64_C(0xe7a5c39b8d6f5133)
-
-/* The smaller of two, without a branch: sizes come in no order that a branch could learn. */
-static ASTHRA__FAST size_t asthra__lesser(size_t a, size_t b) {
-    return b ^ ((a ^ b) & (0 - (size_t)(a < b)));
-}
-
-/* The pattern begins right after the size, or covers the last eight bytes when the slack is less;
- * the caller has not written into them yet. */
-static ASTHRA__FAST uint8_t asthra__slack_mark(char *block, size_t capacity, size_t size) {
-    size_t slack = capacity - size;
-    asthra__set_word_at(block + asthra__lesser(size, capacity - 8), ASTHRA__SLACK_PATTERN);
-    if (ASTHRA__LIKELY(slack <= ASTHRA__BLOCK_SLACK_MAX))
-        return (uint8_t)(ASTHRA__BLOCK_LIVE + slack);
-    asthra__set_word_at(block + capacity - 8, slack ^ ASTHRA__SLACK_PATTERN);
-    return ASTHRA__BLOCK_LIVE_WIDE;
-}
-
-/* The slack of a live block; more than its capacity: what tells it is overwritten. */
-static ASTHRA__FAST size_t asthra__slack_of(const char *block, size_t capacity, uint8_t state) {
-    if (ASTHRA__LIKELY(state >= ASTHRA__BLOCK_LIVE)) return (size_t)state - ASTHRA__BLOCK_LIVE;
-    return (size_t)(asthra__word_at(block + capacity - 8) ^ ASTHRA__SLACK_PATTERN);
-}
-
-/* Whether nobody wrote past the end: of the word that the pattern was written to, the part that
- * lies in the slack counts, up to eight bytes. slack <= capacity. */
-static ASTHRA__FAST bool asthra__slack_is_whole(const char *block, size_t capacity, size_t slack) {
-    size_t part = asthra__lesser(slack, 8);
-    uint64_t word = asthra__word_at(block + capacity - 8 - slack + part) ^ ASTHRA__SLACK_PATTERN;
-    unsigned half = 32 - 4 * (unsigned)part; /* bits; twice that may be 64, too much for a shift */
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    return word << half << half == 0;
+#define asthra__trailer_turn(trailer) __builtin_bswap64(trailer) /* the kind comes first */
 #else
-    return word >> half >> half == 0;
+#define asthra__trailer_turn(trailer) (trailer)
 #endif
+
+static ASTHRA__FAST ASTHRA__ATOMIC(uint64_t) * asthra__trailer_at(const char *b, size_t capacity) {
+    return (ASTHRA__ATOMIC(uint64_t) *)(uintptr_t)(b + capacity - ASTHRA__TRAILER_BYTES);
+}
+static ASTHRA__HEAP_OWN uint64_t asthra__trailer_get(const char *block, size_t capacity) {
+    return asthra__trailer_turn(asthra__load(asthra__trailer_at(block, capacity), relaxed));
+}
+static ASTHRA__HEAP_OWN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer) {
+    asthra__store(asthra__trailer_at(block, capacity), asthra__trailer_turn(trailer), relaxed);
+}
+static ASTHRA__HEAP_OWN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
+                                                     uint64_t after) {
+    before = asthra__trailer_turn(before);
+    return asthra__cas(asthra__trailer_at(block, capacity), &before, asthra__trailer_turn(after),
+                       acq_rel);
+}
+
+/* The first byte that was not asked for; if nothing is left but the trailer, the trailer's kind. */
+static ASTHRA__HEAP_OWN void asthra__guard_set(char *place) {
+    *(unsigned char *)place = ASTHRA__TRAILER_LIVE;
+}
+static ASTHRA__HEAP_OWN bool asthra__guard_is_whole(const char *place) {
+    return *(const unsigned char *)place == ASTHRA__TRAILER_LIVE;
+}
+
+/* The guard first: a load of the trailer that comes soon shall find it in one store. */
+static ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacity, size_t size) {
+    asthra__guard_set(block + size);
+    asthra__trailer_set(block, capacity, ASTHRA__TRAILER_MARK + ((uint64_t)(capacity - size) << 8));
 }
 
 static ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {
     return asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block);
+}
+
+/* Of any address: whether a block of the page begins there. For an offset and a size below 2^32 the
+ * product, modulo 2^64, is below the inverse if and only if the size divides the offset (Lemire,
+ * Kaser, Kurz: Faster remainder by direct computation, 2019). */
+static ASTHRA__FAST bool asthra__begins_block(const Asthra__HeapPage *p, const void *ptr) {
+    uint64_t offset = (uintptr_t)ptr - (uintptr_t)p->start;
+    return offset < p->bytes && offset * p->inverse < p->inverse;
 }
 
 /* ---- pages and bins: the owner's side, rarely ---- */
@@ -7621,13 +7609,11 @@ static void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t 
     p->start = span->start;
     p->block_size = (uint32_t)block_size;
     p->bytes = (uint32_t)(room * block_size);
-    p->shift = asthra__shift_of(block_size);
+    p->inverse = UINT64_MAX / block_size + 1;
     p->free = NULL;
     p->used = p->made = 0;
     p->room = (uint16_t)room;
     p->is_listed = false;
-    memset((void *)(uintptr_t)asthra__state_of(p->start, p->shift), 0,
-           asthra__round_up(all, (size_t)1 << p->shift) >> p->shift);
     asthra__heap_hide(p->start, p->bytes);
 }
 
@@ -7652,9 +7638,11 @@ static void asthra__page_extend(Asthra__HeapPage *p) {
     if (count > left) count = left;
     char *block = p->start + (size_t)p->made * p->block_size;
     p->free = (Asthra__HeapBlock *)(void *)block;
-    for (size_t i = 1; i < count; i++, block += p->block_size)
-        asthra__block_set_next((void *)block, (void *)(block + p->block_size));
-    asthra__block_set_next((void *)block, NULL);
+    for (size_t i = 1; i <= count; i++, block += p->block_size) {
+        asthra__block_set_next((void *)block, i < count ? (void *)(block + p->block_size) : NULL);
+        if (p->level != ASTHRA_SAFETY_NONE)
+            asthra__trailer_set(block, p->block_size, ASTHRA__TRAILER_NEVER);
+    }
     p->made = (uint16_t)(p->made + count);
 }
 
@@ -7674,11 +7662,6 @@ static int asthra__cache_limit(size_t size) {
     return count > 128 ? 128 : count < 4 ? 4 : (int)count;
 }
 
-static void asthra__cache_setup(Asthra__HeapCache *c, size_t size) {
-    c->size = (uint32_t)size;
-    c->shift = asthra__shift_of(size);
-}
-
 /* Keeps the newest half of what a cache may grow by; the rest goes home to its pages. */
 static void asthra__cache_shrink(Asthra__Heap *h, Asthra__HeapCache *c, int keep) {
     Asthra__HeapBlock *rest = c->free, *last = NULL;
@@ -7690,7 +7673,7 @@ static void asthra__cache_shrink(Asthra__Heap *h, Asthra__HeapCache *c, int keep
         c->free = NULL;
     else
         asthra__block_set_next(last, NULL);
-    c->left = (int16_t)(asthra__cache_limit(c->size) - keep);
+    c->left = asthra__cache_limit(c->size) - keep;
     while (rest != NULL) {
         Asthra__HeapBlock *next = asthra__block_next(rest);
         asthra__page_push(h, rest);
@@ -7706,7 +7689,7 @@ static bool asthra__cache_fill(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapPage *p = asthra__bin_search(h, bin);
     if (p == NULL) return false;
     c->free = p->free;
-    c->left = (int16_t)asthra__cache_limit(c->size);
+    c->left = asthra__cache_limit(c->size);
     p->free = NULL;
     p->used = p->made;
     if (p->made == p->room) asthra__page_unlist(h, p);
@@ -7735,15 +7718,18 @@ static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
         asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
 }
 
-/* A block that another thread freed is the owner's again. Its state is another one if the owner
+/* A block that another thread freed is the owner's again. Its trailer is another one if the owner
  * freed it at the same time. */
-static void asthra__far_take_back(const Asthra__HeapBlock *block) {
+static void asthra__far_take_back(Asthra__HeapBlock *block) {
     Asthra__HeapPage *p = asthra__page_of(block);
     if (p->level == ASTHRA_SAFETY_NONE) return;
-    ASTHRA__ATOMIC(uint8_t) *state = asthra__state_of(block, p->shift);
-    if (ASTHRA__UNLIKELY(asthra__load(state, relaxed) != ASTHRA__BLOCK_FREED_FAR))
+    uint64_t trailer = asthra__trailer_get((char *)block, p->block_size);
+    unsigned kind = trailer & 255;
+    if (ASTHRA__UNLIKELY(kind == ASTHRA__TRAILER_LIVE || kind == ASTHRA__TRAILER_FREED))
         asthra__heap_freed_at_once(block);
-    asthra__store(state, (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
+    if (ASTHRA__UNLIKELY(kind != ASTHRA__TRAILER_FAR)) asthra__heap_damaged(block);
+    asthra__trailer_set((char *)block, p->block_size,
+                        trailer - ASTHRA__TRAILER_FAR + ASTHRA__TRAILER_FREED);
 }
 
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
@@ -7779,71 +7765,54 @@ static ASTHRA__HEAP_PEEK bool asthra__page_slow_down(Asthra__HeapPage *p, void *
  * back. */
 ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel level) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
-        asthra__cache_setup(&h->caches[bin], asthra__bin_size(bin));
+        h->caches[bin].size = (uint32_t)asthra__bin_size(bin);
     asthra__heap_shed(h);
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
     if (h->level != ASTHRA_SAFETY_DEFAULT) /* else it is new and has no pages */
         asthra__segment_each(asthra__page_slow_down, h);
     h->level = (uint8_t)level;
+    h->tag = asthra__trailer_tag(h->number);
+    h->extra = level == ASTHRA_SAFETY_NONE ? 0 : ASTHRA__TRAILER_BYTES;
+    h->quick_below = level == ASTHRA_SAFETY_FULL ? 0 : ASTHRA__MEDIUM_MAX + 1 - h->extra;
 }
 
 /* ---- the quick paths ----
  *
- * Without safety a page keeps no states: then an allocation looks at nothing but the heap and the
- * block. */
-
-/* Marks a block that leaves a cache. */
-static ASTHRA__FAST void asthra__block_give_out(char *block, size_t capacity, unsigned shift,
-                                                size_t size) {
-    asthra__store(asthra__state_of(block, shift), asthra__slack_mark(block, capacity, size),
-                  relaxed);
-}
+ * Without safety blocks have no trailers: then an allocation looks at nothing but the heap and the
+ * block. The full level has no quick paths. */
 
 /* NULL: nothing was done. */
 static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size,
                                                    AsthraMemoryZone zone) {
-    if (ASTHRA__UNLIKELY(size > ASTHRA__MEDIUM_MAX)) return NULL;
-    Asthra__HeapCache *c = &h->caches[asthra__bin_of(size)];
+    if (ASTHRA__UNLIKELY(size >= h->quick_below)) return NULL;
+    Asthra__HeapCache *c = &h->caches[asthra__bin_of(size + h->extra)];
     Asthra__HeapBlock *block = c->free;
-    if (ASTHRA__UNLIKELY(block == NULL || h->level == ASTHRA_SAFETY_FULL)) return NULL;
-    size_t capacity = c->size, charge = h->level == ASTHRA_SAFETY_NONE ? capacity : size;
+    if (ASTHRA__UNLIKELY(block == NULL)) return NULL;
+    bool is_plain = h->extra == 0;
+    size_t capacity = c->size, charge = is_plain ? capacity : size;
     if (zone != ASTHRA_MEMORY_ZONE_STACK && !asthra__account_try_alloc(&h->account, charge))
         return NULL;
     asthra__cache_take(c, block);
     asthra__heap_show(block, charge);
-    if (h->level != ASTHRA_SAFETY_NONE)
-        asthra__block_give_out((char *)block, capacity, c->shift, size);
+    if (!is_plain) asthra__block_mark_live((char *)block, capacity, size);
     return block;
 }
 
-/* Who frees: the heap's number above the site's 48 bits. */
-static ASTHRA__FAST uintptr_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
-#if UINTPTR_MAX > 0xffffffffu
-    return h->tag | ((uintptr_t)site & (((uintptr_t)1 << 48) - 1));
-#else
-    (void)h;
-    return (uintptr_t)site;
-#endif
+/* The trailer of what is freed here and now. */
+static ASTHRA__FAST uint64_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
+    return (uint64_t)(uintptr_t)site << 16 | h->tag;
 }
 
-/* The slack of the live block that begins here; SIZE_MAX: there is none, or something wrote past
- * its end. Marks the block as freed. */
-static ASTHRA__FAST size_t asthra__block_take_back(Asthra__HeapPage *p, char *block,
-                                                   size_t capacity) {
-    unsigned shift = p->shift;
-    ASTHRA__ATOMIC(uint8_t) *at = asthra__state_of(block, shift);
-    if (ASTHRA__UNLIKELY((uintptr_t)block % ((uintptr_t)1 << shift) != 0)) return SIZE_MAX;
-    uint8_t state = asthra__load(at, relaxed);
-    size_t slack = (size_t)state - ASTHRA__BLOCK_LIVE;
-    if (ASTHRA__UNLIKELY(state < ASTHRA__BLOCK_LIVE)) {
-        if (state != ASTHRA__BLOCK_LIVE_WIDE) return SIZE_MAX;
-        slack = asthra__slack_of(block, capacity, state);
-        if (slack > capacity) return SIZE_MAX;
-    }
-    if (ASTHRA__UNLIKELY(!asthra__slack_is_whole(block, capacity, slack))) return SIZE_MAX;
-    asthra__store(at, (uint8_t)ASTHRA__BLOCK_FREED, relaxed);
-    return slack;
+/* How many bytes the user did not ask for of the live block that begins here; more than the
+ * capacity: there is none, or something wrote past its end. */
+static ASTHRA__FAST uint64_t asthra__block_slack(const Asthra__HeapPage *p, const char *block) {
+    size_t capacity = p->block_size;
+    if (ASTHRA__UNLIKELY(!asthra__begins_block(p, block))) return UINT64_MAX;
+    uint64_t slack = asthra__trailer_slack(asthra__trailer_get(block, capacity));
+    if (ASTHRA__UNLIKELY(slack > capacity)) return UINT64_MAX;
+    bool is_whole = asthra__guard_is_whole(block + capacity - (size_t)slack);
+    return ASTHRA__LIKELY(is_whole) ? slack : UINT64_MAX;
 }
 
 /* The cache is full, or the account has a step behind it. */
@@ -7852,28 +7821,33 @@ ASTHRA__COLD static void asthra__heap_settle(Asthra__Heap *h, Asthra__HeapCache 
     if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_tell(&h->account, h->zone);
 }
 
-/* The page if the address is in one whose blocks the heap may free without asking; else NULL. */
-static ASTHRA__FAST Asthra__HeapPage *asthra__page_quick(const Asthra__Heap *h, const void *ptr) {
+/* Whether the address is in a page whose blocks the heap may free without asking. */
+static ASTHRA__FAST bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr,
+                                               Asthra__HeapPage **p) {
     uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
     if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
-        return NULL;
-    Asthra__HeapPage *p = asthra__segment_page(segment, ptr);
-    return ASTHRA__UNLIKELY(asthra__load(&p->quick, relaxed) != h) ? NULL : p;
+        return false;
+    *p = asthra__segment_page(segment, ptr);
+    return ASTHRA__LIKELY(asthra__load(&(*p)->quick, relaxed) == h);
 }
 
-/* The free of a block that is not known to be wrong; else the slow path finds out what it is. */
-static ASTHRA__FAST void asthra__heap_free_quick(Asthra__Heap *h, Asthra__HeapPage *p, void *ptr,
-                                                 AsthraMemoryZone zone, size_t slack,
-                                                 const void *site) {
-    size_t capacity = p->block_size;
+/* false: nothing was done, because something is wrong; the slow path finds out what it is. */
+static ASTHRA__FAST bool asthra__heap_free_quick(Asthra__Heap *h, Asthra__HeapPage *p, void *ptr,
+                                                 AsthraMemoryZone zone, const void *site) {
+    size_t capacity = p->block_size, charge = capacity;
     ptrdiff_t left = 0;
-    if (p->level != ASTHRA_SAFETY_NONE) asthra__block_set_freed_by(ptr, asthra__freed_by(h, site));
-    if (zone != ASTHRA_MEMORY_ZONE_STACK)
-        left = asthra__account_free_quick(&h->account, capacity - slack);
+    if (p->level != ASTHRA_SAFETY_NONE) {
+        uint64_t slack = asthra__block_slack(p, ptr);
+        if (ASTHRA__UNLIKELY(slack > capacity)) return false;
+        asthra__trailer_set(ptr, capacity, asthra__freed_by(h, site));
+        charge -= (size_t)slack;
+    }
+    if (zone != ASTHRA_MEMORY_ZONE_STACK) left = asthra__account_free_quick(&h->account, charge);
     asthra__heap_hide(ptr, capacity);
     Asthra__HeapCache *c = &h->caches[p->bin];
     left |= asthra__cache_put(c, ptr);
     if (ASTHRA__UNLIKELY(left < 0)) asthra__heap_settle(h, c);
+    return true;
 }
 
 /* ---- taking blocks of all sizes; caller owns h ---- */
@@ -7888,7 +7862,7 @@ static void *asthra__large_take(Asthra__Heap *h, size_t room, size_t size) {
     asthra__page_fill(h, &span, capacity, capacity);
     p->used = p->made = 1;
     asthra__heap_show(p->start, h->level == ASTHRA_SAFETY_NONE ? capacity : size);
-    if (h->level != ASTHRA_SAFETY_NONE) asthra__block_give_out(p->start, capacity, p->shift, size);
+    if (h->level != ASTHRA_SAFETY_NONE) asthra__block_mark_live(p->start, capacity, size);
     return p->start;
 }
 
@@ -7899,7 +7873,7 @@ static void *asthra__huge_take(Asthra__Heap *h, size_t room, size_t size, size_t
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
     if (h->level != ASTHRA_SAFETY_NONE) {
-        asthra__slack_mark(huge->start, huge->mapped, size);
+        asthra__guard_set(huge->start + size);
         asthra__heap_hide(huge->start + size, huge->mapped - size);
     }
     asthra__store(&huge->is_live, 1u, release);
@@ -7912,16 +7886,15 @@ static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
     Asthra__HeapBlock *block = c->free;
     asthra__cache_take(c, block);
     asthra__heap_show(block, h->level == ASTHRA_SAFETY_NONE ? c->size : size);
-    if (h->level != ASTHRA_SAFETY_NONE)
-        asthra__block_give_out((char *)block, c->size, c->shift, size);
+    if (h->level != ASTHRA_SAFETY_NONE) asthra__block_mark_live((char *)block, c->size, size);
     return block;
 }
 
 static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    size_t room = h->level == ASTHRA_SAFETY_FULL ? size + 8 : size; /* for the pattern, always */
+    size_t room = size + h->extra;
     unsigned bin = asthra__bin_for(room, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
-    if (size <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
+    if (room <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
         return asthra__large_take(h, room, size);
     return asthra__huge_take(h, room, size, alignment);
 }
@@ -8009,7 +7982,8 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge,
                          huge->mapped,
                          huge->size,
                          (AsthraMemoryZone)huge->zone,
-                         (AsthraSafetyLevel)huge->level};
+                         (AsthraSafetyLevel)huge->level,
+                         false};
     if (offset >= huge->mapped) return ASTHRA_ADDRESS_SLACK;
     return is_live ? ASTHRA_ADDRESS_LIVE : ASTHRA_ADDRESS_FREED;
 }
@@ -8031,25 +8005,39 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find_unmarked(const Asth
     return ASTHRA_ADDRESS_LIVE;
 }
 
+/* What a trailer tells of the block that it ends. */
+static AsthraAddressKind asthra__trailer_read(uint64_t trailer, Asthra__Found *f) {
+    uint64_t slack = asthra__trailer_slack(trailer);
+    switch (trailer & 255) {
+    case ASTHRA__TRAILER_NEVER: return ASTHRA_ADDRESS_SLACK;
+    case ASTHRA__TRAILER_FREED:
+    case ASTHRA__TRAILER_FAR: return ASTHRA_ADDRESS_FREED;
+    default: break;
+    }
+    f->is_broken = slack > f->capacity;
+    f->size = f->capacity - (f->is_broken ? ASTHRA__TRAILER_BYTES : (size_t)slack);
+    return ASTHRA_ADDRESS_LIVE;
+}
+
 static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
                                                              Asthra__Found *f) {
     size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
-    *f = (Asthra__Found){
-        p, NULL, NULL, capacity, 0, ASTHRA_MEMORY_ZONE_NONE, (AsthraSafetyLevel)p->level};
+    *f = (Asthra__Found){0};
+    f->page = p;
+    f->capacity = capacity;
+    f->zone = ASTHRA_MEMORY_ZONE_NONE;
+    f->level = (AsthraSafetyLevel)p->level;
     if (capacity == 0) return ASTHRA_ADDRESS_SLACK; /* the slice was in no page yet */
     f->zone = (AsthraMemoryZone)p->zone;
     if (offset >= p->bytes) return ASTHRA_ADDRESS_SLACK;
     f->start = p->start + offset / capacity * capacity;
     if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
-    uint8_t state = asthra__load(asthra__state_of(f->start, p->shift), relaxed);
-    if (state == ASTHRA__BLOCK_NEVER) return ASTHRA_ADDRESS_SLACK;
-    if (state < ASTHRA__BLOCK_LIVE_WIDE) return ASTHRA_ADDRESS_FREED;
+    if ((size_t)(f->start - p->start) >= (size_t)p->made * capacity) return ASTHRA_ADDRESS_SLACK;
+    if (p->slices == 0) return ASTHRA_ADDRESS_FREED; /* its memory may be gone */
     /* Of a page that is being made the fields may not fit together. */
     if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
         return ASTHRA_ADDRESS_SLACK;
-    size_t slack = asthra__slack_of(f->start, capacity, state);
-    f->size = slack > capacity ? 0 : capacity - slack;
-    return ASTHRA_ADDRESS_LIVE;
+    return asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
 }
 
 ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f) {
@@ -8071,15 +8059,26 @@ ASTHRA__FN AsthraMemoryZone asthra__heap_zone_of(const void *ptr) {
     return is_gone ? ASTHRA_MEMORY_ZONE_NONE : f.zone;
 }
 
+ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
+    if (f->huge != NULL) return f->huge->freed_by;
+    if (f->level == ASTHRA_SAFETY_NONE) return 0;
+    uint64_t trailer = asthra__trailer_get(f->start, f->capacity);
+    unsigned kind = trailer & 255; /* none of the two if the page's memory is gone */
+    return kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR ? trailer : 0;
+}
+
+/* Of a live block that has a guard: whether nobody wrote past its end. */
+static bool asthra__found_is_whole(const Asthra__Found *f) {
+    return !f->is_broken && asthra__guard_is_whole(f->start + f->size);
+}
+
 /* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
 static void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
                                 Asthra__Found *f) {
     AsthraAddressKind kind = asthra__heap_find(ptr, f);
     if (ASTHRA__UNLIKELY(kind != ASTHRA_ADDRESS_LIVE || f->start != ptr || f->zone != zone))
         asthra__heap_invalid(ptr, zone, verb);
-    if (f->level == ASTHRA_SAFETY_NONE ||
-        asthra__slack_is_whole(f->start, f->capacity, f->capacity - f->size))
-        return;
+    if (f->level == ASTHRA_SAFETY_NONE || asthra__found_is_whole(f)) return;
     Asthra__Found again; /* another thread's free may have written there just now */
     if (asthra__heap_find(ptr, &again) != ASTHRA_ADDRESS_LIVE)
         asthra__heap_invalid(ptr, zone, verb);
@@ -8095,24 +8094,27 @@ static void asthra__heap_refuse_pinned(const Asthra__Found *f, const char *verb)
     if (asthra__heap.is_pinned(f->start, f->capacity)) asthra__heap_still_pinned(f, verb);
 }
 
+static bool asthra__huge_mark_freed(Asthra__Huge *huge, uint64_t by) {
+    if (asthra__exchange(&huge->is_live, 0u, acq_rel) == 0) return false;
+    huge->freed_by = by;
+    return true;
+}
+
 /* Marks the block as freed. Of two threads that free one block one gets past this, unless the other
- * is the owner and quick: then the owner's mark replaces FREED_FAR, which drain misses. */
+ * is the owner and quick: then the owner's mark replaces the far one, which drain misses. */
 static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone,
-                                     const Asthra__Heap *h, uintptr_t by, const char *verb) {
+                                     const Asthra__Heap *h, uint64_t by, const char *verb) {
+    bool is_done = f->huge == NULL && f->level == ASTHRA_SAFETY_NONE;
     if (f->huge != NULL) {
-        if (asthra__exchange(&f->huge->is_live, 0u, acq_rel) == 1) {
-            f->huge->freed_by = by;
-            return;
-        }
-    } else if (f->level == ASTHRA_SAFETY_NONE) {
-        return;
-    } else {
-        bool is_far = f->page->heap != NULL && f->page->heap != h;
-        uint8_t now = is_far ? ASTHRA__BLOCK_FREED_FAR : ASTHRA__BLOCK_FREED;
-        uint8_t was = asthra__exchange(asthra__state_of(f->start, f->page->shift), now, acq_rel);
-        if (was >= ASTHRA__BLOCK_LIVE_WIDE) return;
+        is_done = asthra__huge_mark_freed(f->huge, by);
+    } else if (!is_done) {
+        uint64_t trailer = asthra__trailer_get(f->start, f->capacity);
+        if (f->page->heap != NULL && f->page->heap != h)
+            by += ASTHRA__TRAILER_FAR - ASTHRA__TRAILER_FREED;
+        is_done = asthra__trailer_slack(trailer) <= f->capacity &&
+                  asthra__trailer_replace(f->start, f->capacity, trailer, by);
     }
-    asthra__heap_invalid(f->start, zone, verb);
+    if (ASTHRA__UNLIKELY(!is_done)) asthra__heap_invalid(f->start, zone, verb);
 }
 
 static void asthra__remote_push(Asthra__Heap *owner, Asthra__HeapBlock *block) {
@@ -8132,12 +8134,11 @@ ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
         asthra__remote_push(f->page->heap, (void *)f->start);
 }
 
-static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f, uintptr_t by) {
+static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f) {
     if (f->huge != NULL) {
         asthra__huge_unmap(f->huge);
         return;
     }
-    if (f->level != ASTHRA_SAFETY_NONE) asthra__block_set_freed_by((void *)f->start, by);
     asthra__heap_hide(f->start, f->capacity);
     if (f->level == ASTHRA_SAFETY_FULL && asthra__quarantine_add(h, f)) return;
     asthra__heap_go_home(h, f);
@@ -8154,26 +8155,21 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
         asthra__zone_release(asthra__found_charge(&f));
     }
     Asthra__Heap *h = asthra__heap_enter(zone);
-    uintptr_t by = asthra__freed_by(h, site);
     size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, h, by, verb);
+    asthra__found_mark_freed(&f, zone, h, asthra__freed_by(h, site), verb);
     if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
-    asthra__found_give(h, &f, by);
+    asthra__found_give(h, &f);
     asthra__heap_leave(h);
 }
 
 ASTHRA__FN ASTHRA__FAST void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone,
                                                     const void *site, const char *verb) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
-    Asthra__HeapPage *p = NULL;
-    size_t slack = 0;
-    if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) p = asthra__page_quick(h, ptr);
-    if (ASTHRA__LIKELY(p != NULL) && p->level != ASTHRA_SAFETY_NONE)
-        slack = asthra__block_take_back(p, ptr, p->block_size);
-    if (ASTHRA__UNLIKELY(p == NULL || slack == SIZE_MAX))
-        asthra__heap_free_slow(ptr, zone, site, verb);
-    else
-        asthra__heap_free_quick(h, p, ptr, zone, slack, site);
+    Asthra__HeapPage *p;
+    bool is_done = ASTHRA__LIKELY(h != NULL) && ASTHRA__LIKELY(!asthra__zone_is_watched()) &&
+                   ASTHRA__LIKELY(asthra__page_is_quick(h, ptr, &p)) &&
+                   ASTHRA__LIKELY(asthra__heap_free_quick(h, p, ptr, zone, site));
+    if (ASTHRA__UNLIKELY(!is_done)) asthra__heap_free_slow(ptr, zone, site, verb);
 }
 
 ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
@@ -8196,35 +8192,29 @@ ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemo
     if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
     char *ptr = asthra__heap_alloc(all, zone);
     if (ptr == NULL) return NULL;
-    size_t dirty = all;
-    if (all > ASTHRA__MEDIUM_MAX) { /* fresh memory is zero, but for the pattern */
+    if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
         asthra__heap_find(ptr, &f);
-        if ((f.huge != NULL || f.page->is_zero) && f.level != ASTHRA_SAFETY_FULL) dirty = 8;
+        if (f.huge != NULL || f.page->is_zero) return ptr;
     }
-    memset(ptr + all - dirty, 0, dirty);
-    return ptr;
+    return memset(ptr, 0, all);
 }
 
 /* Whether a block may stay where it is: it fits, and leaves less than half unused. */
 static bool asthra__found_fits(const Asthra__Found *f, size_t size) {
-    return size <= f->capacity && size >= f->capacity / 2 && f->level != ASTHRA_SAFETY_FULL;
+    size_t room = f->capacity - (f->level == ASTHRA_SAFETY_NONE ? 0 : ASTHRA__TRAILER_BYTES);
+    return size <= room && size >= f->capacity / 2 && f->level != ASTHRA_SAFETY_FULL;
 }
 
-/* The pattern may share its word with the caller's last bytes: those are put back. */
 static void asthra__found_remark(const Asthra__Found *f, size_t size) {
-    char *place = f->start + f->capacity - 8, kept[8];
-    size_t slack = f->capacity - size, keep = slack < 8 ? 8 - slack : 0;
-    asthra__heap_show(f->start, f->capacity);
-    memcpy(kept, place, keep);
-    uint8_t state = asthra__slack_mark(f->start, f->capacity, size);
-    memcpy(place, kept, keep);
     asthra__heap_hide(f->start, f->capacity);
     asthra__heap_show(f->start, size);
-    if (f->huge != NULL)
+    if (f->huge == NULL) {
+        asthra__block_mark_live(f->start, f->capacity, size);
+    } else {
         f->huge->size = size;
-    else
-        asthra__store(asthra__state_of(f->start, f->page->shift), state, relaxed);
+        asthra__guard_set(f->start + size);
+    }
 }
 
 /* false: the limit does not let it grow. */
@@ -8411,21 +8401,14 @@ static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Fo
     asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
 }
 
-static void asthra__say_freer(Asthra__Text *t, uintptr_t by) {
-    uintptr_t site = asthra__freed_by_site(by);
+static void asthra__say_freer(Asthra__Text *t, uint64_t by) {
     char name[128];
-    if (site == 0) return;
-    uint64_t thread = asthra__heap_thread((unsigned)((uint64_t)by >> 48));
+    if (by == 0) return;
+    uint64_t thread = asthra__heap_thread(asthra__trailer_number(by));
     if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
-    size_t length = asthra__os_symbol((const void *)site, name, sizeof name);
+    size_t length = asthra__os_symbol(asthra__trailer_site(by), name, sizeof name);
     asthra__text_add(t, " at ");
     asthra__text_add_count(t, name, length);
-}
-
-ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f) {
-    if (f->huge != NULL) return f->huge->freed_by;
-    if (f->level == ASTHRA_SAFETY_NONE) return 0;
-    return asthra__block_freed_by((const void *)f->start);
 }
 
 static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone zone) {
@@ -8459,9 +8442,10 @@ asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,
                                                                     const char *verb) {
     asthra_panic_at(NULL,
-                    "Heap overflow, seen in %s: the block %p of %zu bytes in zone %s was written "
+                    "Heap overflow, seen in %s: the block %p of %s%zu bytes in zone %s was written "
                     "past its end",
-                    verb, (void *)f->start, f->size, asthra_memory_zone_to_string(f->zone));
+                    verb, (void *)f->start, f->is_broken ? "up to " : "", f->size,
+                    asthra_memory_zone_to_string(f->zone));
 }
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
@@ -8506,15 +8490,14 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const vo
 /* ---- [heap] body ----------------------------------------------------- memory/heap_full.c ---- */
 /* heap - the full level: freed blocks wait, and are looked at again.       [heap] body: full
  *
- * At the full level each block has at least eight bytes of slack, so a write one past the end is
- * always found; and a freed block is filled with a pattern and waits in the quarantine of the heap
+ * At the full level a freed block is filled with a pattern and waits in the quarantine of the heap
  * whose thread freed it, until so many blocks or bytes came after it. A block that leaves with
  * another byte in it was written to after its free. Until then it is not handed out, so that a
  * second free is told from a first. What is only read after its free is seen as the pattern, and
  * blocks over 64 KiB do not wait.
  *
- * The ring stands in metadata, a heap keeps it for ever. The two words that a free block uses
- * itself are not looked at but for the link, which has its own check.
+ * The ring stands in metadata, a heap keeps it for ever. The link that a free block begins with
+ * has its own check.
  */
 
 #if ASTHRA_HAS_MEMORY
@@ -8541,15 +8524,16 @@ struct Asthra__Quarantine {
 /* Byte for byte: memset would be a sanitizer's. */
 static ASTHRA__FULL_OWN void asthra__full_fill(char *block, size_t capacity) {
     volatile unsigned char *bytes = (volatile unsigned char *)block;
-    for (size_t i = ASTHRA__FREED_FROM; i < capacity; i++) bytes[i] = ASTHRA__FREED_BYTE;
+    for (size_t i = ASTHRA__FREED_FROM; i < capacity - ASTHRA__TRAILER_BYTES; i++)
+        bytes[i] = ASTHRA__FREED_BYTE;
 }
 
 /* The first byte that is another one; capacity: none is. */
 static ASTHRA__FULL_OWN size_t asthra__full_touched(const char *block, size_t capacity) {
     const volatile unsigned char *bytes = (const volatile unsigned char *)block;
-    size_t i = ASTHRA__FREED_FROM;
-    while (i < capacity && bytes[i] == ASTHRA__FREED_BYTE) i++;
-    return i;
+    size_t i = ASTHRA__FREED_FROM, end = capacity - ASTHRA__TRAILER_BYTES;
+    while (i < end && bytes[i] == ASTHRA__FREED_BYTE) i++;
+    return i < end ? i : capacity;
 }
 
 /* The oldest block goes home. */
@@ -9310,9 +9294,10 @@ static inline void asthra__stack_set_owner(uint64_t (*task)(void)) {
 
 enum {
     ASTHRA__STACK_FOOT = 16,
-    ASTHRA__STACK_FIRST = 4096, /* bytes of a region's first chunk */
-    ASTHRA__STACK_MOST = 65536, /* of the others, unless a block needs more */
-    ASTHRA__STACK_IDLE = 16,    /* regions that a thread keeps */
+    ASTHRA__STACK_LESS = 16, /* bytes that chunks are smaller than a class of the heap */
+    ASTHRA__STACK_FIRST = 4096 - ASTHRA__STACK_LESS, /* of a region's first chunk */
+    ASTHRA__STACK_MOST = 65536 - ASTHRA__STACK_LESS, /* of the others, unless a block needs more */
+    ASTHRA__STACK_IDLE = 16,                         /* regions that a thread keeps */
     ASTHRA__STAMP_BITS = 31,
     ASTHRA__STAMP_MASK = 0x7fffffff,
     ASTHRA__STAMP_BLOCK = 4096,
@@ -9543,7 +9528,8 @@ static size_t asthra__stack_chunk_bytes(const Asthra__StackRegion *r, size_t siz
     size_t least = asthra__stack_need(size) + sizeof(Asthra__StackChunk);
     size_t bytes = ASTHRA__STACK_FIRST;
     if (r->chunk != &r->first) bytes = (size_t)(r->chunk->end - (char *)r->chunk);
-    bytes = bytes * 2 < ASTHRA__STACK_MOST ? bytes * 2 : ASTHRA__STACK_MOST;
+    bytes = bytes * 2 + ASTHRA__STACK_LESS;
+    if (bytes > ASTHRA__STACK_MOST) bytes = ASTHRA__STACK_MOST;
     return bytes < least ? least : bytes;
 }
 
@@ -11697,11 +11683,10 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr) {
 }
 
 /* A place in code as text, kept in the thread's record. */
-static const char *asthra__memory_site(uintptr_t by, int which) {
-    uintptr_t site = asthra__freed_by_site(by);
-    if (site == 0) return NULL;
+static const char *asthra__memory_site(uint64_t by, int which) {
+    if (by == 0) return NULL;
     char *text = asthra__thread()->described[which];
-    size_t length = asthra__os_symbol((const void *)site, text, ASTHRA__DESCRIBED - 1);
+    size_t length = asthra__os_symbol(asthra__trailer_site(by), text, ASTHRA__DESCRIBED - 1);
     text[length] = '\0';
     return text;
 }

@@ -83,35 +83,54 @@ TEST(heap, aligned_classes_hold_the_size_at_the_alignment) {
     }
 }
 
-/* The areas of the granules do not meet, in the head of the segment or elsewhere. */
-TEST(heap, every_block_of_a_page_has_a_state_of_its_own) {
-    static struct { const void *states[1 << 16]; } seen;
+TEST(heap, blocks_begin_at_multiples_of_their_size_and_nowhere_else) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         size_t size = asthra__bin_size(bin);
-        char *block = asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+        char *block = asthra__heap_alloc(size - ASTHRA__TRAILER_BYTES, ASTHRA_MEMORY_ZONE_MANUAL);
         Asthra__Found f;
         CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
         CHECK_EQ(f.page->block_size, size);
         CHECK(f.page->bytes / size == f.page->room && f.page->bytes % size == 0);
-        uintptr_t segment = (uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
-        for (size_t i = 0; i < f.page->room; i++) {
-            char *start = f.page->start + i * size;
-            uintptr_t state = (uintptr_t)asthra__state_of(start, f.page->shift);
-            CHECK_EQ((uintptr_t)start % ((size_t)1 << f.page->shift), 0);
-            CHECK(state > segment && state < segment + (ASTHRA__REGION_BYTES >> 3));
-            const void **place = &seen.states[state * 2654435761u >> 8 & 0xffff];
-            while (*place != NULL && *place != (void *)state)
-                place = place == &seen.states[0xffff] ? seen.states : place + 1;
-            CHECK(*place == NULL);
-            *place = (void *)state;
+        for (size_t i = 0; i < f.page->bytes + 100; i++) {
+            bool is_start = i % size == 0 && i < f.page->bytes;
+            if (asthra__begins_block(f.page, f.page->start + i) != is_start)
+                test_fail(__FILE__, __LINE__, "byte %zu of the page of class %zu", i, size);
         }
+        CHECK(!asthra__begins_block(f.page, f.page->start - 1));
+        CHECK(!asthra__begins_block(f.page, f.page->start - size));
+    }
+}
+
+/* Every number of bytes that a block can be short of its class, from the word alone. */
+TEST(heap, a_trailer_of_a_live_block_is_told_from_every_other) {
+    static const uint64_t others[] = {0,
+                                      UINT64_MAX,
+                                      ASTHRA__TRAILER_NEVER,
+                                      ASTHRA__TRAILER_FREED,
+                                      ASTHRA__TRAILER_FAR,
+                                      UINT64_C(0x4141414141414141)};
+    for (uint64_t slack = 8; slack <= ASTHRA__LARGE_MAX; slack += slack < 70000 ? 1 : 997) {
+        uint64_t trailer = ASTHRA__TRAILER_MARK + (slack << 8);
+        CHECK_EQ(asthra__trailer_slack(trailer), slack);
+        CHECK_EQ(trailer & 255, ASTHRA__TRAILER_LIVE);
+        for (unsigned bit = 0; bit < 64; bit++) {
+            if (bit >= 8 && bit < 40) continue; /* of the count itself */
+            CHECK(asthra__trailer_slack(trailer ^ UINT64_C(1) << bit) > UINT32_MAX);
+        }
+    }
+    for (size_t i = 0; i < 6; i++) CHECK(asthra__trailer_slack(others[i]) > UINT32_MAX);
+    for (unsigned number = 1; number < 300; number++) {
+        uint64_t by = (uint64_t)(uintptr_t)&others << 16 | asthra__trailer_tag(number);
+        CHECK(asthra__trailer_slack(by) > UINT32_MAX);
+        CHECK_EQ(asthra__trailer_number(by), number < 256 ? number : 0);
+        CHECK(asthra__trailer_site(by) == &others);
     }
 }
 
 TEST(heap, every_address_in_a_page_finds_its_block) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         size_t size = asthra__bin_size(bin);
-        char *start = asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_MANUAL);
+        char *start = asthra__heap_alloc(size - ASTHRA__TRAILER_BYTES, ASTHRA_MEMORY_ZONE_MANUAL);
         Asthra__Found f;
         CHECK_EQ(asthra__heap_find(start, &f), ASTHRA_ADDRESS_LIVE);
         CHECK(start == f.page->start && f.page->block_size == size);
@@ -124,20 +143,26 @@ TEST(heap, every_address_in_a_page_finds_its_block) {
     }
 }
 
-/* A slice that has served many classes: what was the start of a block is the inside of another. */
-TEST(heap, states_of_the_class_before_are_forgotten) {
+/* A slice that has served many classes: what was the start of a block is the inside of another, and
+ * what ended one lies in the middle of another that was not handed out. */
+TEST(heap, blocks_of_the_class_before_are_forgotten) {
     for (unsigned round = 0; round < 4 * ASTHRA__HEAP_BINS; round++) {
-        size_t size = asthra__bin_size(round * 31 % ASTHRA__HEAP_BINS), count = 200000 / size + 2;
-        char *blocks[12502];
+        size_t size = asthra__bin_size(round * 31 % ASTHRA__HEAP_BINS) - ASTHRA__TRAILER_BYTES;
+        size_t count = 200000 / size + 2;
+        char *blocks[25002];
         for (size_t i = 0; i < count; i++) blocks[i] = asthra_manual_alloc(size);
         for (size_t i = 0; i < count; i++) {
             Asthra__Found f;
             CHECK_EQ(asthra__heap_find(blocks[i], &f), ASTHRA_ADDRESS_LIVE);
-            size_t step = (size_t)1 << f.page->shift;
-            for (size_t k = step; k < size; k += step)
-                if (asthra__load(asthra__state_of(blocks[i] + k, f.page->shift), relaxed) >=
-                    ASTHRA__BLOCK_LIVE_WIDE)
-                    test_fail(__FILE__, __LINE__, "%zu bytes into a block of %zu", k, size);
+            CHECK_EQ(f.size, size);
+            for (size_t k = 0; k < f.page->room; k += i % 16 == 0 ? 1 : f.page->room) {
+                Asthra__Found g;
+                char *block = f.page->start + k * f.capacity;
+                AsthraAddressKind kind = asthra__heap_find(block, &g);
+                if (kind == ASTHRA_ADDRESS_LIVE && g.size != size)
+                    test_fail(__FILE__, __LINE__, "block %zu of class %zu", k, f.capacity);
+                if (k >= f.page->made) CHECK_EQ(kind, ASTHRA_ADDRESS_SLACK);
+            }
         }
         for (size_t i = 0; i < count; i++) asthra_manual_free(blocks[i]);
         asthra_memory_trim();
@@ -158,20 +183,16 @@ static UNSEEN void copy_unseen(volatile unsigned char *to, const volatile unsign
 static UNSEEN void set_unseen(volatile unsigned char *to, unsigned char byte, size_t size) {
     for (size_t i = 0; i < size; i++) to[i] = byte;
 }
-static bool is_whole(const Asthra__Found *f) {
-    return asthra__slack_is_whole(f->start, f->capacity, f->capacity - f->size);
-}
-
 static void check_overflows(unsigned char *block, size_t size, unsigned char byte) {
     unsigned char kept[16];
     Asthra__Found f;
     CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
-    CHECK(f.size == size && is_whole(&f));
+    CHECK(f.size == size && asthra__found_is_whole(&f));
     for (size_t length = 1; length <= 16 && length <= f.capacity - size; length++) {
         copy_unseen(kept, block + size, length);
         set_unseen(block + size, byte, length);
         asthra__heap_find(block, &f);
-        if (is_whole(&f))
+        if (asthra__found_is_whole(&f))
             test_fail(__FILE__, __LINE__, "%zu bytes past %zu were not seen", length, size);
         copy_unseen(block + size, kept, length);
     }
@@ -262,9 +283,9 @@ static void free_elsewhere(void *block) {
 static void free_at_once(char *block) {
     Asthra__Found f;
     asthra__heap_find(block, &f);
-    uint8_t before = asthra__load(asthra__state_of(f.start, f.page->shift), relaxed);
+    uint64_t before = asthra__trailer_get(f.start, f.capacity);
     free_elsewhere(block);
-    asthra__store(asthra__state_of(f.start, f.page->shift), before, relaxed);
+    asthra__trailer_set(f.start, f.capacity, before);
     asthra_manual_free(block);
 }
 

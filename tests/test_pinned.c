@@ -240,7 +240,7 @@ TEST(pinned, any_memory_can_be_pinned) {
 }
 
 TEST(pinned, memory_of_the_zones_that_is_in_no_live_block_is_refused) {
-    char *a = asthra_manual_alloc(48), *b = asthra_manual_alloc(48), *low = a < b ? a : b;
+    char *a = asthra_manual_alloc(40), *b = asthra_manual_alloc(40), *low = a < b ? a : b;
     CHECK(a + 48 == b || b + 48 == a);
     asthra_manual_free(a);
     CHECK(!asthra_pin_memory(a, 1));
@@ -342,7 +342,7 @@ TEST_PANICS(pinned, so_is_one_that_begins_before_the_block, "is pinned; unpin it
 static char *row[20]; /* blocks side by side, lowest first */
 
 static void make_row(void) {
-    for (int i = 0; i < 20; i++) row[i] = asthra_manual_alloc(112);
+    for (int i = 0; i < 20; i++) row[i] = asthra_manual_alloc(104);
     for (int i = 1; i < 20; i++) CHECK(row[i] == row[i - 1] + 112);
 }
 
@@ -970,7 +970,7 @@ TEST_WITHIN(120, pinned, pins_within_a_block_survive_every_refused_mapping) {
 /* 32 blocks in a row: one pin touches many entries, in tables that may have no room. */
 TEST_WITHIN(120, pinned, a_range_over_many_blocks_survives_every_refused_mapping) {
     char *blocks[32], *low;
-    for (int i = 0; i < 32; i++) blocks[i] = asthra_manual_alloc(512);
+    for (int i = 0; i < 32; i++) blocks[i] = asthra_manual_alloc(504);
     low = blocks[0];
     for (int i = 0; i < 32; i++) CHECK(blocks[i] == low + 512 * i);
     CHECK(PINNED_UNDER_FAULTS + 200 <= 32 * 512);

@@ -53,21 +53,14 @@ static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Fo
     asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
 }
 
-static void asthra__say_freer(Asthra__Text *t, uintptr_t by) {
-    uintptr_t site = asthra__freed_by_site(by);
+static void asthra__say_freer(Asthra__Text *t, uint64_t by) {
     char name[128];
-    if (site == 0) return;
-    uint64_t thread = asthra__heap_thread((unsigned)((uint64_t)by >> 48));
+    if (by == 0) return;
+    uint64_t thread = asthra__heap_thread(asthra__trailer_number(by));
     if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
-    size_t length = asthra__os_symbol((const void *)site, name, sizeof name);
+    size_t length = asthra__os_symbol(asthra__trailer_site(by), name, sizeof name);
     asthra__text_add(t, " at ");
     asthra__text_add_count(t, name, length);
-}
-
-ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f) {
-    if (f->huge != NULL) return f->huge->freed_by;
-    if (f->level == ASTHRA_SAFETY_NONE) return 0;
-    return asthra__block_freed_by((const void *)f->start);
 }
 
 static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone zone) {
@@ -101,9 +94,10 @@ asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,
                                                                     const char *verb) {
     asthra_panic_at(NULL,
-                    "Heap overflow, seen in %s: the block %p of %zu bytes in zone %s was written "
+                    "Heap overflow, seen in %s: the block %p of %s%zu bytes in zone %s was written "
                     "past its end",
-                    verb, (void *)f->start, f->size, asthra_memory_zone_to_string(f->zone));
+                    verb, (void *)f->start, f->is_broken ? "up to " : "", f->size,
+                    asthra_memory_zone_to_string(f->zone));
 }
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,

@@ -1,14 +1,13 @@
 /* heap - the full level: freed blocks wait, and are looked at again.       [heap] body: full
  *
- * At the full level each block has at least eight bytes of slack, so a write one past the end is
- * always found; and a freed block is filled with a pattern and waits in the quarantine of the heap
+ * At the full level a freed block is filled with a pattern and waits in the quarantine of the heap
  * whose thread freed it, until so many blocks or bytes came after it. A block that leaves with
  * another byte in it was written to after its free. Until then it is not handed out, so that a
  * second free is told from a first. What is only read after its free is seen as the pattern, and
  * blocks over 64 KiB do not wait.
  *
- * The ring stands in metadata, a heap keeps it for ever. The two words that a free block uses
- * itself are not looked at but for the link, which has its own check.
+ * The ring stands in metadata, a heap keeps it for ever. The link that a free block begins with
+ * has its own check.
  */
 #include "heap_internal.h"
 
@@ -36,15 +35,16 @@ struct Asthra__Quarantine {
 /* Byte for byte: memset would be a sanitizer's. */
 static ASTHRA__FULL_OWN void asthra__full_fill(char *block, size_t capacity) {
     volatile unsigned char *bytes = (volatile unsigned char *)block;
-    for (size_t i = ASTHRA__FREED_FROM; i < capacity; i++) bytes[i] = ASTHRA__FREED_BYTE;
+    for (size_t i = ASTHRA__FREED_FROM; i < capacity - ASTHRA__TRAILER_BYTES; i++)
+        bytes[i] = ASTHRA__FREED_BYTE;
 }
 
 /* The first byte that is another one; capacity: none is. */
 static ASTHRA__FULL_OWN size_t asthra__full_touched(const char *block, size_t capacity) {
     const volatile unsigned char *bytes = (const volatile unsigned char *)block;
-    size_t i = ASTHRA__FREED_FROM;
-    while (i < capacity && bytes[i] == ASTHRA__FREED_BYTE) i++;
-    return i;
+    size_t i = ASTHRA__FREED_FROM, end = capacity - ASTHRA__TRAILER_BYTES;
+    while (i < end && bytes[i] == ASTHRA__FREED_BYTE) i++;
+    return i < end ? i : capacity;
 }
 
 /* The oldest block goes home. */

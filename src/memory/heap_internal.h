@@ -70,34 +70,12 @@ enum {
     ASTHRA__HEAP_BINS = 80
 };
 
-/* States stand in the segment's head, an area for each granule that classes have: the state of what
- * begins at `ptr` is found by this alone, because area number `shift` takes the bytes from
- * REGION_BYTES >> shift to twice that, and no two areas meet. */
-static inline ASTHRA__ATOMIC(uint8_t) * asthra__state_of(const void *ptr, unsigned shift) {
-    uintptr_t inside = (uintptr_t)ptr & (ASTHRA__REGION_BYTES - 1);
-    uintptr_t segment = (uintptr_t)ptr - inside;
-    return (ASTHRA__ATOMIC(uint8_t) *)(segment + ((inside | ASTHRA__REGION_BYTES) >> shift));
-}
-
-/* What a block's state says. FREED_FAR: by another thread, and the owner has not taken it back yet.
- * From LIVE on: live, and the distance is the slack, the bytes of the block that were not asked
- * for. LIVE_WIDE: the slack stands in the block's last eight bytes. */
-enum {
-    ASTHRA__BLOCK_NEVER,
-    ASTHRA__BLOCK_FREED,
-    ASTHRA__BLOCK_FREED_FAR,
-    ASTHRA__BLOCK_LIVE_WIDE,
-    ASTHRA__BLOCK_LIVE,
-    ASTHRA__BLOCK_SLACK_MAX = 255 - ASTHRA__BLOCK_LIVE
-};
-
 typedef struct Asthra__Heap Asthra__Heap;
 typedef struct Asthra__HeapPage Asthra__HeapPage;
 
 typedef struct Asthra__HeapBlock Asthra__HeapBlock;
 struct Asthra__HeapBlock { /* a free one */
     uintptr_t link;        /* to the next */
-    uintptr_t freed_by;    /* heap number and site; at level 1 and up */
 };
 
 /* A page record: the first line is what an allocation and a free look at. */
@@ -105,27 +83,25 @@ struct Asthra__HeapPage {
     ASTHRA__ATOMIC(Asthra__Heap *) quick; /* the heap whose thread may free without asking */
     Asthra__HeapBlock *free;
     char *start;                /* of the first block */
+    uint64_t inverse;           /* 2^64 / block_size, rounded up: what asthra__begins_block wants */
     uint32_t block_size, bytes; /* bytes: of all blocks */
     uint32_t used;              /* blocks that are not in `free`, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
     uint8_t slices;             /* 0: the slice is in no page */
-    uint8_t level;
-    uint8_t shift;  /* blocks begin at multiples of 1 << shift: what a state stands for */
+    uint8_t level, bin;
     bool is_listed; /* in its heap's bin */
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
     Asthra__HeapPage *next, *prev;          /* in the bin: a ring */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
-    uint8_t bin;
     bool is_zero; /* its memory was zero when the page was made */
 };
 
 typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
     Asthra__HeapBlock *free;
     uint32_t size;
-    int16_t left;  /* frees, less allocations, until it is full */
-    uint8_t shift; /* of its pages */
+    int32_t left; /* frees, less allocations, until it is full */
 } Asthra__HeapCache;
 
 struct Asthra__Heap {
@@ -134,14 +110,50 @@ struct Asthra__Heap {
     Asthra__Account account;
     struct Asthra__Quarantine *quarantine; /* NULL: none yet */
     AsthraMemoryZone zone;
+    uint32_t quick_below; /* sizes that a quick path may serve */
+    uint32_t extra;       /* bytes of a block that are ours */
     uint8_t level;
     uint16_t number;
-    uintptr_t tag;                   /* the number above 48 bits */
+    uint64_t tag;                    /* of the trailer of what is freed here: all but the site */
     ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
     Asthra__Heap *next;              /* of all heaps; never taken out */
     Asthra__Heap *next_idle;         /* of those whose thread has ended */
     ASTHRA__ALIGNED(ASTHRA__CACHE_PAIR) ASTHRA__ATOMIC(Asthra__HeapBlock *) remote;
 };
+
+/* ---- trailers ----
+ *
+ * At the checked level and above, the last eight bytes of a block are not the user's: they say
+ * whether the block is live. Their first byte in memory tells the kind; what writes past the end of
+ * a block hardly ever leaves one of these four there.
+ *
+ * LIVE   bits 8..39: how many bytes were not asked for, with the trailer; 40..63: the mark
+ * FREED  bits 8..15: the number of the heap that it was freed to, 0: above 255; 16..63: the site
+ * FAR    the same, by a thread that does not own the block, and the owner has not seen it yet
+ * NEVER  nothing else: it was not handed out yet */
+enum {
+    ASTHRA__TRAILER_BYTES = 8,
+    ASTHRA__TRAILER_LIVE = 0xe7,
+    ASTHRA__TRAILER_FREED = 0xdf,
+    ASTHRA__TRAILER_FAR = 0xf5,
+    ASTHRA__TRAILER_NEVER = 0xd1
+};
+#define ASTHRA__TRAILER_MARK (UINT64_C(0xa57a9c) << 40 | ASTHRA__TRAILER_LIVE)
+
+static inline const void *asthra__trailer_site(uint64_t trailer) {
+    return (const void *)(uintptr_t)(trailer >> 16);
+}
+static inline unsigned asthra__trailer_number(uint64_t trailer) {
+    return (unsigned)(trailer >> 8) & 255;
+}
+static inline uint64_t asthra__trailer_tag(unsigned number) {
+    return (uint64_t)(number < 256 ? number : 0) << 8 | ASTHRA__TRAILER_FREED;
+}
+/* More than any capacity: it is not of a live block. */
+static inline uint64_t asthra__trailer_slack(uint64_t trailer) {
+    uint64_t rest = trailer - ASTHRA__TRAILER_MARK;
+    return rest >> 8 | rest << 56;
+}
 
 /* In the place of an owner: no heap is here. */
 static inline Asthra__Heap *asthra__not_quick(void) {
@@ -173,7 +185,7 @@ struct Asthra__Huge { /* never unmapped */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
     uint8_t level;
-    uintptr_t freed_by;
+    uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
 };
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment);
@@ -205,18 +217,10 @@ typedef struct Asthra__Found { /* the block of an address: of a page, or huge, o
     size_t capacity, size;
     AsthraMemoryZone zone;
     AsthraSafetyLevel level;
+    bool is_broken; /* something wrote over its trailer: size is the most that it can be */
 } Asthra__Found;
 ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f);
-/* What freed_by holds: the heap's number above the site's 48 bits. */
-static inline uintptr_t asthra__freed_by_site(uintptr_t by) {
-#if UINTPTR_MAX > 0xffffffffu
-    return by & (((uintptr_t)1 << 48) - 1);
-#else
-    return by;
-#endif
-}
-ASTHRA__FN uintptr_t asthra__found_freed_by(const Asthra__Found *f); /* 0: not known */
-ASTHRA__FN uintptr_t asthra__block_freed_by(const Asthra__HeapBlock *b);
+ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f); /* 0: not known */
 static inline size_t asthra__found_charge(const Asthra__Found *f) {
     return f->level == ASTHRA_SAFETY_NONE ? f->capacity : f->size;
 }

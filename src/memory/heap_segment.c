@@ -2,11 +2,10 @@
  *
  * For the pages of all heaps; a slice is 64 KiB.
  *
- * A segment is one unit of the region table. Its head, nine slices of which only what is used is
- * touched, holds the states of all blocks and the records of all pages, so that they are found from
- * any address inside by masking, and is never unmapped: who asks about a stray address always finds
- * something readable. Taking and giving slices is rare
- * (once in 64 KiB of blocks), so one lock guards it.
+ * A segment is one unit of the region table. Its head, a slice of which only what is used is
+ * touched, holds the records of all pages, so that they are found from any address inside by
+ * masking, and is never unmapped: who asks about a stray address always finds something readable.
+ * Taking and giving slices is rare (once in 64 KiB of blocks), so one lock guards it.
  *
  * Invariants, under the lock: bit n of `free` says that slice n is in no page; bit n of `touched`
  * that it is free and may hold bytes. `fading` is the part of `touched` that was touched at the
@@ -21,15 +20,14 @@
 
 #if ASTHRA_HAS_MEMORY
 
-enum { ASTHRA__SEGMENT_HEAD_SLICES = 9, ASTHRA__METADATA_STEP = 65536 };
+enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__METADATA_STEP = 65536 };
 #define ASTHRA__SEGMENT_TICK_NS INT64_C(100000000)
 
 typedef struct Asthra__Segment Asthra__Segment;
 struct Asthra__Segment {
-    uint8_t states[ASTHRA__REGION_BYTES >> 3];  /* all areas: twice the largest, of granule 16 */
+    ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     Asthra__Segment *next_of_all, *next, *prev; /* next, prev: the ring of available ones */
     uint64_t free, touched, fading;
-    ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     ASTHRA__ALIGNED(64) Asthra__HeapPage pages[ASTHRA__SEGMENT_SLICES];
 };
 _Static_assert(sizeof(Asthra__Segment) <= ASTHRA__SLICE_BYTES * ASTHRA__SEGMENT_HEAD_SLICES,

@@ -100,10 +100,9 @@ static Asthra__Heap *asthra__heap_make(AsthraMemoryZone zone) {
     Asthra__Heap *h = asthra__segment_metadata(sizeof *h);
     if (h == NULL) return NULL;
     h->zone = zone;
-    asthra__heap_change_level(h, asthra__heap_level());
     asthra__lock(&asthra__heaps.lock);
     h->number = ++asthra__heaps.count;
-    h->tag = (uintptr_t)((uint64_t)h->number << 48);
+    asthra__heap_change_level(h, asthra__heap_level());
     h->next = asthra__load(&asthra__heaps.all, relaxed);
     asthra__store(&asthra__heaps.all, h, release);
     asthra__unlock(&asthra__heaps.lock);

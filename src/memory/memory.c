@@ -79,11 +79,10 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr) {
 }
 
 /* A place in code as text, kept in the thread's record. */
-static const char *asthra__memory_site(uintptr_t by, int which) {
-    uintptr_t site = asthra__freed_by_site(by);
-    if (site == 0) return NULL;
+static const char *asthra__memory_site(uint64_t by, int which) {
+    if (by == 0) return NULL;
     char *text = asthra__thread()->described[which];
-    size_t length = asthra__os_symbol((const void *)site, text, ASTHRA__DESCRIBED - 1);
+    size_t length = asthra__os_symbol(asthra__trailer_site(by), text, ASTHRA__DESCRIBED - 1);
     text[length] = '\0';
     return text;
 }

@@ -42,9 +42,10 @@
 
 enum {
     ASTHRA__STACK_FOOT = 16,
-    ASTHRA__STACK_FIRST = 4096, /* bytes of a region's first chunk */
-    ASTHRA__STACK_MOST = 65536, /* of the others, unless a block needs more */
-    ASTHRA__STACK_IDLE = 16,    /* regions that a thread keeps */
+    ASTHRA__STACK_LESS = 16, /* bytes that chunks are smaller than a class of the heap */
+    ASTHRA__STACK_FIRST = 4096 - ASTHRA__STACK_LESS, /* of a region's first chunk */
+    ASTHRA__STACK_MOST = 65536 - ASTHRA__STACK_LESS, /* of the others, unless a block needs more */
+    ASTHRA__STACK_IDLE = 16,                         /* regions that a thread keeps */
     ASTHRA__STAMP_BITS = 31,
     ASTHRA__STAMP_MASK = 0x7fffffff,
     ASTHRA__STAMP_BLOCK = 4096,
@@ -275,7 +276,8 @@ static size_t asthra__stack_chunk_bytes(const Asthra__StackRegion *r, size_t siz
     size_t least = asthra__stack_need(size) + sizeof(Asthra__StackChunk);
     size_t bytes = ASTHRA__STACK_FIRST;
     if (r->chunk != &r->first) bytes = (size_t)(r->chunk->end - (char *)r->chunk);
-    bytes = bytes * 2 < ASTHRA__STACK_MOST ? bytes * 2 : ASTHRA__STACK_MOST;
+    bytes = bytes * 2 + ASTHRA__STACK_LESS;
+    if (bytes > ASTHRA__STACK_MOST) bytes = ASTHRA__STACK_MOST;
     return bytes < least ? least : bytes;
 }
 

@@ -49,9 +49,9 @@ ASTHRA_RT_API AsthraStackMark asthra_stack_mark(void);
 ASTHRA_RT_API void asthra_stack_release(AsthraStackMark *mark);
 
 #if defined(__GNUC__) || defined(__clang__) /* released on break, return and goto too */
-#define ASTHRA_STACK_SCOPE(m)                                                           \
-    for (AsthraStackMark m ASTHRA__CLEANUP(asthra_stack_release) = asthra_stack_mark(); \
-         m.open; m.open = false)
+#define ASTHRA_STACK_SCOPE(m)                                                                   \
+    for (AsthraStackMark m ASTHRA__CLEANUP(asthra_stack_release) = asthra_stack_mark(); m.open; \
+         m.open = false)
 #else /* released at the closing brace only; leaving otherwise panics at the next release */
 #define ASTHRA_STACK_SCOPE(m) \
     for (AsthraStackMark m = asthra_stack_mark(); m.open; asthra_stack_release(&m))
