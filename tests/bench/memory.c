@@ -9,11 +9,12 @@
  *               48 MiB, frees nine of ten blocks at random, fills up again with other sizes ...
  *     stack_alloc, arena_alloc   32 bytes, 1,000 of them, then all released
  *     pinned_pair                a pair of asthra_pinned_alloc and _free
- *     pin_unpin                  a pin, then an unpin, of a block of the manual zone
+ *     pin_unpin                  pins of 1,000 blocks of the manual zone; then their unpins
  *
  * Sizes are drawn from 16 to 1,024 bytes, the first and the last byte of each block is written, all
- * blocks are looked at in the end, and ns are of one allocation with its free. Items of one thread
- * take processor time, so that other programs disturb them less; larson and cross take real time.
+ * blocks are looked at in the end, and ns are of one allocation with its free. So that other
+ * programs disturb less, items of one thread take processor time; larson and cross take real time,
+ * the median of 25 parts.
  *
  * The first five run at ASTHRA_SAFETY_NONE, with _checked or _full behind the name at that level;
  * SIDE level0 runs them at ASTHRA_SAFETY_NONE all the same. The rest runs at the default level.
@@ -39,10 +40,10 @@ enum {
     REPLACE_STEPS = 4000000,
     LARSON_BLOCKS = 5000, /* of each thread */
     LARSON_STEPS = 200000,
-    LARSON_LIVES = 25, /* threads, one after the other */
-    LARSON_MOST = 64,  /* workers */
+    LARSON_MOST = 64, /* workers */
     RING = 1024,
-    CROSS_BLOCKS = 5000000,
+    CROSS_STEPS = 200000,
+    PARTS = 25, /* of larson: threads, one after the other */
     CHURN_BYTES = 48 << 20,
     CHURN_BLOCKS = 2000000, /* at most: CHURN_BYTES of the smallest sizes */
     CHURN_ROUNDS = 9
@@ -86,7 +87,7 @@ static void start(const char *item, const char *side) {
 
 /* ---- blocks of random sizes ---- */
 typedef struct Block {
-    volatile char *start; /* volatile: or writes to what is freed at once are left out */
+    char *start;
     size_t size;
 } Block;
 
@@ -109,14 +110,19 @@ static size_t draw_size(Dice *d) {
     return 16 + draw(d, 1024 - 16 + 1);
 }
 
+/* volatile: or writes to what is freed at once are left out */
+static void touch(volatile char *block, size_t size) {
+    bench_require(block != NULL, "out of memory");
+    block[0] = block[size - 1] = (char)size;
+}
+
 static void take(Block *b, size_t size) {
     b->start = get(b->size = size);
-    bench_require(b->start != NULL, "out of memory");
-    b->start[0] = b->start[size - 1] = (char)size;
+    touch(b->start, size);
 }
 
 static void drop(Block *b) {
-    put((void *)b->start);
+    put(b->start);
 }
 
 static void look(const Block *b) {
@@ -138,6 +144,18 @@ static void replace(Block *blocks, uint32_t count, long steps, Dice *d) {
 
 static void print_cpu_ns(double begin, double operations) {
     printf("%.2f\n", (bench_cpu() - begin) * 1e9 / operations);
+}
+
+/* The median of the PARTS that lie between the ends of one and the next. */
+static void print_median_ns(const double *ends, double operations) {
+    double parts[PARTS];
+    for (int i = 0; i < PARTS; i++) {
+        double part = ends[i + 1] - ends[i];
+        int k = i;
+        for (; k > 0 && parts[k - 1] > part; k--) parts[k] = parts[k - 1];
+        parts[k] = part;
+    }
+    printf("%.2f\n", parts[PARTS / 2] * 1e9 / operations);
 }
 
 /* ---- one thread ---- */
@@ -205,9 +223,12 @@ static void measure_larson(int workers) {
     for (int i = 0; i < workers; i++) lines[i].dice = dice_of((unsigned)i);
     each_line(lines, workers, larson_fill);
     each_line(lines, workers, larson_live);
-    double begin = bench_now();
-    for (int i = 0; i < LARSON_LIVES; i++) each_line(lines, workers, larson_live);
-    bench_print_ns(begin, (double)LARSON_LIVES * LARSON_STEPS);
+    double ends[PARTS + 1] = {bench_now()};
+    for (int i = 1; i <= PARTS; i++) {
+        each_line(lines, workers, larson_live);
+        ends[i] = bench_now();
+    }
+    print_median_ns(ends, LARSON_STEPS);
     each_line(lines, workers, larson_end);
 }
 
@@ -231,7 +252,7 @@ static long wait_until_more(atomic_long *count, long least) {
 static void *cross_free(void *unused) {
     long there = 0;
     (void)unused;
-    for (long i = 0; i < CROSS_BLOCKS; i++) {
+    for (long i = 0; i < (long)PARTS * CROSS_STEPS; i++) {
         if (i >= there) there = wait_until_more(&ring.taken, i);
         look(&ring.blocks[i % RING]);
         drop(&ring.blocks[i % RING]);
@@ -240,10 +261,11 @@ static void *cross_free(void *unused) {
     return NULL;
 }
 
-static void cross_alloc(void) {
+static void cross_alloc(double *ends) {
     long back = 0;
     Dice d = dice_of(0);
-    for (long i = 0; i < CROSS_BLOCKS; i++) {
+    for (long i = 0; i < (long)PARTS * CROSS_STEPS; i++) {
+        if (i % CROSS_STEPS == 0) ends[i / CROSS_STEPS] = bench_now();
         if (i - back >= RING) back = wait_until_more(&ring.given, i - RING);
         take(&ring.blocks[i % RING], draw_size(&d));
         atomic_store_explicit(&ring.taken, i + 1, memory_order_release);
@@ -252,12 +274,13 @@ static void cross_alloc(void) {
 
 static void measure_cross(int workers) {
     pthread_t other;
+    double ends[PARTS + 1];
     (void)workers;
-    double begin = bench_now();
     bench_require(!pthread_create(&other, NULL, cross_free, NULL), "pthread_create");
-    cross_alloc();
+    cross_alloc(ends);
     pthread_join(other, NULL);
-    bench_print_ns(begin, CROSS_BLOCKS);
+    ends[PARTS] = bench_now();
+    print_median_ns(ends, CROSS_STEPS);
 }
 
 /* ---- the churn ---- */
@@ -284,7 +307,7 @@ static void churn_fill(int round, Dice *d) {
         bench_require(churn_count < CHURN_BLOCKS, "too many blocks");
         Block *b = &churn[churn_count++];
         take(b, from + draw(d, (uint32_t)from * 3));
-        memset((char *)b->start, (int)(b->size & 0xff), b->size); /* resident */
+        memset(b->start, (int)(b->size & 0xff), b->size); /* resident */
         churn_live += b->size;
     }
     if (churn_live > churn_most) churn_most = churn_live;
@@ -307,7 +330,7 @@ static void churn_free(Dice *d) {
 static void measure_churn(int workers) {
     Dice d = dice_of(0);
     (void)workers;
-    memset((void *)churn, 1, sizeof churn); /* resident before */
+    memset(churn, 1, sizeof churn); /* resident before */
     double before = peak_resident();
     for (int round = 0; round < CHURN_ROUNDS; round++) {
         churn_free(&d);
@@ -324,14 +347,9 @@ enum {
     IN_SCOPE = 1000,
     SMALL = 32,
     PAIRS = 10000000,
-    PINS = 64,
-    PIN_ROUNDS = 50000
+    PINS = 1000,
+    PIN_ROUNDS = 3000
 };
-
-static void touch(volatile char *p, size_t size) {
-    bench_require(p != NULL, "out of memory");
-    p[0] = p[size - 1] = 1;
-}
 
 static void stack_scopes(int count) {
     for (int i = 0; i < count; i++) {
@@ -387,13 +405,12 @@ static void measure_pins(int workers) {
     (void)workers;
     for (int k = 0; k < PINS; k++) take(&blocks[k], draw_size(&d));
     for (int i = 0; i < PIN_ROUNDS; i++) {
-        double begin = bench_now();
+        double begin = bench_cpu();
         for (int k = 0; k < PINS; k++)
-            bench_require(asthra_pin_memory((void *)blocks[k].start, blocks[k].size), "pin");
-        double between = bench_now();
-        for (int k = 0; k < PINS; k++)
-            bench_require(asthra_unpin_memory((void *)blocks[k].start), "unpin");
-        unpin += bench_now() - between;
+            bench_require(asthra_pin_memory(blocks[k].start, blocks[k].size), "pin");
+        double between = bench_cpu();
+        for (int k = 0; k < PINS; k++) bench_require(asthra_unpin_memory(blocks[k].start), "unpin");
+        unpin += bench_cpu() - between;
         pin += between - begin;
     }
     printf("%.2f %.2f\n", pin * 1e9 / PINS / PIN_ROUNDS, unpin * 1e9 / PINS / PIN_ROUNDS);
