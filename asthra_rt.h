@@ -646,7 +646,9 @@ ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks);
  * that the heap cannot grow, or a bad argument; asthra_last_error() says which. At the checked
  * level (the default) a block knows its size to the byte, a free of what is not the start of a live
  * block panics "Invalid pointer in manual_free" with what the address really is, and a write past
- * the end is found when the block is freed; at ASTHRA_SAFETY_NONE such frees are undefined.
+ * the end is found when the block is freed, unless the size fills its class (16, 32, 48...: there
+ * is no slack to look at). ASTHRA_SAFETY_FULL finds that too; at ASTHRA_SAFETY_NONE such frees are
+ * undefined.
  *
  * Threads: any, also for a block that another thread allocated; errno is left as it was. Blocks:
  * never. Cost: 5 to 15 ns; a block over 64 KiB about 0.1 us, over 2 MiB two system calls.
@@ -691,8 +693,10 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
  * Two things. The pinned zone gives out blocks as the manual zone does, for memory that is handed
  * to foreign code for good. And any memory can be pinned for a while: blocks of the zones, stacks,
  * static data, mappings of others. A pin is a promise that the address stays good: while it lasts
- * a free or a realloc of a block that it touches panics, by whichever thread, also if the pin
- * begins inside the block or goes on into the next ones.
+ * a free or a realloc of a manual or pinned block that it touches panics, by whichever thread, also
+ * if the pin begins inside the block or goes on into the next ones. Of the stack zone that holds for
+ * whole chunks, when they go back to the heap, and not for a single block or scope; frees to pools,
+ * arenas and other allocators are not asked.
  *
  * Pins of one address count. The widest range of them holds until the last is undone: another pin
  * with a smaller size is just counted. Pins belong to no thread or task: anybody may undo them.
@@ -1015,11 +1019,12 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
 ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out);
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
- * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. */
+ * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that are
+ * free belong to no zone: until they have gone back to the system they are in none of the sums. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
-    size_t mapped, resident;     /* bytes of address space that the zone holds; in memory */
+    size_t mapped, resident;     /* bytes of the pages that hold its blocks; in memory */
 } AsthraMemoryStatistics;
 
 /* Cost: the pages of the zone are looked through, and the system asked which are in memory. */
