@@ -694,9 +694,9 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
  * to foreign code for good. And any memory can be pinned for a while: blocks of the zones, stacks,
  * static data, mappings of others. A pin is a promise that the address stays good: while it lasts
  * a free or a realloc of a manual or pinned block that it touches panics, by whichever thread, also
- * if the pin begins inside the block or goes on into the next ones. Of the stack zone that holds for
- * whole chunks, when they go back to the heap, and not for a single block or scope; frees to pools,
- * arenas and other allocators are not asked.
+ * if the pin begins inside the block or goes on into the next ones. Of the stack zone that holds
+ * for whole chunks, when they go back to the heap, and not for a single block or scope; frees to
+ * pools, arenas and other allocators are not asked.
  *
  * Pins of one address count. The widest range of them holds until the last is undone: another pin
  * with a smaller size is just counted. Pins belong to no thread or task: anybody may undo them.
@@ -1019,8 +1019,9 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
 ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out);
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
- * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that are
- * free belong to no zone: until they have gone back to the system they are in none of the sums. */
+ * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that
+ * are free belong to no zone: until they have gone back to the system they are in none of the
+ * sums. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
@@ -11941,9 +11942,10 @@ void *__tsan_get_current_fiber(void);
 #endif
 
 /* Valgrind takes a stack pointer that moves a little for calls and returns, and forgets what lay
- * between; so it is told of each stack. A request is a group of rotations that add up to nothing and
- * an exchange of a register with itself, which Valgrind knows and a processor does in a nanosecond
- * (Valgrind manual, "The client request mechanism"). Returns 1 + the answer; 0: nobody listens. */
+ * between; so it is told of each stack. A request is a group of rotations that add up to nothing
+ * and an exchange of a register with itself, which Valgrind knows and a processor does in a
+ * nanosecond (Valgrind manual, "The client request mechanism"). Returns 1 + the answer; 0: nobody
+ * listens. */
 enum { ASTHRA__VALGRIND_STACK = 0x1501, ASTHRA__VALGRIND_STACK_GONE = 0x1502 };
 static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t second) {
     uintptr_t words[6] = {request, first, second, 0, 0, 0}, answer = UINTPTR_MAX;
@@ -13132,8 +13134,7 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
  * or a timer has fired. Where as many in a row had none as there are, nobody else will end: time
  * must go on, or it is the last straw. While shutdown waits, it cancels those that hold the stacks;
  * how long it waits for them is its own. */
-ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s,
-                                           Asthra__Task *t) {
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Worker *w = s->worker;
     if (asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL) {
         asthra__run(s, t, false);
@@ -14448,8 +14449,7 @@ static void asthra__host_check(void) {
 /* Sleeps until completed or until the deadline: true, and then nobody owes a wake. */
 static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
     int64_t left;
-    while (asthra__load(&w->signal, acquire) == 0 &&
-           (left = deadline_ns - asthra__os_now_ns()) > 0)
+    while (asthra__load(&w->signal, acquire) == 0 && (left = deadline_ns - asthra__os_now_ns()) > 0)
         asthra__os_wait(&w->signal, 0, left);
     return asthra__load(&w->signal, acquire) == 0 &&
            asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);
@@ -16867,9 +16867,7 @@ static void asthra__select_park(Asthra__Select *s) {
     case ASTHRA_TIMED_OUT: s->chosen = ASTHRA_SELECT_TIMEOUT; break;
     case ASTHRA_CANCELLED: s->chosen = ASTHRA_SELECT_CANCELLED; break;
     case ASTHRA_OUT_OF_MEMORY: s->chosen = ASTHRA_SELECT_OUT_OF_MEMORY; break;
-    default: /* OK or CLOSED */
-        s->chosen = winner->index;
-        s->cases[s->chosen].status = status;
+    default: /* OK or CLOSED */ s->chosen = winner->index; s->cases[s->chosen].status = status;
     }
 }
 

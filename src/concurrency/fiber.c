@@ -65,9 +65,10 @@ void *__tsan_get_current_fiber(void);
 #endif
 
 /* Valgrind takes a stack pointer that moves a little for calls and returns, and forgets what lay
- * between; so it is told of each stack. A request is a group of rotations that add up to nothing and
- * an exchange of a register with itself, which Valgrind knows and a processor does in a nanosecond
- * (Valgrind manual, "The client request mechanism"). Returns 1 + the answer; 0: nobody listens. */
+ * between; so it is told of each stack. A request is a group of rotations that add up to nothing
+ * and an exchange of a register with itself, which Valgrind knows and a processor does in a
+ * nanosecond (Valgrind manual, "The client request mechanism"). Returns 1 + the answer; 0: nobody
+ * listens. */
 enum { ASTHRA__VALGRIND_STACK = 0x1501, ASTHRA__VALGRIND_STACK_GONE = 0x1502 };
 static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t second) {
     uintptr_t words[6] = {request, first, second, 0, 0, 0}, answer = UINTPTR_MAX;
