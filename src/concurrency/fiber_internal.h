@@ -31,23 +31,23 @@ struct Asthra__Slab;
 
 typedef struct Asthra__Fiber Asthra__Fiber;
 struct Asthra__Fiber {
-    Asthra__Runnable runnable;    /* also links idle fibers */
+    Asthra__Runnable runnable; /* also links idle fibers */
     Asthra__Ranked ranked;
     Asthra__SwapContext *context; /* while nobody stands on it */
     struct Asthra__Slab *slab;    /* NULL: bound */
     char *low, *high;             /* usable bytes; the guard lies below low */
     struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
     struct Asthra__StackRegion *stack; /* the stack zone's of what is on top, while it is left */
-    Asthra__SwapContext *escape;  /* out of that task's function */
-    int bound_to;                 /* worker that alone may resume it; -1: any */
-    int saved_errno; /* the scheduler saves it, which knows the thread */
-    bool has_failed; /* the task on top panicked and escaped */
-    bool has_canary; /* instead of a guard page */
-    bool is_single;  /* made for one task, destroyed after it */
-    unsigned valgrind_id;
-    void *cxx_globals[2]; /* caughtExceptions, uncaughtExceptions */
-    void *fake_stack;     /* AddressSanitizer's, while nobody stands on it */
-    void *tsan;           /* ThreadSanitizer's fiber */
+    Asthra__SwapContext *escape;       /* out of that task's function */
+    int bound_to;                      /* worker that alone may resume it; -1: any */
+    int saved_errno;                   /* the scheduler saves it, which knows the thread */
+    bool has_failed;                   /* the task on top panicked and escaped */
+    bool has_canary;                   /* instead of a guard page */
+    bool is_single;                    /* made for one task, destroyed after it */
+    unsigned valgrind_id;              /* 1 + Valgrind's number of this stack; 0: it was not told */
+    void *cxx_globals[2];              /* caughtExceptions, uncaughtExceptions */
+    void *fake_stack;                  /* AddressSanitizer's, while nobody stands on it */
+    void *tsan;                        /* ThreadSanitizer's fiber */
 };
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */

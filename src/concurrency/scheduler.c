@@ -386,8 +386,7 @@ ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t) {
  * or a timer has fired. Where as many in a row had none as there are, nobody else will end: time
  * must go on, or it is the last straw. While shutdown waits, it cancels those that hold the stacks;
  * how long it waits for them is its own. */
-ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s,
-                                           Asthra__Task *t) {
+ASTHRA__COLD static void asthra__run_later(Asthra__Scheduler *g, Asthra__Seat *s, Asthra__Task *t) {
     Asthra__Worker *w = s->worker;
     if (asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL) {
         asthra__run(s, t, false);

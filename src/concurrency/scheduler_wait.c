@@ -145,8 +145,7 @@ static void asthra__host_check(void) {
 /* Sleeps until completed or until the deadline: true, and then nobody owes a wake. */
 static bool asthra__host_sleep(Asthra__Wait *w, int64_t deadline_ns) {
     int64_t left;
-    while (asthra__load(&w->signal, acquire) == 0 &&
-           (left = deadline_ns - asthra__os_now_ns()) > 0)
+    while (asthra__load(&w->signal, acquire) == 0 && (left = deadline_ns - asthra__os_now_ns()) > 0)
         asthra__os_wait(&w->signal, 0, left);
     return asthra__load(&w->signal, acquire) == 0 &&
            asthra__wait_close(w->parker, ASTHRA__WAIT_DONE);

@@ -308,9 +308,7 @@ static void asthra__select_park(Asthra__Select *s) {
     case ASTHRA_TIMED_OUT: s->chosen = ASTHRA_SELECT_TIMEOUT; break;
     case ASTHRA_CANCELLED: s->chosen = ASTHRA_SELECT_CANCELLED; break;
     case ASTHRA_OUT_OF_MEMORY: s->chosen = ASTHRA_SELECT_OUT_OF_MEMORY; break;
-    default: /* OK or CLOSED */
-        s->chosen = winner->index;
-        s->cases[s->chosen].status = status;
+    default: /* OK or CLOSED */ s->chosen = winner->index; s->cases[s->chosen].status = status;
     }
 }
 

@@ -8,7 +8,8 @@
  * that the heap cannot grow, or a bad argument; asthra_last_error() says which. At the checked
  * level (the default) a block knows its size to the byte, a free of what is not the start of a live
  * block panics "Invalid pointer in manual_free" with what the address really is, and a write past
- * the end is found when the block is freed; at ASTHRA_SAFETY_NONE such frees are undefined.
+ * the end is found when the block is freed, which takes eight bytes of each block; at
+ * ASTHRA_SAFETY_NONE such frees are undefined.
  *
  * Threads: any, also for a block that another thread allocated; errno is left as it was. Blocks:
  * never. Cost: 5 to 15 ns; a block over 64 KiB about 0.1 us, over 2 MiB two system calls.

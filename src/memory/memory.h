@@ -41,11 +41,13 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
 ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo *out);
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
- * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. */
+ * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that
+ * are free belong to no zone: until they have gone back to the system they are in none of the
+ * sums. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
-    size_t mapped, resident;     /* bytes of address space that the zone holds; in memory */
+    size_t mapped, resident;     /* bytes of the pages that hold its blocks; in memory */
 } AsthraMemoryStatistics;
 
 /* Cost: the pages of the zone are looked through, and the system asked which are in memory. */
