@@ -1463,7 +1463,7 @@ typedef struct AsthraRuntimeConfig {
     AsthraHeapLimitHook heap_limit_hook;
     void *heap_limit_hook_user;
     /* Where all that is fresh comes from while the runtime runs: its records and the memory of the
-     * zones, which take 8 MiB at a time and use the aligned half. alloc NULL: malloc and the system.
+     * zones, which take 8 MiB at a time for 4 that are aligned. alloc NULL: malloc and the system.
      * Stacks and descriptors of tasks, error records and the tables of the zones always come from
      * the system. What holds no block goes back in asthra_runtime_shutdown(), the rest once it was
      * freed and asthra_memory_trim() is called: until then the allocator must work. */
@@ -1486,8 +1486,8 @@ ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *co
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
  * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
  * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
- * thread that started the runtime, outside tasks; without a running runtime it does nothing. With an
- * allocator of its own no thread may ask about addresses in freed blocks meanwhile. */
+ * thread that started the runtime, outside tasks; without a running runtime it does nothing. If the
+ * configuration has an allocator no thread may ask about addresses in freed blocks meanwhile. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
