@@ -450,7 +450,8 @@ ASTHRA_RT_API void asthra_panic_clear_history(void);
 #if ASTHRA_HAS_CORE || ASTHRA_HAS_ARENA
 
 /* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
- * uses what was made with it; `block` is never NULL and sizes are never 0. */
+ * uses what was made with it; `block` is never NULL and sizes are never 0. It must not call the
+ * runtime, and must work until the last block that it gave has been given back. */
 typedef struct AsthraAllocator {
     void *(*alloc)(size_t size, void *user);
     void *(*realloc)(void *block, size_t size, void *user);
@@ -1032,7 +1033,9 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone z
 ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void); /* of all zones */
 
 /* Gives free memory back to the system: what the calling thread and ended threads hold, and what no
- * thread holds. Returns the bytes given back. */
+ * thread holds. What came from an allocator of the configuration goes back to it once no runtime
+ * with an allocator runs; no thread may ask about addresses in freed blocks meanwhile. Returns the
+ * bytes given back. */
 ASTHRA_RT_API size_t asthra_memory_trim(void);
 
 #endif
@@ -1445,25 +1448,33 @@ typedef enum AsthraOptimizationLevel {
 
 /* Made by asthra_runtime_config_default() and changed from there; booleans are literal. */
 typedef struct AsthraRuntimeConfig {
-    size_t struct_size;          /* set by asthra_runtime_config_default(); 0 is refused */
-    size_t worker_threads;       /* 0: the cores this process may use; 1 without threads */
-    size_t max_tasks;            /* spawned and unfinished; 0: no limit */
-    size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
+    size_t struct_size;           /* set by asthra_runtime_config_default(); 0 is refused */
+    size_t worker_threads;        /* 0: the cores this process may use; 1 without threads */
+    size_t max_tasks;             /* spawned and unfinished; 0: no limit */
+    size_t stack_size;            /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
     AsthraMainThread main_thread; /* without threads always ASTHRA_MAIN_HELPS */
-    uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
-    bool enable_tier1_concurrency; /* tasks */
-    bool enable_tier2_concurrency; /* channels and select */
-    bool enable_tier3_concurrency; /* threads that are neither workers nor main: spawn, create */
-    bool enable_panic_handler;     /* report on stderr and history; the hook runs either way */
+    uint64_t deterministic_seed;  /* not 0: one worker, all choices come from it, time is virtual */
+    bool enable_tier1_concurrency;  /* tasks */
+    bool enable_tier2_concurrency;  /* channels and select */
+    bool enable_tier3_concurrency;  /* threads that are neither workers nor main: spawn, create */
+    bool enable_panic_handler;      /* report on stderr and history; the hook runs either way */
     AsthraPanicPolicy panic_policy; /* that tasks start with */
     AsthraOptimizationLevel opt_level;
-    int64_t shutdown_timeout_ns;   /* for parked tasks that shutdown cancelled */
+    int64_t shutdown_timeout_ns;                     /* for parked tasks that shutdown cancelled */
     bool enable_manual_memory, enable_pinned_memory; /* zones */
     AsthraSafetyLevel memory_safety_level;           /* of blocks allocated from now on */
     size_t max_heap_size; /* bytes over all zones, as their statistics count; 0: no limit */
     AsthraHeapLimitPolicy heap_limit_policy;
     AsthraHeapLimitHook heap_limit_hook;
     void *heap_limit_hook_user;
+    /* Where all that is fresh comes from while the runtime runs: its records and the memory of the
+     * zones, which take 8 MiB at a time for 4 that are aligned. alloc NULL: malloc and the system.
+     * Stacks and descriptors of tasks, error records and the tables of the zones always come from
+     * the system. What holds no block goes back in asthra_runtime_shutdown(), the rest once it was
+     * freed and asthra_memory_trim() is called: until then the allocator must work. */
+    AsthraAllocator allocator;
+    bool numa_aware; /* fresh pages of a zone come from the node of the thread that takes them; no
+                      * effect on a machine with one node */
 } AsthraRuntimeConfig;
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
@@ -1480,7 +1491,8 @@ ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *co
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
  * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
  * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
- * thread that started the runtime, outside tasks; without a running runtime it does nothing. */
+ * thread that started the runtime, outside tasks; without a running runtime it does nothing. If the
+ * configuration has an allocator no thread may ask about addresses in freed blocks meanwhile. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
@@ -1676,6 +1688,14 @@ ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count)
 ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes);
 ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes);
 
+/* Nodes of memory: how many are online (1 where the system cannot tell), and the one of the core
+ * that the calling thread runs on. */
+ASTHRA__FN unsigned asthra__os_nodes(void);
+ASTHRA__FN unsigned asthra__os_node(void);
+/* Asks for untouched pages to come from the node while it has any; where the system will not hear
+ * of it, they come from the node of the thread that touches them. */
+ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node);
+
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
 
 /* What the system says of an address; for messages, it takes a while. */
@@ -1810,7 +1830,9 @@ enum {
     ASTHRA__OS_MEMBARRIER_QUERY = 0,
     ASTHRA__OS_MEMBARRIER_EXPEDITED = 1 << 3,
     ASTHRA__OS_MEMBARRIER_REGISTER = 1 << 4,
-    ASTHRA__OS_GUARDS_A_CALL = 64
+    ASTHRA__OS_GUARDS_A_CALL = 64,
+    ASTHRA__OS_PREFERRED = 1, /* MPOL_PREFERRED */
+    ASTHRA__OS_NODES = 1024   /* the most that Linux can be built for */
 };
 
 /* Ways to guard a page, best first; one that fails for good is never tried again. The first is to
@@ -2158,6 +2180,52 @@ ASTHRA__FN unsigned asthra__os_cores(void) {
     unsigned allowed = asthra__os_cores_allowed(), quota = asthra__os_cores_of_group();
     errno = saved;
     return quota && quota < allowed ? quota : allowed;
+}
+
+/* Nodes of memory. */
+
+/* How many numbers a list like "0-2,5" has; 0: it is none. */
+static unsigned asthra__os_list_count(const char *text) {
+    unsigned count = 0;
+    for (;;) {
+        char *rest;
+        long first = strtol(text, &rest, 10), last = first;
+        if (rest == text) return count;
+        if (*rest == '-') last = strtol(rest + 1, &rest, 10);
+        if (first < 0 || last < first || last >= ASTHRA__OS_NODES) return count;
+        count += (unsigned)(last - first + 1);
+        if (*rest != ',') return count;
+        text = rest + 1;
+    }
+}
+
+ASTHRA__FN unsigned asthra__os_nodes(void) {
+    char text[256];
+    int saved = errno;
+    asthra__os_read_file("/sys/devices/system/node/has_memory", text, sizeof text);
+    unsigned count = asthra__os_list_count(text);
+    errno = saved;
+    return count > 0 ? count : 1;
+}
+
+ASTHRA__FN unsigned asthra__os_node(void) {
+    int saved = errno;
+    unsigned node = 0;
+    if (syscall(SYS_getcpu, NULL, &node, NULL) != 0) node = 0;
+    errno = saved;
+    return node;
+}
+
+/* The kernel reads one bit less than it is told of. */
+ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node) {
+    enum { BITS = 8 * sizeof(unsigned long) };
+    unsigned long mask[ASTHRA__OS_NODES / BITS] = {0};
+    int saved = errno;
+    if (node >= ASTHRA__OS_NODES) return;
+    mask[node / BITS] = 1ul << node % BITS;
+    syscall(SYS_mbind, start, bytes, (long)ASTHRA__OS_PREFERRED, mask, (long)ASTHRA__OS_NODES + 1,
+            0L);
+    errno = saved;
 }
 
 /* Parking. The kernel's old timespec is two longs on every processor that has this call. */
@@ -4857,9 +4925,9 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
 /* ---- [alloc] internal --------------------------------------------- core/alloc_internal.h ---- */
 /* alloc - memory for the runtime's own records.                            [alloc] internal
  *
- * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all of it
- * elsewhere: a caller's allocator, or later the manual zone. The C library's malloc serves until
- * then.
+ * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all that is
+ * fresh elsewhere: the allocator of the configuration. The C library's malloc serves until then,
+ * and afterwards. A block is freed and made larger where it came from.
  */
 
 #if ASTHRA_HAS_CORE
@@ -4871,11 +4939,12 @@ ASTHRA__FN void asthra__free(void *block);                         /* NULL is al
 ASTHRA__FN void *asthra__alloc_or_die(void *block, size_t bytes);  /* realloc that panics */
 ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, or out of memory */
 
-/* Copied; NULL: malloc. Called while the runtime is at rest and holds no block, because a block
- * goes back to the hook of that moment. */
-ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
+/* For blocks from now on; copied; NULL: malloc. Any thread may be allocating meanwhile. false: the
+ * allocator gave no memory for the copy, and nothing has changed. */
+ASTHRA__FN bool asthra__alloc_set_hook(const AsthraAllocator *hook);
+ASTHRA__FN bool asthra__alloc_is_hooked(void);
 
-/* The hook of this moment, or malloc, without a realloc: for who holds blocks when it changes. */
+/* The functions above as an allocator, without a realloc. */
 ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
 
 #endif
@@ -4883,9 +4952,17 @@ ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
 /* ---- [alloc] body ---------------------------------------------------------- core/alloc.c ---- */
 /* alloc - a hook, and malloc behind it.                                    [alloc] body
  *
- * A request of 0 bytes is one of 1, so that NULL always means that memory ran out. errno is left as
- * it was: running out of memory is told by the result, and calls of the runtime promise not to
- * disturb it. The hook is plain data: it changes only while nobody allocates.
+ * A block carries a head of 16 bytes that names its source, so it goes back to where it came from
+ * whatever the hook is by then: channels and pools outlive a runtime, and begin before it. malloc
+ * is no source; any other is a counted copy of the hook, in memory of that allocator itself. The
+ * hook counts as one user and each block as one, and the last to go frees the copy.
+ *
+ * Who takes from a hook must count before the hook can change and its copy be freed, so both happen
+ * under a lock. Without a hook there is no lock: one load says so. In a forked child no runtime is
+ * running, so it has no hook; what it inherited still has its source.
+ *
+ * errno is left as it was: running out of memory is told by the result, and calls of the runtime
+ * promise not to disturb it.
  */
 
 #if ASTHRA_HAS_CORE
@@ -4894,74 +4971,167 @@ ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
 #include <stdlib.h>
 #include <string.h>
 
-/* A zero hook is malloc. */
-static struct { AsthraAllocator hook; } asthra__alloc_state;
+typedef struct Asthra__AllocSource {
+    AsthraAllocator allocator;
+    ASTHRA__ATOMIC(size_t) users; /* blocks, and the hook */
+} Asthra__AllocSource;
 
-ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook) {
-    static const AsthraAllocator none;
+typedef union Asthra__AllocHead { /* in front of each block */
+    Asthra__AllocSource *source;  /* NULL: malloc */
+    char room[16];
+} Asthra__AllocHead;
+_Static_assert(sizeof(Asthra__AllocHead) == 16, "blocks stay aligned as malloc aligns");
+
+static struct {
+    Asthra__Lock lock; /* of hook, and of the step from reading it to counting */
+    Asthra__Once once;
+    ASTHRA__ATOMIC(Asthra__AllocSource *) hook; /* NULL: malloc */
+} asthra__alloc_state;
+
+/* ---- sources ---- */
+
+/* The hook with one more user; NULL: malloc serves. */
+static Asthra__AllocSource *asthra__source_enter(void) {
+    if (ASTHRA__LIKELY(!asthra__alloc_is_hooked())) return NULL;
+    asthra__lock(&asthra__alloc_state.lock);
+    Asthra__AllocSource *s = asthra__load(&asthra__alloc_state.hook, relaxed);
+    if (s != NULL) asthra__add(&s->users, (size_t)1, relaxed);
+    asthra__unlock(&asthra__alloc_state.lock);
+    return s;
+}
+
+static void asthra__source_leave(Asthra__AllocSource *s) {
+    if (asthra__sub(&s->users, (size_t)1, acq_rel) != 1) return;
+    AsthraAllocator a = s->allocator;
+    a.free(s, a.user);
+}
+
+static void *asthra__source_expect_aligned(void *given) {
+    if (ASTHRA__LIKELY((uintptr_t)given % 16 == 0)) return given;
+    asthra_panic_at(NULL,
+                    "Wrong block from the allocator of the configuration: expected an address that "
+                    "is a multiple of 16, found %p",
+                    given);
+}
+
+/* NULL: there is none; then the source has a user less. */
+static Asthra__AllocHead *asthra__source_take(Asthra__AllocSource *s, size_t bytes) {
+    void *given = s->allocator.alloc(bytes, s->allocator.user);
+    if (given == NULL) asthra__source_leave(s);
+    return asthra__source_expect_aligned(given);
+}
+
+static void asthra__alloc_fork_before(void) {
+    asthra__lock(&asthra__alloc_state.lock);
+}
+static void asthra__alloc_fork_parent(void) {
+    asthra__unlock(&asthra__alloc_state.lock);
+}
+static void asthra__alloc_fork_child(void) {
+    asthra__store(&asthra__alloc_state.hook, (Asthra__AllocSource *)NULL, relaxed);
+    asthra__unlock(&asthra__alloc_state.lock);
+}
+static void asthra__alloc_setup(void) {
+    asthra__os_on_fork(asthra__alloc_fork_before, asthra__alloc_fork_parent,
+                       asthra__alloc_fork_child);
+}
+
+/* NULL: the allocator gave no memory. */
+static Asthra__AllocSource *asthra__source_make(const AsthraAllocator *from) {
+    asthra__once(&asthra__alloc_state.once, asthra__alloc_setup);
+    int saved = errno;
+    Asthra__AllocSource *s = from->alloc(sizeof *s, from->user);
+    errno = saved;
+    if (asthra__source_expect_aligned(s) == NULL) return NULL;
+    s->allocator = *from;
+    asthra__store(&s->users, (size_t)1, relaxed);
+    return s;
+}
+
+ASTHRA__FN bool asthra__alloc_set_hook(const AsthraAllocator *hook) {
+    Asthra__AllocSource *fresh = NULL;
     ASTHRA__CHECK(!hook || (hook->alloc && hook->realloc && hook->free));
-    asthra__alloc_state.hook = hook ? *hook : none;
+    if (hook != NULL && (fresh = asthra__source_make(hook)) == NULL) return false;
+    asthra__lock(&asthra__alloc_state.lock);
+    Asthra__AllocSource *old = asthra__load(&asthra__alloc_state.hook, relaxed);
+    asthra__store(&asthra__alloc_state.hook, fresh, relaxed);
+    asthra__unlock(&asthra__alloc_state.lock);
+    if (old != NULL) asthra__source_leave(old);
+    return true;
 }
 
-static void *asthra__alloc_plain(size_t bytes, void *unused) {
-    int saved = errno;
-    void *block = malloc(bytes);
-    (void)unused;
-    errno = saved;
-    return block;
+ASTHRA__FN bool asthra__alloc_is_hooked(void) {
+    return asthra__load(&asthra__alloc_state.hook, relaxed) != NULL;
 }
-static void asthra__alloc_plain_free(void *block, void *unused) {
-    int saved = errno;
+
+static void *asthra__alloc_for_others(size_t bytes, void *unused) {
     (void)unused;
-    free(block);
-    errno = saved;
+    return asthra__alloc(bytes);
+}
+static void asthra__free_for_others(void *block, void *unused) {
+    (void)unused;
+    asthra__free(block);
 }
 ASTHRA__FN AsthraAllocator asthra__alloc_source(void) {
-    static const AsthraAllocator plain = {asthra__alloc_plain, NULL, asthra__alloc_plain_free,
-                                          NULL};
-    return asthra__alloc_state.hook.alloc ? asthra__alloc_state.hook : plain;
+    AsthraAllocator a = {asthra__alloc_for_others, NULL, asthra__free_for_others, NULL};
+    return a;
+}
+
+/* ---- blocks ---- */
+
+static Asthra__AllocHead *asthra__head_of(void *block) {
+    return (Asthra__AllocHead *)block - 1;
 }
 
 ASTHRA__FN void *asthra__alloc(size_t bytes) {
-    const AsthraAllocator *hook = &asthra__alloc_state.hook;
+    if (bytes > SIZE_MAX - sizeof(Asthra__AllocHead)) return NULL;
     int saved = errno;
-    if (!bytes) bytes = 1;
-    void *block = hook->alloc ? hook->alloc(bytes, hook->user) : malloc(bytes);
+    size_t all = bytes + sizeof(Asthra__AllocHead);
+    Asthra__AllocSource *s = asthra__source_enter();
+    Asthra__AllocHead *head = s != NULL ? asthra__source_take(s, all) : malloc(all);
     errno = saved;
-    return block;
+    if (head == NULL) return NULL;
+    head->source = s;
+    return head + 1;
 }
 
 ASTHRA__FN void *asthra__alloc_zeroed(size_t count, size_t bytes) {
     size_t all;
     if (__builtin_mul_overflow(count, bytes, &all)) return NULL;
-    if (!asthra__alloc_state.hook.alloc) {
-        int saved = errno;
-        void *fresh = calloc(1, all ? all : 1); /* fresh pages are zero already, and it knows */
-        errno = saved;
-        return fresh;
+    if (asthra__alloc_is_hooked() || all > SIZE_MAX - sizeof(Asthra__AllocHead)) {
+        void *block = asthra__alloc(all);
+        return block ? memset(block, 0, all) : NULL;
     }
-    void *block = asthra__alloc(all);
-    return block ? memset(block, 0, all) : NULL;
+    int saved = errno; /* fresh pages are zero already, and calloc knows */
+    Asthra__AllocHead *head = calloc(1, all + sizeof *head);
+    errno = saved;
+    return head ? head + 1 : NULL;
 }
 
 ASTHRA__FN void *asthra__realloc(void *block, size_t bytes) {
-    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     if (!block) return asthra__alloc(bytes);
+    if (bytes > SIZE_MAX - sizeof(Asthra__AllocHead)) return NULL;
     int saved = errno;
-    if (!bytes) bytes = 1;
-    void *moved = hook->alloc ? hook->realloc(block, bytes, hook->user) : realloc(block, bytes);
+    Asthra__AllocHead *head = asthra__head_of(block);
+    const Asthra__AllocSource *s = head->source;
+    bytes += sizeof *head;
+    head = s != NULL ? s->allocator.realloc(head, bytes, s->allocator.user) : realloc(head, bytes);
     errno = saved;
-    return moved;
+    if (s != NULL) asthra__source_expect_aligned(head);
+    return head ? head + 1 : NULL;
 }
 
 ASTHRA__FN void asthra__free(void *block) {
-    const AsthraAllocator *hook = &asthra__alloc_state.hook;
     if (!block) return;
     int saved = errno;
-    if (hook->alloc)
-        hook->free(block, hook->user);
-    else
-        free(block);
+    Asthra__AllocHead *head = asthra__head_of(block);
+    Asthra__AllocSource *s = head->source;
+    if (s == NULL) {
+        free(head);
+    } else {
+        s->allocator.free(head, s->allocator.user);
+        asthra__source_leave(s);
+    }
     errno = saved;
 }
 
@@ -6776,6 +6946,14 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page); /* what the record
 ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void *ptr);
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
 ASTHRA__FN size_t asthra__segment_trim(void);
+/* Which node of memory the calling thread is on; NULL, as at first: fresh memory comes from
+ * anywhere. */
+typedef unsigned (*Asthra__NodeNow)(void);
+ASTHRA__FN void asthra__segment_set_nodes(Asthra__NodeNow node_now);
+/* From asthra__alloc, with room to begin at a multiple of `alignment`; *raw is what is to be freed.
+ * NULL: no memory. */
+ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **raw);
+ASTHRA__FN bool asthra__segment_is_lent(void);           /* some segment is an allocator's */
 ASTHRA__FN void *asthra__segment_metadata(size_t bytes); /* zeroed, for ever; NULL: no memory */
 ASTHRA__FN void asthra__segment_fork_before(void);
 ASTHRA__FN void asthra__segment_fork_after(void);
@@ -6785,6 +6963,7 @@ typedef struct Asthra__Huge Asthra__Huge;
 struct Asthra__Huge { /* never unmapped */
     char *start;
     size_t mapped, size; /* bytes of the mapping, asked for */
+    void *raw;           /* what an allocator lent; NULL: the system's */
     ASTHRA__ATOMIC(uint32_t) is_live;
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
@@ -6887,11 +7066,25 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
  *
  * Slices are taken where they lie lowest in the first segment that has enough of them in a row:
  * touched or not, because a segment that fills up leaves others empty.
+ *
+ * Nodes of memory. A segment belongs to the node of the thread it was made for, which the system is
+ * asked to take its pages from; there is a ring for each node, and nodes that are a multiple of
+ * eight apart share one. Where nodes do not matter all rings are searched.
+ *
+ * Memory that a caller's allocator lent is aligned inside a larger block, `raw`. It is never
+ * unmapped, nor known to be zero: all of what is free counts as touched, for ever. It goes back
+ * when no slice of it is in a page and the allocator is not in use any more. Then the head goes
+ * too, so the list of all segments may lose some while nobody walks it (`walkers` is 0), and the
+ * table's entry is dropped before.
  */
 
 #if ASTHRA_HAS_MEMORY
 
-enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__METADATA_STEP = 65536 };
+#include <stddef.h>
+#include <string.h>
+
+enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__SEGMENT_NODES = 8, ASTHRA__METADATA_STEP = 65536 };
+#define ASTHRA__NODE_ANY (~0u)
 #define ASTHRA__SEGMENT_TICK_NS INT64_C(100000000)
 
 typedef struct Asthra__Segment Asthra__Segment;
@@ -6899,6 +7092,8 @@ struct Asthra__Segment {
     ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     Asthra__Segment *next_of_all, *next, *prev; /* next, prev: the ring of available ones */
     uint64_t free, touched, fading;
+    void *raw; /* NULL: not lent */
+    unsigned node;
     ASTHRA__ALIGNED(64) Asthra__HeapPage pages[ASTHRA__SEGMENT_SLICES];
 };
 _Static_assert(sizeof(Asthra__Segment) <= ASTHRA__SLICE_BYTES * ASTHRA__SEGMENT_HEAD_SLICES,
@@ -6907,8 +7102,10 @@ _Static_assert(ASTHRA__SEGMENT_SLICES == 64, "a word has a bit for each slice");
 
 static struct {
     Asthra__Lock lock;
-    ASTHRA__ATOMIC(Asthra__Segment *) all; /* only ever grows, at its head */
-    Asthra__Segment *available;
+    ASTHRA__ATOMIC(Asthra__Segment *) all; /* grows at its head */
+    unsigned walkers, lent;                /* walks of all; segments with a raw block */
+    Asthra__Segment *available[ASTHRA__SEGMENT_NODES];
+    ASTHRA__ATOMIC(Asthra__NodeNow) node_now; /* NULL: nodes do not matter */
     int64_t next_tick;
     char *metadata; /* what is left of the last piece */
     size_t metadata_left;
@@ -6938,13 +7135,17 @@ ASTHRA__FN void *asthra__segment_metadata(size_t bytes) {
     return taken;
 }
 
-/* ---- the ring of available segments ---- */
+/* ---- the rings of available segments ---- */
+
+static Asthra__Segment **asthra__segment_ring(unsigned node) {
+    return &asthra__segments.available[node % ASTHRA__SEGMENT_NODES];
+}
 
 static void asthra__segment_enlist(Asthra__Segment *s) {
-    Asthra__Segment *head = asthra__segments.available;
+    Asthra__Segment **ring = asthra__segment_ring(s->node), *head = *ring;
     if (head == NULL) {
         s->next = s->prev = s;
-        asthra__segments.available = s;
+        *ring = s;
         return;
     }
     s->next = head; /* at the end: fuller ones are asked first */
@@ -6953,7 +7154,8 @@ static void asthra__segment_enlist(Asthra__Segment *s) {
 }
 
 static void asthra__segment_unlist(Asthra__Segment *s) {
-    if (asthra__segments.available == s) asthra__segments.available = s->next == s ? NULL : s->next;
+    Asthra__Segment **ring = asthra__segment_ring(s->node);
+    if (*ring == s) *ring = s->next == s ? NULL : s->next;
     s->next->prev = s->prev;
     s->prev->next = s->next;
 }
@@ -6978,6 +7180,7 @@ static int asthra__segment_find(const Asthra__Segment *s, unsigned count) {
 /* What the system does not take stays touched. */
 static size_t asthra__slices_discard(Asthra__Segment *s, uint64_t which) {
     size_t bytes = 0;
+    if (s->raw != NULL) return 0;
     while (which != 0) {
         unsigned first = (unsigned)__builtin_ctzll(which), count = 1;
         while (first + count < 64 && (which >> (first + count) & 1)) count++;
@@ -6996,27 +7199,25 @@ static void asthra__segment_tick(void) {
     int64_t now = asthra__os_now_ns();
     if (ASTHRA__LIKELY(now < asthra__segments.next_tick)) return;
     asthra__segments.next_tick = now + ASTHRA__SEGMENT_TICK_NS;
-    Asthra__Segment *first = asthra__segments.available, *s = first;
-    if (s == NULL) return;
-    do {
-        if (s->fading != 0) asthra__slices_discard(s, s->fading);
-        s->fading = s->touched;
-        s = s->next;
-    } while (s != first);
+    for (unsigned node = 0; node < ASTHRA__SEGMENT_NODES; node++) {
+        Asthra__Segment *first = *asthra__segment_ring(node), *s = first;
+        for (; s != NULL; s = s->next == first ? NULL : s->next) {
+            if (s->fading != 0) asthra__slices_discard(s, s->fading);
+            s->fading = s->touched;
+        }
+    }
 }
 
-ASTHRA__FN size_t asthra__segment_trim(void) {
+/* Caller holds the lock. */
+static size_t asthra__segment_discard_all(void) {
     size_t bytes = 0;
-    asthra__lock(&asthra__segments.lock);
-    Asthra__Segment *first = asthra__segments.available, *s = first;
-    if (s != NULL) {
-        do {
+    for (unsigned node = 0; node < ASTHRA__SEGMENT_NODES; node++) {
+        Asthra__Segment *first = *asthra__segment_ring(node), *s = first;
+        for (; s != NULL; s = s->next == first ? NULL : s->next) {
             bytes += asthra__slices_discard(s, s->touched);
             s->fading &= s->touched;
-            s = s->next;
-        } while (s != first);
+        }
     }
-    asthra__unlock(&asthra__segments.lock);
     return bytes;
 }
 
@@ -7039,52 +7240,109 @@ static Asthra__Span asthra__segment_cut(Asthra__Segment *s, unsigned first, unsi
     return span;
 }
 
-/* A segment that is mapped and claimed, and that nobody knows yet. */
-static Asthra__Segment *asthra__segment_map(void) {
-    Asthra__Segment *s = asthra__os_map_aligned(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES);
+ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **raw) {
+    size_t room;
+    *raw = NULL;
+    if (!__builtin_add_overflow(bytes, alignment, &room) && room <= PTRDIFF_MAX)
+        *raw = asthra__alloc(room);
+    uintptr_t start = (uintptr_t)*raw;
+    return *raw == NULL ? NULL : (char *)*raw + (-start & (alignment - 1));
+}
+
+#define ASTHRA__SEGMENT_UNUSED (~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES))
+
+/* Of a head that was lent only the records are set: states are when a page is made. */
+static Asthra__Segment *asthra__segment_lend(void) {
+    void *raw;
+    Asthra__Segment *s = asthra__segment_borrow(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES, &raw);
     if (s == NULL) return NULL;
-    s->free = ~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES);
+    memset(&s->next_of_all, 0, sizeof *s - offsetof(Asthra__Segment, next_of_all));
+    s->raw = raw;
+    s->touched = ASTHRA__SEGMENT_UNUSED;
+    return s;
+}
+
+static Asthra__Segment *asthra__segment_map(unsigned node) {
+    Asthra__Segment *s = asthra__os_map_aligned(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES);
+    if (s != NULL && node != ASTHRA__NODE_ANY)
+        asthra__os_prefer_node(s, ASTHRA__REGION_BYTES, node);
+    return s;
+}
+
+static void asthra__segment_unmap(Asthra__Segment *s) {
+    void *raw = s->raw;
+    asthra__heap_show(s, ASTHRA__REGION_BYTES);
+    if (raw != NULL)
+        asthra__free(raw);
+    else
+        asthra__os_unmap(s, ASTHRA__REGION_BYTES);
+}
+
+/* One that is claimed, and that nobody knows yet. */
+static Asthra__Segment *asthra__segment_make(unsigned node) {
+    Asthra__Segment *s =
+        asthra__alloc_is_hooked() ? asthra__segment_lend() : asthra__segment_map(node);
+    if (s == NULL) return NULL;
+    s->node = node == ASTHRA__NODE_ANY ? 0 : node;
+    s->free = ASTHRA__SEGMENT_UNUSED;
     for (unsigned i = 0; i < ASTHRA__SEGMENT_SLICES; i++) s->page_of[i] = &s->pages[i];
     if (asthra__region_claim(s, ASTHRA__REGION_BYTES, s, ASTHRA__REGION_SEGMENT)) return s;
-    asthra__os_unmap(s, ASTHRA__REGION_BYTES);
+    asthra__segment_unmap(s);
     return NULL;
 }
 
 /* Caller holds the lock. */
-static Asthra__Span asthra__segment_search(unsigned slices) {
-    Asthra__Segment *first = asthra__segments.available, *s = first;
-    if (s != NULL) {
-        do {
-            int at = asthra__segment_find(s, slices);
-            if (at >= 0) return asthra__segment_cut(s, (unsigned)at, slices);
-            s = s->next;
-        } while (s != first);
+static Asthra__Span asthra__segment_search(unsigned slices, unsigned node) {
+    Asthra__Segment *first = *asthra__segment_ring(node), *s = first;
+    for (; s != NULL; s = s->next == first ? NULL : s->next) {
+        int at = asthra__segment_find(s, slices);
+        if (at >= 0) return asthra__segment_cut(s, (unsigned)at, slices);
     }
     return (Asthra__Span){NULL, NULL, false};
+}
+
+static Asthra__Span asthra__segment_look(unsigned slices, unsigned node) {
+    Asthra__Span span = {NULL, NULL, false};
+    unsigned first = node == ASTHRA__NODE_ANY ? 0 : node;
+    unsigned end = node == ASTHRA__NODE_ANY ? ASTHRA__SEGMENT_NODES : node + 1;
+    asthra__lock(&asthra__segments.lock);
+    asthra__segment_tick();
+    for (unsigned n = first; n < end && span.page == NULL; n++)
+        span = asthra__segment_search(slices, n);
+    asthra__unlock(&asthra__segments.lock);
+    return span;
 }
 
 static Asthra__Span asthra__segment_add(Asthra__Segment *s, unsigned slices) {
     asthra__lock(&asthra__segments.lock);
     s->next_of_all = asthra__load(&asthra__segments.all, relaxed);
     asthra__store(&asthra__segments.all, s, release);
+    asthra__segments.lent += s->raw != NULL;
     asthra__segment_enlist(s);
     Asthra__Span span = asthra__segment_cut(s, ASTHRA__SEGMENT_HEAD_SLICES, slices);
     asthra__unlock(&asthra__segments.lock);
     return span;
 }
 
+ASTHRA__FN void asthra__segment_set_nodes(Asthra__NodeNow node_now) {
+    asthra__store(&asthra__segments.node_now, node_now, relaxed);
+}
+
+static unsigned asthra__segment_node(void) {
+    Asthra__NodeNow node_now = asthra__load(&asthra__segments.node_now, relaxed);
+    return ASTHRA__LIKELY(node_now == NULL) ? ASTHRA__NODE_ANY : node_now();
+}
+
 ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices) {
-    for (int tries = 0;; tries++) {
-        asthra__lock(&asthra__segments.lock);
-        asthra__segment_tick();
-        Asthra__Span span = asthra__segment_search(slices);
-        asthra__unlock(&asthra__segments.lock);
-        if (span.page != NULL) return span;
-        if (tries > 0) break;
-        asthra__heap_visit_idle(); /* heaps of threads that have ended may have empty pages */
-    }
-    Asthra__Segment *s = asthra__segment_map();
-    return s == NULL ? (Asthra__Span){NULL, NULL, false} : asthra__segment_add(s, slices);
+    unsigned node = asthra__segment_node();
+    Asthra__Span span = asthra__segment_look(slices, node);
+    if (span.page != NULL) return span;
+    asthra__heap_visit_idle(); /* heaps of threads that have ended may have empty pages */
+    span = asthra__segment_look(slices, node);
+    if (span.page != NULL) return span;
+    Asthra__Segment *s = asthra__segment_make(node);
+    if (s != NULL) return asthra__segment_add(s, slices);
+    return node == ASTHRA__NODE_ANY ? span : asthra__segment_look(slices, ASTHRA__NODE_ANY);
 }
 
 ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
@@ -7106,12 +7364,77 @@ ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment
     return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
-ASTHRA__FN ASTHRA__HEAP_PEEK void
-asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user) {
-    Asthra__Segment *s = asthra__load(&asthra__segments.all, acquire);
+static ASTHRA__HEAP_PEEK void
+asthra__segment_walk(Asthra__Segment *s, bool (*visit)(Asthra__HeapPage *, void *), void *user) {
     for (; s != NULL; s = s->next_of_all)
         for (unsigned i = ASTHRA__SEGMENT_HEAD_SLICES; i < ASTHRA__SEGMENT_SLICES; i++)
             if (s->pages[i].slices != 0 && !visit(&s->pages[i], user)) return;
+}
+
+/* A visitor that never returns, as by a panic, leaves a walker behind: nothing goes back then. */
+ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
+                                     void *user) {
+    asthra__lock(&asthra__segments.lock);
+    asthra__segments.walkers++;
+    Asthra__Segment *first = asthra__load(&asthra__segments.all, relaxed);
+    asthra__unlock(&asthra__segments.lock);
+    asthra__segment_walk(first, visit, user);
+    asthra__lock(&asthra__segments.lock);
+    asthra__segments.walkers--;
+    asthra__unlock(&asthra__segments.lock);
+}
+
+/* ---- what goes back ---- */
+
+/* Takes the segments that can go back out of everything. Caller holds the lock. */
+static Asthra__Segment *asthra__segment_unlink_lent(void) {
+    Asthra__Segment *s = asthra__load(&asthra__segments.all, relaxed);
+    Asthra__Segment *last = NULL, *found = NULL, *next;
+    if (asthra__segments.walkers != 0) return NULL;
+    for (; s != NULL; s = next) {
+        next = s->next_of_all;
+        if (s->raw == NULL || s->free != ASTHRA__SEGMENT_UNUSED) {
+            last = s;
+            continue;
+        }
+        if (last == NULL)
+            asthra__store(&asthra__segments.all, next, relaxed);
+        else
+            last->next_of_all = next;
+        asthra__segment_unlist(s);
+        asthra__segments.lent--;
+        s->next_of_all = found;
+        found = s;
+    }
+    return found;
+}
+
+/* Lent segments without a page go back. Nobody may ask about addresses in them meanwhile. */
+static size_t asthra__segment_return(void) {
+    asthra__lock(&asthra__segments.lock);
+    Asthra__Segment *s = asthra__segment_unlink_lent(), *next;
+    asthra__unlock(&asthra__segments.lock);
+    size_t bytes = 0;
+    for (; s != NULL; s = next, bytes += ASTHRA__REGION_BYTES) {
+        next = s->next_of_all;
+        asthra__region_drop(s, ASTHRA__REGION_BYTES, s, ASTHRA__REGION_SEGMENT);
+        asthra__segment_unmap(s);
+    }
+    return bytes;
+}
+
+ASTHRA__FN bool asthra__segment_is_lent(void) {
+    asthra__lock(&asthra__segments.lock);
+    bool is_lent = asthra__segments.lent != 0;
+    asthra__unlock(&asthra__segments.lock);
+    return is_lent;
+}
+
+ASTHRA__FN size_t asthra__segment_trim(void) {
+    asthra__lock(&asthra__segments.lock);
+    size_t bytes = asthra__segment_discard_all();
+    asthra__unlock(&asthra__segments.lock);
+    return asthra__alloc_is_hooked() ? bytes : bytes + asthra__segment_return();
 }
 
 ASTHRA__FN void asthra__segment_fork_before(void) {
@@ -7131,6 +7454,8 @@ ASTHRA__FN void asthra__segment_fork_after(void) {
  * The record stands apart, in metadata, because the mapping is gone once the block is freed and the
  * table still points at the record then: that is how a second free is told from a wild one. Records
  * are used again in the order in which they were freed, so that the memory of a free lasts long.
+ *
+ * While a caller's allocator is in use the mapping is a block of it with room to align inside.
  */
 
 #if ASTHRA_HAS_MEMORY
@@ -7171,6 +7496,21 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
     asthra__unlock(&asthra__huge.lock);
 }
 
+/* Fills huge->start, NULL: no memory, and what tells how to give it back. */
+static void asthra__huge_get(Asthra__Huge *huge, size_t bytes, size_t alignment) {
+    huge->raw = NULL;
+    huge->mapped = bytes;
+    huge->start = asthra__alloc_is_hooked() ? asthra__segment_borrow(bytes, alignment, &huge->raw)
+                                            : asthra__os_map_aligned(bytes, alignment);
+}
+
+static void asthra__huge_give(const Asthra__Huge *huge) {
+    if (huge->raw != NULL)
+        asthra__free(huge->raw);
+    else
+        asthra__os_unmap(huge->start, huge->mapped);
+}
+
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
     size_t page = asthra__os_page_size();
     size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
@@ -7178,12 +7518,11 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
     if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
     Asthra__Huge *huge = asthra__huge_record_take();
     if (huge == NULL) return NULL;
-    huge->start = asthra__os_map_aligned(mapped, alignment);
+    asthra__huge_get(huge, mapped, alignment);
     if (huge->start != NULL) {
-        huge->mapped = mapped;
         huge->size = size;
         if (asthra__region_claim(huge->start, mapped, huge, ASTHRA__REGION_HUGE)) return huge;
-        asthra__os_unmap(huge->start, mapped);
+        asthra__huge_give(huge);
         huge->start = NULL;
     }
     asthra__huge_record_give(huge);
@@ -7192,7 +7531,7 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
 
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
     asthra__heap_show(huge->start, huge->mapped);
-    asthra__os_unmap(huge->start, huge->mapped);
+    asthra__huge_give(huge);
     asthra__huge_record_give(huge);
 }
 
@@ -8200,7 +8539,7 @@ ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemo
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
         asthra__heap_find(ptr, &f);
-        if (f.huge != NULL || f.page->is_zero) return ptr;
+        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
     }
     return memset(ptr, 0, all);
 }
@@ -8323,7 +8662,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     return w.mapped;
 }
 
-ASTHRA__FN size_t asthra__heap_trim(void) {
+static void asthra__heap_shed_all(void) {
     asthra__heap_visit_idle();
     asthra__heap_visit_shared();
     for (size_t zone = 0; zone < ASTHRA__ZONES; zone++) {
@@ -8333,6 +8672,12 @@ ASTHRA__FN size_t asthra__heap_trim(void) {
         asthra__heap_shed(h);
         asthra__heap_leave(h);
     }
+}
+
+/* Twice: what waits in the quarantine of one heap goes home to another, visited before. */
+ASTHRA__FN size_t asthra__heap_trim(void) {
+    asthra__heap_shed_all();
+    asthra__heap_shed_all();
     return asthra__segment_trim();
 }
 
@@ -9239,7 +9584,8 @@ ASTHRA__FN void asthra__stack_free(void *ptr, const char *verb);
 /* What all regions hold and held. Failures: those by the limit; the others are in the heap's sum
  * of the zone, which gave no chunk. */
 ASTHRA__FN void asthra__stack_sum(Asthra__AccountSum *sum);
-/* Gives the regions that the calling thread keeps for its next tasks back to the heap. */
+/* Gives the regions that the calling thread keeps for its next tasks back to the heap, and that of
+ * what runs here if it has neither a block nor an open scope. */
 ASTHRA__FN void asthra__stack_trim(void);
 
 #elif ASTHRA_HAS_TASK
@@ -9619,6 +9965,12 @@ ASTHRA__FN void asthra__stack_trim(void) {
     Asthra__StackRegion *r;
     while ((r = t->stack_idle) != NULL) {
         t->stack_idle = r->next_idle;
+        asthra__stack_destroy(r);
+    }
+    r = t->stack;
+    if (asthra__stack_is_region(r) && r->scope == 0 &&
+        r->top == asthra__stack_chunk_base(&r->first)) {
+        t->stack = NULL;
         asthra__stack_destroy(r);
     }
 }
@@ -11605,12 +11957,15 @@ typedef struct Asthra__MemoryConfig {
     AsthraHeapLimitPolicy policy;
     AsthraHeapLimitHook hook;
     void *hook_user;
-    bool manual_is_on, pinned_is_on;
+    bool manual_is_on, pinned_is_on, is_numa_aware;
 } Asthra__MemoryConfig;
 
 /* Before the first use by others, or while they are at rest. All zero but the two switches: as it
  * is without a runtime. */
 ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c);
+
+/* What an allocator lent and holds no block goes back, if it is the hook no longer. */
+ASTHRA__FN void asthra__memory_give_back(void);
 
 #endif
 
@@ -11770,6 +12125,12 @@ ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c) {
     asthra__heap_settle_level();
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_MANUAL, c->manual_is_on);
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_PINNED, c->pinned_is_on);
+    bool nodes_matter = c->is_numa_aware && asthra__os_nodes() > 1;
+    asthra__segment_set_nodes(nodes_matter ? asthra__os_node : NULL);
+}
+
+ASTHRA__FN void asthra__memory_give_back(void) {
+    if (asthra__segment_is_lent()) (void)asthra_memory_trim();
 }
 
 #endif
@@ -11900,9 +12261,18 @@ typedef struct Asthra__Slab {
     bool is_guarded;
 } Asthra__Slab;
 
+/* Records come from the system, as the stacks do, whatever allocator the configuration names: a
+ * task that was spawned is promised a stack. */
+typedef struct Asthra__SlabBatch Asthra__SlabBatch;
+struct Asthra__SlabBatch {
+    Asthra__SlabBatch *next;
+    Asthra__Slab slabs[64];
+};
+
 static struct {
     Asthra__Lock lock;
     ASTHRA__ATOMIC(Asthra__Slab *) slabs;
+    Asthra__SlabBatch *batches;
     Asthra__Slab *unused, *current; /* current: default-sized fibers are carved from it */
     Asthra__Fiber *idle, *idle_trimmed;
     size_t default_bytes;
@@ -12003,17 +12373,31 @@ static size_t asthra__fiber_stride(size_t usable) {
     return (usable + sizeof(Asthra__Fiber) + page - 1) / page * page + page;
 }
 
-/* A record for a slab, in the list for good. Caller holds the lock. */
-static Asthra__Slab *asthra__slab_record(void) {
-    Asthra__Slab *s = asthra__fiber.unused;
-    if (s != NULL) {
-        asthra__fiber.unused = s->next_unused;
-        return s;
+static size_t asthra__slab_batch_bytes(void) {
+    size_t page = asthra__os_page_size();
+    return (sizeof(Asthra__SlabBatch) + page - 1) / page * page;
+}
+
+/* More records, in the list of all for good. Caller holds the lock. */
+static void asthra__slab_records(void) {
+    Asthra__SlabBatch *batch = asthra__os_map(asthra__slab_batch_bytes());
+    if (batch == NULL) return;
+    batch->next = asthra__fiber.batches;
+    asthra__fiber.batches = batch;
+    for (size_t i = sizeof batch->slabs / sizeof *batch->slabs; i-- > 0;) {
+        Asthra__Slab *s = &batch->slabs[i];
+        s->next_unused = asthra__fiber.unused;
+        asthra__fiber.unused = s;
+        s->next = asthra__load(&asthra__fiber.slabs, relaxed);
+        asthra__store(&asthra__fiber.slabs, s, release); /* the fault handler walks the list */
     }
-    s = asthra__alloc_zeroed(1, sizeof *s);
-    if (s == NULL) return NULL;
-    s->next = asthra__load(&asthra__fiber.slabs, relaxed);
-    asthra__store(&asthra__fiber.slabs, s, release); /* the fault handler walks the list */
+}
+
+/* Caller holds the lock. */
+static Asthra__Slab *asthra__slab_record(void) {
+    if (asthra__fiber.unused == NULL) asthra__slab_records();
+    Asthra__Slab *s = asthra__fiber.unused;
+    if (s != NULL) asthra__fiber.unused = s->next_unused;
     return s;
 }
 
@@ -12215,16 +12599,17 @@ static void asthra__slab_forget(const Asthra__Slab *s, char *base) {
 ASTHRA__FN void asthra__fiber_teardown(void) {
     Asthra__Slab *s = asthra__load(&asthra__fiber.slabs, relaxed);
     asthra__store(&asthra__fiber.slabs, (Asthra__Slab *)NULL, relaxed);
-    while (s != NULL) {
-        Asthra__Slab *next = s->next;
+    for (; s != NULL; s = s->next) {
         char *base = asthra__load(&s->base, relaxed);
-        if (base != NULL) {
-            asthra__slab_forget(s, base);
-            asthra__slab_untell(s, base);
-            asthra__os_unmap(base, s->stride * s->count);
-        }
-        asthra__free(s);
-        s = next;
+        if (base == NULL) continue;
+        asthra__slab_forget(s, base);
+        asthra__slab_untell(s, base);
+        asthra__os_unmap(base, s->stride * s->count);
+    }
+    while (asthra__fiber.batches != NULL) {
+        Asthra__SlabBatch *batch = asthra__fiber.batches;
+        asthra__fiber.batches = batch->next;
+        asthra__os_unmap(batch, asthra__slab_batch_bytes());
     }
     asthra__fiber.unused = NULL;
     asthra__fiber.current = NULL;
@@ -17416,6 +17801,10 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     } else if (c->heap_limit_policy == ASTHRA_HEAP_LIMIT_HOOK && c->heap_limit_hook == NULL) {
         asthra__error_set(ASTHRA_INVALID,
                           "heap_limit_policy is ASTHRA_HEAP_LIMIT_HOOK, heap_limit_hook is NULL");
+    } else if (c->allocator.alloc != NULL &&
+               (c->allocator.realloc == NULL || c->allocator.free == NULL)) {
+        asthra__error_set(ASTHRA_INVALID, "allocator has alloc, but its %s is NULL",
+                          c->allocator.realloc == NULL ? "realloc" : "free");
     } else if (c->deterministic_seed != 0 && c->main_thread == ASTHRA_MAIN_HOSTS) {
         asthra__error_set(ASTHRA_INVALID, "deterministic_seed goes with ASTHRA_MAIN_HELPS: one "
                                           "thread runs everything");
@@ -17433,7 +17822,22 @@ static void asthra__runtime_settle(const AsthraRuntimeConfig *config) {
 #if ASTHRA_HAS_MEMORY
     asthra__memory_configure(&(Asthra__MemoryConfig){
         c->memory_safety_level, c->max_heap_size, c->heap_limit_policy, c->heap_limit_hook,
-        c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory});
+        c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory, c->numa_aware});
+#endif
+}
+
+/* Before anything is started, so that all of it comes from there. false: the reason is set. */
+static bool asthra__runtime_use_allocator(const AsthraRuntimeConfig *c) {
+    if (c->allocator.alloc == NULL || asthra__alloc_set_hook(&c->allocator)) return true;
+    asthra__error_set(ASTHRA_OUT_OF_MEMORY, "allocator gave no memory for its own record");
+    return false;
+}
+
+/* After everything has stopped. */
+static void asthra__runtime_leave_allocator(void) {
+    (void)asthra__alloc_set_hook(NULL);
+#if ASTHRA_HAS_MEMORY
+    asthra__memory_give_back();
 #endif
 }
 
@@ -17460,6 +17864,7 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     asthra__scheduler_stop();
     asthra__pinned_report();
     asthra__runtime_settle(NULL);
+    asthra__runtime_leave_allocator();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -17481,6 +17886,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
     asthra__runtime_settle(NULL);
+    asthra__runtime_leave_allocator();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -17492,7 +17898,13 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void) {
 ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
     AsthraRuntimeConfig defaults = asthra_runtime_config_default();
     const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
-    if (!asthra__runtime_check(c) || !asthra__runtime_start(c)) return false;
+    if (!asthra__runtime_check(c)) return false;
+    bool is_idle = !asthra_runtime_is_running(); /* else its allocator stays, and start says why */
+    if (is_idle && !asthra__runtime_use_allocator(c)) return false;
+    if (!asthra__runtime_start(c)) {
+        if (is_idle) asthra__runtime_leave_allocator();
+        return false;
+    }
     asthra__runtime_settle(c);
     asthra__error_clear();
     return true;

@@ -39,9 +39,18 @@ typedef struct Asthra__Slab {
     bool is_guarded;
 } Asthra__Slab;
 
+/* Records come from the system, as the stacks do, whatever allocator the configuration names: a
+ * task that was spawned is promised a stack. */
+typedef struct Asthra__SlabBatch Asthra__SlabBatch;
+struct Asthra__SlabBatch {
+    Asthra__SlabBatch *next;
+    Asthra__Slab slabs[64];
+};
+
 static struct {
     Asthra__Lock lock;
     ASTHRA__ATOMIC(Asthra__Slab *) slabs;
+    Asthra__SlabBatch *batches;
     Asthra__Slab *unused, *current; /* current: default-sized fibers are carved from it */
     Asthra__Fiber *idle, *idle_trimmed;
     size_t default_bytes;
@@ -142,17 +151,31 @@ static size_t asthra__fiber_stride(size_t usable) {
     return (usable + sizeof(Asthra__Fiber) + page - 1) / page * page + page;
 }
 
-/* A record for a slab, in the list for good. Caller holds the lock. */
-static Asthra__Slab *asthra__slab_record(void) {
-    Asthra__Slab *s = asthra__fiber.unused;
-    if (s != NULL) {
-        asthra__fiber.unused = s->next_unused;
-        return s;
+static size_t asthra__slab_batch_bytes(void) {
+    size_t page = asthra__os_page_size();
+    return (sizeof(Asthra__SlabBatch) + page - 1) / page * page;
+}
+
+/* More records, in the list of all for good. Caller holds the lock. */
+static void asthra__slab_records(void) {
+    Asthra__SlabBatch *batch = asthra__os_map(asthra__slab_batch_bytes());
+    if (batch == NULL) return;
+    batch->next = asthra__fiber.batches;
+    asthra__fiber.batches = batch;
+    for (size_t i = sizeof batch->slabs / sizeof *batch->slabs; i-- > 0;) {
+        Asthra__Slab *s = &batch->slabs[i];
+        s->next_unused = asthra__fiber.unused;
+        asthra__fiber.unused = s;
+        s->next = asthra__load(&asthra__fiber.slabs, relaxed);
+        asthra__store(&asthra__fiber.slabs, s, release); /* the fault handler walks the list */
     }
-    s = asthra__alloc_zeroed(1, sizeof *s);
-    if (s == NULL) return NULL;
-    s->next = asthra__load(&asthra__fiber.slabs, relaxed);
-    asthra__store(&asthra__fiber.slabs, s, release); /* the fault handler walks the list */
+}
+
+/* Caller holds the lock. */
+static Asthra__Slab *asthra__slab_record(void) {
+    if (asthra__fiber.unused == NULL) asthra__slab_records();
+    Asthra__Slab *s = asthra__fiber.unused;
+    if (s != NULL) asthra__fiber.unused = s->next_unused;
     return s;
 }
 
@@ -354,16 +377,17 @@ static void asthra__slab_forget(const Asthra__Slab *s, char *base) {
 ASTHRA__FN void asthra__fiber_teardown(void) {
     Asthra__Slab *s = asthra__load(&asthra__fiber.slabs, relaxed);
     asthra__store(&asthra__fiber.slabs, (Asthra__Slab *)NULL, relaxed);
-    while (s != NULL) {
-        Asthra__Slab *next = s->next;
+    for (; s != NULL; s = s->next) {
         char *base = asthra__load(&s->base, relaxed);
-        if (base != NULL) {
-            asthra__slab_forget(s, base);
-            asthra__slab_untell(s, base);
-            asthra__os_unmap(base, s->stride * s->count);
-        }
-        asthra__free(s);
-        s = next;
+        if (base == NULL) continue;
+        asthra__slab_forget(s, base);
+        asthra__slab_untell(s, base);
+        asthra__os_unmap(base, s->stride * s->count);
+    }
+    while (asthra__fiber.batches != NULL) {
+        Asthra__SlabBatch *batch = asthra__fiber.batches;
+        asthra__fiber.batches = batch->next;
+        asthra__os_unmap(batch, asthra__slab_batch_bytes());
     }
     asthra__fiber.unused = NULL;
     asthra__fiber.current = NULL;

@@ -1,14 +1,15 @@
 /* alloc - memory for the runtime's own records.                            [alloc] internal
  *
- * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all of it
- * elsewhere: a caller's allocator, or later the manual zone. The C library's malloc serves until
- * then.
+ * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all that is
+ * fresh elsewhere: the allocator of the configuration. The C library's malloc serves until then,
+ * and afterwards. A block is freed and made larger where it came from.
  */
 #ifndef ASTHRA__ALLOC_INTERNAL_H
 #define ASTHRA__ALLOC_INTERNAL_H
 
 #include "alloc.h"
 #include "panic_internal.h"
+#include "sync_internal.h"
 
 #if ASTHRA_HAS_CORE
 
@@ -19,11 +20,12 @@ ASTHRA__FN void asthra__free(void *block);                         /* NULL is al
 ASTHRA__FN void *asthra__alloc_or_die(void *block, size_t bytes);  /* realloc that panics */
 ASTHRA__FN char *asthra__alloc_text(const char *text); /* a copy; NULL of NULL, or out of memory */
 
-/* Copied; NULL: malloc. Called while the runtime is at rest and holds no block, because a block
- * goes back to the hook of that moment. */
-ASTHRA__FN void asthra__alloc_set_hook(const AsthraAllocator *hook);
+/* For blocks from now on; copied; NULL: malloc. Any thread may be allocating meanwhile. false: the
+ * allocator gave no memory for the copy, and nothing has changed. */
+ASTHRA__FN bool asthra__alloc_set_hook(const AsthraAllocator *hook);
+ASTHRA__FN bool asthra__alloc_is_hooked(void);
 
-/* The hook of this moment, or malloc, without a realloc: for who holds blocks when it changes. */
+/* The functions above as an allocator, without a realloc. */
 ASTHRA__FN AsthraAllocator asthra__alloc_source(void);
 
 #endif

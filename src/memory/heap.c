@@ -799,7 +799,7 @@ ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemo
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
         asthra__heap_find(ptr, &f);
-        if (f.huge != NULL || f.page->is_zero) return ptr;
+        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
     }
     return memset(ptr, 0, all);
 }
@@ -922,7 +922,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     return w.mapped;
 }
 
-ASTHRA__FN size_t asthra__heap_trim(void) {
+static void asthra__heap_shed_all(void) {
     asthra__heap_visit_idle();
     asthra__heap_visit_shared();
     for (size_t zone = 0; zone < ASTHRA__ZONES; zone++) {
@@ -932,6 +932,12 @@ ASTHRA__FN size_t asthra__heap_trim(void) {
         asthra__heap_shed(h);
         asthra__heap_leave(h);
     }
+}
+
+/* Twice: what waits in the quarantine of one heap goes home to another, visited before. */
+ASTHRA__FN size_t asthra__heap_trim(void) {
+    asthra__heap_shed_all();
+    asthra__heap_shed_all();
     return asthra__segment_trim();
 }
 

@@ -5,6 +5,8 @@
  * The record stands apart, in metadata, because the mapping is gone once the block is freed and the
  * table still points at the record then: that is how a second free is told from a wild one. Records
  * are used again in the order in which they were freed, so that the memory of a free lasts long.
+ *
+ * While a caller's allocator is in use the mapping is a block of it with room to align inside.
  */
 #include "heap_internal.h"
 
@@ -46,6 +48,21 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
     asthra__unlock(&asthra__huge.lock);
 }
 
+/* Fills huge->start, NULL: no memory, and what tells how to give it back. */
+static void asthra__huge_get(Asthra__Huge *huge, size_t bytes, size_t alignment) {
+    huge->raw = NULL;
+    huge->mapped = bytes;
+    huge->start = asthra__alloc_is_hooked() ? asthra__segment_borrow(bytes, alignment, &huge->raw)
+                                            : asthra__os_map_aligned(bytes, alignment);
+}
+
+static void asthra__huge_give(const Asthra__Huge *huge) {
+    if (huge->raw != NULL)
+        asthra__free(huge->raw);
+    else
+        asthra__os_unmap(huge->start, huge->mapped);
+}
+
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
     size_t page = asthra__os_page_size();
     size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
@@ -53,12 +70,11 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
     if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
     Asthra__Huge *huge = asthra__huge_record_take();
     if (huge == NULL) return NULL;
-    huge->start = asthra__os_map_aligned(mapped, alignment);
+    asthra__huge_get(huge, mapped, alignment);
     if (huge->start != NULL) {
-        huge->mapped = mapped;
         huge->size = size;
         if (asthra__region_claim(huge->start, mapped, huge, ASTHRA__REGION_HUGE)) return huge;
-        asthra__os_unmap(huge->start, mapped);
+        asthra__huge_give(huge);
         huge->start = NULL;
     }
     asthra__huge_record_give(huge);
@@ -67,7 +83,7 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
 
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
     asthra__heap_show(huge->start, huge->mapped);
-    asthra__os_unmap(huge->start, huge->mapped);
+    asthra__huge_give(huge);
     asthra__huge_record_give(huge);
 }
 

@@ -172,6 +172,14 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page); /* what the record
 ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void *ptr);
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
 ASTHRA__FN size_t asthra__segment_trim(void);
+/* Which node of memory the calling thread is on; NULL, as at first: fresh memory comes from
+ * anywhere. */
+typedef unsigned (*Asthra__NodeNow)(void);
+ASTHRA__FN void asthra__segment_set_nodes(Asthra__NodeNow node_now);
+/* From asthra__alloc, with room to begin at a multiple of `alignment`; *raw is what is to be freed.
+ * NULL: no memory. */
+ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **raw);
+ASTHRA__FN bool asthra__segment_is_lent(void);           /* some segment is an allocator's */
 ASTHRA__FN void *asthra__segment_metadata(size_t bytes); /* zeroed, for ever; NULL: no memory */
 ASTHRA__FN void asthra__segment_fork_before(void);
 ASTHRA__FN void asthra__segment_fork_after(void);
@@ -181,6 +189,7 @@ typedef struct Asthra__Huge Asthra__Huge;
 struct Asthra__Huge { /* never unmapped */
     char *start;
     size_t mapped, size; /* bytes of the mapping, asked for */
+    void *raw;           /* what an allocator lent; NULL: the system's */
     ASTHRA__ATOMIC(uint32_t) is_live;
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;

@@ -15,12 +15,26 @@
  *
  * Slices are taken where they lie lowest in the first segment that has enough of them in a row:
  * touched or not, because a segment that fills up leaves others empty.
+ *
+ * Nodes of memory. A segment belongs to the node of the thread it was made for, which the system is
+ * asked to take its pages from; there is a ring for each node, and nodes that are a multiple of
+ * eight apart share one. Where nodes do not matter all rings are searched.
+ *
+ * Memory that a caller's allocator lent is aligned inside a larger block, `raw`. It is never
+ * unmapped, nor known to be zero: all of what is free counts as touched, for ever. It goes back
+ * when no slice of it is in a page and the allocator is not in use any more. Then the head goes
+ * too, so the list of all segments may lose some while nobody walks it (`walkers` is 0), and the
+ * table's entry is dropped before.
  */
 #include "heap_internal.h"
 
 #if ASTHRA_HAS_MEMORY
 
-enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__METADATA_STEP = 65536 };
+#include <stddef.h>
+#include <string.h>
+
+enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__SEGMENT_NODES = 8, ASTHRA__METADATA_STEP = 65536 };
+#define ASTHRA__NODE_ANY (~0u)
 #define ASTHRA__SEGMENT_TICK_NS INT64_C(100000000)
 
 typedef struct Asthra__Segment Asthra__Segment;
@@ -28,6 +42,8 @@ struct Asthra__Segment {
     ASTHRA__ALIGNED(64) Asthra__HeapPage *page_of[ASTHRA__SEGMENT_SLICES]; /* by slice */
     Asthra__Segment *next_of_all, *next, *prev; /* next, prev: the ring of available ones */
     uint64_t free, touched, fading;
+    void *raw; /* NULL: not lent */
+    unsigned node;
     ASTHRA__ALIGNED(64) Asthra__HeapPage pages[ASTHRA__SEGMENT_SLICES];
 };
 _Static_assert(sizeof(Asthra__Segment) <= ASTHRA__SLICE_BYTES * ASTHRA__SEGMENT_HEAD_SLICES,
@@ -36,8 +52,10 @@ _Static_assert(ASTHRA__SEGMENT_SLICES == 64, "a word has a bit for each slice");
 
 static struct {
     Asthra__Lock lock;
-    ASTHRA__ATOMIC(Asthra__Segment *) all; /* only ever grows, at its head */
-    Asthra__Segment *available;
+    ASTHRA__ATOMIC(Asthra__Segment *) all; /* grows at its head */
+    unsigned walkers, lent;                /* walks of all; segments with a raw block */
+    Asthra__Segment *available[ASTHRA__SEGMENT_NODES];
+    ASTHRA__ATOMIC(Asthra__NodeNow) node_now; /* NULL: nodes do not matter */
     int64_t next_tick;
     char *metadata; /* what is left of the last piece */
     size_t metadata_left;
@@ -67,13 +85,17 @@ ASTHRA__FN void *asthra__segment_metadata(size_t bytes) {
     return taken;
 }
 
-/* ---- the ring of available segments ---- */
+/* ---- the rings of available segments ---- */
+
+static Asthra__Segment **asthra__segment_ring(unsigned node) {
+    return &asthra__segments.available[node % ASTHRA__SEGMENT_NODES];
+}
 
 static void asthra__segment_enlist(Asthra__Segment *s) {
-    Asthra__Segment *head = asthra__segments.available;
+    Asthra__Segment **ring = asthra__segment_ring(s->node), *head = *ring;
     if (head == NULL) {
         s->next = s->prev = s;
-        asthra__segments.available = s;
+        *ring = s;
         return;
     }
     s->next = head; /* at the end: fuller ones are asked first */
@@ -82,7 +104,8 @@ static void asthra__segment_enlist(Asthra__Segment *s) {
 }
 
 static void asthra__segment_unlist(Asthra__Segment *s) {
-    if (asthra__segments.available == s) asthra__segments.available = s->next == s ? NULL : s->next;
+    Asthra__Segment **ring = asthra__segment_ring(s->node);
+    if (*ring == s) *ring = s->next == s ? NULL : s->next;
     s->next->prev = s->prev;
     s->prev->next = s->next;
 }
@@ -107,6 +130,7 @@ static int asthra__segment_find(const Asthra__Segment *s, unsigned count) {
 /* What the system does not take stays touched. */
 static size_t asthra__slices_discard(Asthra__Segment *s, uint64_t which) {
     size_t bytes = 0;
+    if (s->raw != NULL) return 0;
     while (which != 0) {
         unsigned first = (unsigned)__builtin_ctzll(which), count = 1;
         while (first + count < 64 && (which >> (first + count) & 1)) count++;
@@ -125,27 +149,25 @@ static void asthra__segment_tick(void) {
     int64_t now = asthra__os_now_ns();
     if (ASTHRA__LIKELY(now < asthra__segments.next_tick)) return;
     asthra__segments.next_tick = now + ASTHRA__SEGMENT_TICK_NS;
-    Asthra__Segment *first = asthra__segments.available, *s = first;
-    if (s == NULL) return;
-    do {
-        if (s->fading != 0) asthra__slices_discard(s, s->fading);
-        s->fading = s->touched;
-        s = s->next;
-    } while (s != first);
+    for (unsigned node = 0; node < ASTHRA__SEGMENT_NODES; node++) {
+        Asthra__Segment *first = *asthra__segment_ring(node), *s = first;
+        for (; s != NULL; s = s->next == first ? NULL : s->next) {
+            if (s->fading != 0) asthra__slices_discard(s, s->fading);
+            s->fading = s->touched;
+        }
+    }
 }
 
-ASTHRA__FN size_t asthra__segment_trim(void) {
+/* Caller holds the lock. */
+static size_t asthra__segment_discard_all(void) {
     size_t bytes = 0;
-    asthra__lock(&asthra__segments.lock);
-    Asthra__Segment *first = asthra__segments.available, *s = first;
-    if (s != NULL) {
-        do {
+    for (unsigned node = 0; node < ASTHRA__SEGMENT_NODES; node++) {
+        Asthra__Segment *first = *asthra__segment_ring(node), *s = first;
+        for (; s != NULL; s = s->next == first ? NULL : s->next) {
             bytes += asthra__slices_discard(s, s->touched);
             s->fading &= s->touched;
-            s = s->next;
-        } while (s != first);
+        }
     }
-    asthra__unlock(&asthra__segments.lock);
     return bytes;
 }
 
@@ -168,52 +190,109 @@ static Asthra__Span asthra__segment_cut(Asthra__Segment *s, unsigned first, unsi
     return span;
 }
 
-/* A segment that is mapped and claimed, and that nobody knows yet. */
-static Asthra__Segment *asthra__segment_map(void) {
-    Asthra__Segment *s = asthra__os_map_aligned(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES);
+ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **raw) {
+    size_t room;
+    *raw = NULL;
+    if (!__builtin_add_overflow(bytes, alignment, &room) && room <= PTRDIFF_MAX)
+        *raw = asthra__alloc(room);
+    uintptr_t start = (uintptr_t)*raw;
+    return *raw == NULL ? NULL : (char *)*raw + (-start & (alignment - 1));
+}
+
+#define ASTHRA__SEGMENT_UNUSED (~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES))
+
+/* Of a head that was lent only the records are set: states are when a page is made. */
+static Asthra__Segment *asthra__segment_lend(void) {
+    void *raw;
+    Asthra__Segment *s = asthra__segment_borrow(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES, &raw);
     if (s == NULL) return NULL;
-    s->free = ~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES);
+    memset(&s->next_of_all, 0, sizeof *s - offsetof(Asthra__Segment, next_of_all));
+    s->raw = raw;
+    s->touched = ASTHRA__SEGMENT_UNUSED;
+    return s;
+}
+
+static Asthra__Segment *asthra__segment_map(unsigned node) {
+    Asthra__Segment *s = asthra__os_map_aligned(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES);
+    if (s != NULL && node != ASTHRA__NODE_ANY)
+        asthra__os_prefer_node(s, ASTHRA__REGION_BYTES, node);
+    return s;
+}
+
+static void asthra__segment_unmap(Asthra__Segment *s) {
+    void *raw = s->raw;
+    asthra__heap_show(s, ASTHRA__REGION_BYTES);
+    if (raw != NULL)
+        asthra__free(raw);
+    else
+        asthra__os_unmap(s, ASTHRA__REGION_BYTES);
+}
+
+/* One that is claimed, and that nobody knows yet. */
+static Asthra__Segment *asthra__segment_make(unsigned node) {
+    Asthra__Segment *s =
+        asthra__alloc_is_hooked() ? asthra__segment_lend() : asthra__segment_map(node);
+    if (s == NULL) return NULL;
+    s->node = node == ASTHRA__NODE_ANY ? 0 : node;
+    s->free = ASTHRA__SEGMENT_UNUSED;
     for (unsigned i = 0; i < ASTHRA__SEGMENT_SLICES; i++) s->page_of[i] = &s->pages[i];
     if (asthra__region_claim(s, ASTHRA__REGION_BYTES, s, ASTHRA__REGION_SEGMENT)) return s;
-    asthra__os_unmap(s, ASTHRA__REGION_BYTES);
+    asthra__segment_unmap(s);
     return NULL;
 }
 
 /* Caller holds the lock. */
-static Asthra__Span asthra__segment_search(unsigned slices) {
-    Asthra__Segment *first = asthra__segments.available, *s = first;
-    if (s != NULL) {
-        do {
-            int at = asthra__segment_find(s, slices);
-            if (at >= 0) return asthra__segment_cut(s, (unsigned)at, slices);
-            s = s->next;
-        } while (s != first);
+static Asthra__Span asthra__segment_search(unsigned slices, unsigned node) {
+    Asthra__Segment *first = *asthra__segment_ring(node), *s = first;
+    for (; s != NULL; s = s->next == first ? NULL : s->next) {
+        int at = asthra__segment_find(s, slices);
+        if (at >= 0) return asthra__segment_cut(s, (unsigned)at, slices);
     }
     return (Asthra__Span){NULL, NULL, false};
+}
+
+static Asthra__Span asthra__segment_look(unsigned slices, unsigned node) {
+    Asthra__Span span = {NULL, NULL, false};
+    unsigned first = node == ASTHRA__NODE_ANY ? 0 : node;
+    unsigned end = node == ASTHRA__NODE_ANY ? ASTHRA__SEGMENT_NODES : node + 1;
+    asthra__lock(&asthra__segments.lock);
+    asthra__segment_tick();
+    for (unsigned n = first; n < end && span.page == NULL; n++)
+        span = asthra__segment_search(slices, n);
+    asthra__unlock(&asthra__segments.lock);
+    return span;
 }
 
 static Asthra__Span asthra__segment_add(Asthra__Segment *s, unsigned slices) {
     asthra__lock(&asthra__segments.lock);
     s->next_of_all = asthra__load(&asthra__segments.all, relaxed);
     asthra__store(&asthra__segments.all, s, release);
+    asthra__segments.lent += s->raw != NULL;
     asthra__segment_enlist(s);
     Asthra__Span span = asthra__segment_cut(s, ASTHRA__SEGMENT_HEAD_SLICES, slices);
     asthra__unlock(&asthra__segments.lock);
     return span;
 }
 
+ASTHRA__FN void asthra__segment_set_nodes(Asthra__NodeNow node_now) {
+    asthra__store(&asthra__segments.node_now, node_now, relaxed);
+}
+
+static unsigned asthra__segment_node(void) {
+    Asthra__NodeNow node_now = asthra__load(&asthra__segments.node_now, relaxed);
+    return ASTHRA__LIKELY(node_now == NULL) ? ASTHRA__NODE_ANY : node_now();
+}
+
 ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices) {
-    for (int tries = 0;; tries++) {
-        asthra__lock(&asthra__segments.lock);
-        asthra__segment_tick();
-        Asthra__Span span = asthra__segment_search(slices);
-        asthra__unlock(&asthra__segments.lock);
-        if (span.page != NULL) return span;
-        if (tries > 0) break;
-        asthra__heap_visit_idle(); /* heaps of threads that have ended may have empty pages */
-    }
-    Asthra__Segment *s = asthra__segment_map();
-    return s == NULL ? (Asthra__Span){NULL, NULL, false} : asthra__segment_add(s, slices);
+    unsigned node = asthra__segment_node();
+    Asthra__Span span = asthra__segment_look(slices, node);
+    if (span.page != NULL) return span;
+    asthra__heap_visit_idle(); /* heaps of threads that have ended may have empty pages */
+    span = asthra__segment_look(slices, node);
+    if (span.page != NULL) return span;
+    Asthra__Segment *s = asthra__segment_make(node);
+    if (s != NULL) return asthra__segment_add(s, slices);
+    return node == ASTHRA__NODE_ANY ? span : asthra__segment_look(slices, ASTHRA__NODE_ANY);
 }
 
 ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
@@ -235,12 +314,77 @@ ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__segment_page(uintptr_t segment
     return s->page_of[((uintptr_t)ptr - segment) >> ASTHRA__SLICE_SHIFT];
 }
 
-ASTHRA__FN ASTHRA__HEAP_PEEK void
-asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user) {
-    Asthra__Segment *s = asthra__load(&asthra__segments.all, acquire);
+static ASTHRA__HEAP_PEEK void
+asthra__segment_walk(Asthra__Segment *s, bool (*visit)(Asthra__HeapPage *, void *), void *user) {
     for (; s != NULL; s = s->next_of_all)
         for (unsigned i = ASTHRA__SEGMENT_HEAD_SLICES; i < ASTHRA__SEGMENT_SLICES; i++)
             if (s->pages[i].slices != 0 && !visit(&s->pages[i], user)) return;
+}
+
+/* A visitor that never returns, as by a panic, leaves a walker behind: nothing goes back then. */
+ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
+                                     void *user) {
+    asthra__lock(&asthra__segments.lock);
+    asthra__segments.walkers++;
+    Asthra__Segment *first = asthra__load(&asthra__segments.all, relaxed);
+    asthra__unlock(&asthra__segments.lock);
+    asthra__segment_walk(first, visit, user);
+    asthra__lock(&asthra__segments.lock);
+    asthra__segments.walkers--;
+    asthra__unlock(&asthra__segments.lock);
+}
+
+/* ---- what goes back ---- */
+
+/* Takes the segments that can go back out of everything. Caller holds the lock. */
+static Asthra__Segment *asthra__segment_unlink_lent(void) {
+    Asthra__Segment *s = asthra__load(&asthra__segments.all, relaxed);
+    Asthra__Segment *last = NULL, *found = NULL, *next;
+    if (asthra__segments.walkers != 0) return NULL;
+    for (; s != NULL; s = next) {
+        next = s->next_of_all;
+        if (s->raw == NULL || s->free != ASTHRA__SEGMENT_UNUSED) {
+            last = s;
+            continue;
+        }
+        if (last == NULL)
+            asthra__store(&asthra__segments.all, next, relaxed);
+        else
+            last->next_of_all = next;
+        asthra__segment_unlist(s);
+        asthra__segments.lent--;
+        s->next_of_all = found;
+        found = s;
+    }
+    return found;
+}
+
+/* Lent segments without a page go back. Nobody may ask about addresses in them meanwhile. */
+static size_t asthra__segment_return(void) {
+    asthra__lock(&asthra__segments.lock);
+    Asthra__Segment *s = asthra__segment_unlink_lent(), *next;
+    asthra__unlock(&asthra__segments.lock);
+    size_t bytes = 0;
+    for (; s != NULL; s = next, bytes += ASTHRA__REGION_BYTES) {
+        next = s->next_of_all;
+        asthra__region_drop(s, ASTHRA__REGION_BYTES, s, ASTHRA__REGION_SEGMENT);
+        asthra__segment_unmap(s);
+    }
+    return bytes;
+}
+
+ASTHRA__FN bool asthra__segment_is_lent(void) {
+    asthra__lock(&asthra__segments.lock);
+    bool is_lent = asthra__segments.lent != 0;
+    asthra__unlock(&asthra__segments.lock);
+    return is_lent;
+}
+
+ASTHRA__FN size_t asthra__segment_trim(void) {
+    asthra__lock(&asthra__segments.lock);
+    size_t bytes = asthra__segment_discard_all();
+    asthra__unlock(&asthra__segments.lock);
+    return asthra__alloc_is_hooked() ? bytes : bytes + asthra__segment_return();
 }
 
 ASTHRA__FN void asthra__segment_fork_before(void) {

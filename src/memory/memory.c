@@ -161,6 +161,12 @@ ASTHRA__FN void asthra__memory_configure(const Asthra__MemoryConfig *c) {
     asthra__heap_settle_level();
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_MANUAL, c->manual_is_on);
     asthra__zone_switch(ASTHRA_MEMORY_ZONE_PINNED, c->pinned_is_on);
+    bool nodes_matter = c->is_numa_aware && asthra__os_nodes() > 1;
+    asthra__segment_set_nodes(nodes_matter ? asthra__os_node : NULL);
+}
+
+ASTHRA__FN void asthra__memory_give_back(void) {
+    if (asthra__segment_is_lent()) (void)asthra_memory_trim();
 }
 
 #endif

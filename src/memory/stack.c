@@ -364,6 +364,12 @@ ASTHRA__FN void asthra__stack_trim(void) {
         t->stack_idle = r->next_idle;
         asthra__stack_destroy(r);
     }
+    r = t->stack;
+    if (asthra__stack_is_region(r) && r->scope == 0 &&
+        r->top == asthra__stack_chunk_base(&r->first)) {
+        t->stack = NULL;
+        asthra__stack_destroy(r);
+    }
 }
 
 static void asthra__stack_detach(Asthra__Thread *t) {

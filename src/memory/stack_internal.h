@@ -32,7 +32,8 @@ ASTHRA__FN void asthra__stack_free(void *ptr, const char *verb);
 /* What all regions hold and held. Failures: those by the limit; the others are in the heap's sum
  * of the zone, which gave no chunk. */
 ASTHRA__FN void asthra__stack_sum(Asthra__AccountSum *sum);
-/* Gives the regions that the calling thread keeps for its next tasks back to the heap. */
+/* Gives the regions that the calling thread keeps for its next tasks back to the heap, and that of
+ * what runs here if it has neither a block nor an open scope. */
 ASTHRA__FN void asthra__stack_trim(void);
 
 #elif ASTHRA_HAS_TASK

@@ -35,6 +35,14 @@ ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count)
 ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes);
 ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes);
 
+/* Nodes of memory: how many are online (1 where the system cannot tell), and the one of the core
+ * that the calling thread runs on. */
+ASTHRA__FN unsigned asthra__os_nodes(void);
+ASTHRA__FN unsigned asthra__os_node(void);
+/* Asks for untouched pages to come from the node while it has any; where the system will not hear
+ * of it, they come from the node of the thread that touches them. */
+ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node);
+
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
 
 /* What the system says of an address; for messages, it takes a while. */

@@ -52,7 +52,9 @@ enum {
     ASTHRA__OS_MEMBARRIER_QUERY = 0,
     ASTHRA__OS_MEMBARRIER_EXPEDITED = 1 << 3,
     ASTHRA__OS_MEMBARRIER_REGISTER = 1 << 4,
-    ASTHRA__OS_GUARDS_A_CALL = 64
+    ASTHRA__OS_GUARDS_A_CALL = 64,
+    ASTHRA__OS_PREFERRED = 1, /* MPOL_PREFERRED */
+    ASTHRA__OS_NODES = 1024   /* the most that Linux can be built for */
 };
 
 /* Ways to guard a page, best first; one that fails for good is never tried again. The first is to
@@ -400,6 +402,52 @@ ASTHRA__FN unsigned asthra__os_cores(void) {
     unsigned allowed = asthra__os_cores_allowed(), quota = asthra__os_cores_of_group();
     errno = saved;
     return quota && quota < allowed ? quota : allowed;
+}
+
+/* Nodes of memory. */
+
+/* How many numbers a list like "0-2,5" has; 0: it is none. */
+static unsigned asthra__os_list_count(const char *text) {
+    unsigned count = 0;
+    for (;;) {
+        char *rest;
+        long first = strtol(text, &rest, 10), last = first;
+        if (rest == text) return count;
+        if (*rest == '-') last = strtol(rest + 1, &rest, 10);
+        if (first < 0 || last < first || last >= ASTHRA__OS_NODES) return count;
+        count += (unsigned)(last - first + 1);
+        if (*rest != ',') return count;
+        text = rest + 1;
+    }
+}
+
+ASTHRA__FN unsigned asthra__os_nodes(void) {
+    char text[256];
+    int saved = errno;
+    asthra__os_read_file("/sys/devices/system/node/has_memory", text, sizeof text);
+    unsigned count = asthra__os_list_count(text);
+    errno = saved;
+    return count > 0 ? count : 1;
+}
+
+ASTHRA__FN unsigned asthra__os_node(void) {
+    int saved = errno;
+    unsigned node = 0;
+    if (syscall(SYS_getcpu, NULL, &node, NULL) != 0) node = 0;
+    errno = saved;
+    return node;
+}
+
+/* The kernel reads one bit less than it is told of. */
+ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node) {
+    enum { BITS = 8 * sizeof(unsigned long) };
+    unsigned long mask[ASTHRA__OS_NODES / BITS] = {0};
+    int saved = errno;
+    if (node >= ASTHRA__OS_NODES) return;
+    mask[node / BITS] = 1ul << node % BITS;
+    syscall(SYS_mbind, start, bytes, (long)ASTHRA__OS_PREFERRED, mask, (long)ASTHRA__OS_NODES + 1,
+            0L);
+    errno = saved;
 }
 
 /* Parking. The kernel's old timespec is two longs on every processor that has this call. */

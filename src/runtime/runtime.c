@@ -6,6 +6,7 @@
 #include "runtime.h"
 
 #include "../concurrency/scheduler_internal.h"
+#include "../core/alloc_internal.h"
 #include "../core/panic_internal.h"
 #include "../core/thread_internal.h"
 #include "../memory/memory_internal.h"
@@ -68,6 +69,10 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
     } else if (c->heap_limit_policy == ASTHRA_HEAP_LIMIT_HOOK && c->heap_limit_hook == NULL) {
         asthra__error_set(ASTHRA_INVALID,
                           "heap_limit_policy is ASTHRA_HEAP_LIMIT_HOOK, heap_limit_hook is NULL");
+    } else if (c->allocator.alloc != NULL &&
+               (c->allocator.realloc == NULL || c->allocator.free == NULL)) {
+        asthra__error_set(ASTHRA_INVALID, "allocator has alloc, but its %s is NULL",
+                          c->allocator.realloc == NULL ? "realloc" : "free");
     } else if (c->deterministic_seed != 0 && c->main_thread == ASTHRA_MAIN_HOSTS) {
         asthra__error_set(ASTHRA_INVALID, "deterministic_seed goes with ASTHRA_MAIN_HELPS: one "
                                           "thread runs everything");
@@ -85,7 +90,22 @@ static void asthra__runtime_settle(const AsthraRuntimeConfig *config) {
 #if ASTHRA_HAS_MEMORY
     asthra__memory_configure(&(Asthra__MemoryConfig){
         c->memory_safety_level, c->max_heap_size, c->heap_limit_policy, c->heap_limit_hook,
-        c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory});
+        c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory, c->numa_aware});
+#endif
+}
+
+/* Before anything is started, so that all of it comes from there. false: the reason is set. */
+static bool asthra__runtime_use_allocator(const AsthraRuntimeConfig *c) {
+    if (c->allocator.alloc == NULL || asthra__alloc_set_hook(&c->allocator)) return true;
+    asthra__error_set(ASTHRA_OUT_OF_MEMORY, "allocator gave no memory for its own record");
+    return false;
+}
+
+/* After everything has stopped. */
+static void asthra__runtime_leave_allocator(void) {
+    (void)asthra__alloc_set_hook(NULL);
+#if ASTHRA_HAS_MEMORY
+    asthra__memory_give_back();
 #endif
 }
 
@@ -112,6 +132,7 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     asthra__scheduler_stop();
     asthra__pinned_report();
     asthra__runtime_settle(NULL);
+    asthra__runtime_leave_allocator();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -133,6 +154,7 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
     asthra__runtime_settle(NULL);
+    asthra__runtime_leave_allocator();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -144,7 +166,13 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void) {
 ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config) {
     AsthraRuntimeConfig defaults = asthra_runtime_config_default();
     const AsthraRuntimeConfig *c = config != NULL ? config : &defaults;
-    if (!asthra__runtime_check(c) || !asthra__runtime_start(c)) return false;
+    if (!asthra__runtime_check(c)) return false;
+    bool is_idle = !asthra_runtime_is_running(); /* else its allocator stays, and start says why */
+    if (is_idle && !asthra__runtime_use_allocator(c)) return false;
+    if (!asthra__runtime_start(c)) {
+        if (is_idle) asthra__runtime_leave_allocator();
+        return false;
+    }
     asthra__runtime_settle(c);
     asthra__error_clear();
     return true;

@@ -7,6 +7,7 @@
 #ifndef ASTHRA__RUNTIME_H
 #define ASTHRA__RUNTIME_H
 
+#include "../core/alloc.h"
 #include "../core/panic.h"
 #include "../memory/zone.h"
 
@@ -25,25 +26,33 @@ typedef enum AsthraOptimizationLevel {
 
 /* Made by asthra_runtime_config_default() and changed from there; booleans are literal. */
 typedef struct AsthraRuntimeConfig {
-    size_t struct_size;          /* set by asthra_runtime_config_default(); 0 is refused */
-    size_t worker_threads;       /* 0: the cores this process may use; 1 without threads */
-    size_t max_tasks;            /* spawned and unfinished; 0: no limit */
-    size_t stack_size;           /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
+    size_t struct_size;           /* set by asthra_runtime_config_default(); 0 is refused */
+    size_t worker_threads;        /* 0: the cores this process may use; 1 without threads */
+    size_t max_tasks;             /* spawned and unfinished; 0: no limit */
+    size_t stack_size;            /* bytes for each task; 0: 256 KiB (64 KiB on 32-bit machines) */
     AsthraMainThread main_thread; /* without threads always ASTHRA_MAIN_HELPS */
-    uint64_t deterministic_seed; /* not 0: one worker, all choices come from it, time is virtual */
-    bool enable_tier1_concurrency; /* tasks */
-    bool enable_tier2_concurrency; /* channels and select */
-    bool enable_tier3_concurrency; /* threads that are neither workers nor main: spawn, create */
-    bool enable_panic_handler;     /* report on stderr and history; the hook runs either way */
+    uint64_t deterministic_seed;  /* not 0: one worker, all choices come from it, time is virtual */
+    bool enable_tier1_concurrency;  /* tasks */
+    bool enable_tier2_concurrency;  /* channels and select */
+    bool enable_tier3_concurrency;  /* threads that are neither workers nor main: spawn, create */
+    bool enable_panic_handler;      /* report on stderr and history; the hook runs either way */
     AsthraPanicPolicy panic_policy; /* that tasks start with */
     AsthraOptimizationLevel opt_level;
-    int64_t shutdown_timeout_ns;   /* for parked tasks that shutdown cancelled */
+    int64_t shutdown_timeout_ns;                     /* for parked tasks that shutdown cancelled */
     bool enable_manual_memory, enable_pinned_memory; /* zones */
     AsthraSafetyLevel memory_safety_level;           /* of blocks allocated from now on */
     size_t max_heap_size; /* bytes over all zones, as their statistics count; 0: no limit */
     AsthraHeapLimitPolicy heap_limit_policy;
     AsthraHeapLimitHook heap_limit_hook;
     void *heap_limit_hook_user;
+    /* Where all that is fresh comes from while the runtime runs: its records and the memory of the
+     * zones, which take 8 MiB at a time for 4 that are aligned. alloc NULL: malloc and the system.
+     * Stacks and descriptors of tasks, error records and the tables of the zones always come from
+     * the system. What holds no block goes back in asthra_runtime_shutdown(), the rest once it was
+     * freed and asthra_memory_trim() is called: until then the allocator must work. */
+    AsthraAllocator allocator;
+    bool numa_aware; /* fresh pages of a zone come from the node of the thread that takes them; no
+                      * effect on a machine with one node */
 } AsthraRuntimeConfig;
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
@@ -60,7 +69,8 @@ ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *co
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
  * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
  * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
- * thread that started the runtime, outside tasks; without a running runtime it does nothing. */
+ * thread that started the runtime, outside tasks; without a running runtime it does nothing. If the
+ * configuration has an allocator no thread may ask about addresses in freed blocks meanwhile. */
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
