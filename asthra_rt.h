@@ -7080,7 +7080,6 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 
 #if ASTHRA_HAS_MEMORY
 
-#include <stddef.h>
 #include <string.h>
 
 enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__SEGMENT_NODES = 8, ASTHRA__METADATA_STEP = 65536 };
@@ -7251,12 +7250,11 @@ ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **r
 
 #define ASTHRA__SEGMENT_UNUSED (~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES))
 
-/* Of a head that was lent only the records are set: states are when a page is made. */
 static Asthra__Segment *asthra__segment_lend(void) {
     void *raw;
     Asthra__Segment *s = asthra__segment_borrow(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES, &raw);
     if (s == NULL) return NULL;
-    memset(&s->next_of_all, 0, sizeof *s - offsetof(Asthra__Segment, next_of_all));
+    memset(s, 0, sizeof *s);
     s->raw = raw;
     s->touched = ASTHRA__SEGMENT_UNUSED;
     return s;
@@ -8165,10 +8163,12 @@ ASTHRA__COLD static void asthra__heap_settle(Asthra__Heap *h, Asthra__HeapCache 
     if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_tell(&h->account, h->zone);
 }
 
-/* Whether the address is in a page whose blocks the heap may free without asking. */
+/* Whether the address is in a page whose blocks the heap may free without asking. *p is NULL if it
+ * is in no page. */
 static ASTHRA__FAST bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr,
                                                Asthra__HeapPage **p) {
     uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
+    *p = NULL;
     if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
         return false;
     *p = asthra__segment_page(segment, ptr);
@@ -8488,10 +8488,36 @@ static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f) {
     asthra__heap_go_home(h, f);
 }
 
+/* A block of another heap's page, if nothing is wrong with it and nobody wants to be asked: only
+ * where it goes is looked up. false: nothing was done. */
+static bool asthra__heap_free_far(void *ptr, AsthraMemoryZone zone, const void *site) {
+    Asthra__HeapPage *p;
+    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
+    if (h == NULL || asthra__zone_is_watched() || zone == ASTHRA_MEMORY_ZONE_STACK) return false;
+    if (asthra__page_is_quick(h, ptr, &p) || p == NULL || p->zone != (int8_t)zone) return false;
+    if (p->heap == NULL || p->heap == h || p->level == ASTHRA_SAFETY_FULL ||
+        asthra__load(&p->pins, acquire) != 0)
+        return false;
+    size_t capacity = p->block_size, charge = capacity;
+    if (p->level != ASTHRA_SAFETY_NONE) {
+        uint64_t slack = asthra__block_slack(p, ptr), by = asthra__freed_by(h, site);
+        if (slack > capacity ||
+            !asthra__trailer_replace(ptr, capacity, ASTHRA__TRAILER_MARK + (slack << 8),
+                                     by - ASTHRA__TRAILER_FREED + ASTHRA__TRAILER_FAR))
+            return false;
+        charge -= (size_t)slack;
+    }
+    if (asthra__account_free_quick(&h->account, charge) < 0)
+        asthra__account_tell(&h->account, zone);
+    asthra__heap_hide(ptr, capacity);
+    asthra__remote_push(p->heap, ptr);
+    return true;
+}
+
 ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,
                                                 const char *verb) {
     Asthra__Found f;
-    if (ptr == NULL) return;
+    if (ptr == NULL || asthra__heap_free_far(ptr, zone, site)) return;
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
     if (asthra__heap_is_watched(zone)) {

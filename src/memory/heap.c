@@ -425,10 +425,12 @@ ASTHRA__COLD static void asthra__heap_settle(Asthra__Heap *h, Asthra__HeapCache 
     if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_tell(&h->account, h->zone);
 }
 
-/* Whether the address is in a page whose blocks the heap may free without asking. */
+/* Whether the address is in a page whose blocks the heap may free without asking. *p is NULL if it
+ * is in no page. */
 static ASTHRA__FAST bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr,
                                                Asthra__HeapPage **p) {
     uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
+    *p = NULL;
     if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
         return false;
     *p = asthra__segment_page(segment, ptr);
@@ -748,10 +750,36 @@ static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f) {
     asthra__heap_go_home(h, f);
 }
 
+/* A block of another heap's page, if nothing is wrong with it and nobody wants to be asked: only
+ * where it goes is looked up. false: nothing was done. */
+static bool asthra__heap_free_far(void *ptr, AsthraMemoryZone zone, const void *site) {
+    Asthra__HeapPage *p;
+    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
+    if (h == NULL || asthra__zone_is_watched() || zone == ASTHRA_MEMORY_ZONE_STACK) return false;
+    if (asthra__page_is_quick(h, ptr, &p) || p == NULL || p->zone != (int8_t)zone) return false;
+    if (p->heap == NULL || p->heap == h || p->level == ASTHRA_SAFETY_FULL ||
+        asthra__load(&p->pins, acquire) != 0)
+        return false;
+    size_t capacity = p->block_size, charge = capacity;
+    if (p->level != ASTHRA_SAFETY_NONE) {
+        uint64_t slack = asthra__block_slack(p, ptr), by = asthra__freed_by(h, site);
+        if (slack > capacity ||
+            !asthra__trailer_replace(ptr, capacity, ASTHRA__TRAILER_MARK + (slack << 8),
+                                     by - ASTHRA__TRAILER_FREED + ASTHRA__TRAILER_FAR))
+            return false;
+        charge -= (size_t)slack;
+    }
+    if (asthra__account_free_quick(&h->account, charge) < 0)
+        asthra__account_tell(&h->account, zone);
+    asthra__heap_hide(ptr, capacity);
+    asthra__remote_push(p->heap, ptr);
+    return true;
+}
+
 ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,
                                                 const char *verb) {
     Asthra__Found f;
-    if (ptr == NULL) return;
+    if (ptr == NULL || asthra__heap_free_far(ptr, zone, site)) return;
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
     if (asthra__heap_is_watched(zone)) {

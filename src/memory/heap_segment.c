@@ -30,7 +30,6 @@
 
 #if ASTHRA_HAS_MEMORY
 
-#include <stddef.h>
 #include <string.h>
 
 enum { ASTHRA__SEGMENT_HEAD_SLICES = 1, ASTHRA__SEGMENT_NODES = 8, ASTHRA__METADATA_STEP = 65536 };
@@ -201,12 +200,11 @@ ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **r
 
 #define ASTHRA__SEGMENT_UNUSED (~asthra__slice_mask(0, ASTHRA__SEGMENT_HEAD_SLICES))
 
-/* Of a head that was lent only the records are set: states are when a page is made. */
 static Asthra__Segment *asthra__segment_lend(void) {
     void *raw;
     Asthra__Segment *s = asthra__segment_borrow(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES, &raw);
     if (s == NULL) return NULL;
-    memset(&s->next_of_all, 0, sizeof *s - offsetof(Asthra__Segment, next_of_all));
+    memset(s, 0, sizeof *s);
     s->raw = raw;
     s->touched = ASTHRA__SEGMENT_UNUSED;
     return s;
