@@ -107,6 +107,17 @@ TEST_MAYBE_UNUSED static void test_need_no_emulator(const char *reason) {
 }
 #define NEED_NO_EMULATOR(reason) test_need_no_emulator(reason)
 
+/* What a long test divides its rounds by: 1 in the plain variant and alone, more where everything
+ * is slower, some in the others, which run the same code compiled otherwise. */
+TEST_MAYBE_UNUSED static unsigned test_thrift(void) {
+    const char *variant = getenv("ASTHRA_TEST_VARIANT");
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    return 20;
+#endif
+    if (variant && strcmp(variant, "aarch64") == 0) return 20;
+    return variant && strcmp(variant, "plain") != 0 ? 4 : 1;
+}
+
 #ifdef ASTHRA_RT_NO_THREADS
 TEST_MAYBE_UNUSED static int test_no_thread(pthread_t *thread, const pthread_attr_t *attributes,
                                             void *(*function)(void *), void *argument) {

@@ -168,20 +168,16 @@ __attribute__((noreturn)) static void run_with_fault(const Program *p, long at, 
     _exit(was_hit ? CAME_THROUGH : MET_NO_FAULT);
 }
 
-/* Where a process costs a tenth of a second, a sample: some faults, two ways of four. */
+/* Where a process costs a tenth of a second, two ways of four; and not every fault. */
 static bool is_slow(void) {
-#if defined(__SANITIZE_THREAD__)
-    return true;
-#else
-    const char *variant = getenv("ASTHRA_TEST_VARIANT");
-    return variant && strcmp(variant, "aarch64") == 0;
-#endif
+    return test_thrift() == 20;
 }
 
 static void with_every_fault(const Program *p) {
+    long step = is_slow() ? 11 : test_thrift();
     for (int way = 0; way < 4; way += is_slow() ? 3 : 1) {
         long at = 1, died = 0, faults = 0;
-        for (int status = 0; status != MET_NO_FAULT; at += is_slow() ? 11 : 1, faults++) {
+        for (int status = 0; status != MET_NO_FAULT; at += step, faults++) {
             CHECK(at < MOST_FAULTS);
             pid_t child = fork();
             CHECK(child >= 0);

@@ -13,11 +13,8 @@
 #define IS_SANITIZED 0
 #endif
 
-/* Fewer rounds where everything is slower. */
 static size_t scaled(size_t rounds) {
-    const char *variant = getenv("ASTHRA_TEST_VARIANT");
-    if (variant && strcmp(variant, "aarch64") == 0) return rounds / 20;
-    return IS_SANITIZED ? rounds / 20 : rounds;
+    return rounds / test_thrift();
 }
 
 /* Blocks of every kind: small, medium, large and huge, and what is next to a limit. */

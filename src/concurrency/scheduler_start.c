@@ -244,9 +244,11 @@ ASTHRA__FN bool asthra__scheduler_is_running(void) {
     return asthra__load(&asthra__scheduler()->phase, acquire) == ASTHRA__PHASE_RUNNING;
 }
 
-/* There was no memory for the timer of that wait: gives others turns instead. */
-ASTHRA__COLD static void asthra__drain_by_turns(int64_t timeout_ns) {
+/* There was no memory for the timer of that wait: gives others turns instead. Nobody tells when
+ * nothing can run any more, so the first phase is short. */
+ASTHRA__COLD static void asthra__drain_by_turns(bool is_first, int64_t timeout_ns) {
     int64_t start = asthra__os_now_ns();
+    if (is_first && timeout_ns > ASTHRA_MS(10)) timeout_ns = ASTHRA_MS(10);
     while (asthra__task_unfinished() > 0 && asthra__os_now_ns() - start < timeout_ns)
         asthra_yield();
 }
@@ -269,7 +271,8 @@ static bool asthra__drain(Asthra__Scheduler *g, bool is_first, int64_t timeout_n
     asthra__lock(&g->drain_lock);
     asthra__store(&g->drainer, (Asthra__Parker *)NULL, relaxed);
     asthra__unlock(&g->drain_lock);
-    if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY)) asthra__drain_by_turns(timeout_ns);
+    if (ASTHRA__UNLIKELY(status == ASTHRA_OUT_OF_MEMORY))
+        asthra__drain_by_turns(is_first, timeout_ns);
     return status == ASTHRA_OK;
 }
 
