@@ -1020,12 +1020,11 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
  * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that
- * are free belong to no zone: until they have gone back to the system they are in none of the
- * sums. */
+ * are free belong to no zone and are only in the sums of all. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
-    size_t mapped, resident;     /* bytes of the pages that hold its blocks; in memory */
+    size_t mapped, resident;     /* bytes of address space for its blocks; of those in memory */
 } AsthraMemoryStatistics;
 
 /* Cost: the pages of the zone are looked through, and the system asked which are in memory. */
@@ -6819,7 +6818,8 @@ ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr));
 ASTHRA__FN void asthra__heap_walk(AsthraMemoryZone zone,
                                   bool (*visit)(void *block, size_t size, void *user), void *user);
 ASTHRA__FN void asthra__heap_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum);
-ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident); /* bytes */
+/* Bytes; NONE: of all zones, with what is free. */
+ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident);
 ASTHRA__FN size_t asthra__heap_trim(void); /* bytes given back to the system */
 
 /* Of blocks from now on; other threads follow at their next slow call. */
@@ -6945,6 +6945,7 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page); /* what the record
 /* The page that has an address of the segment now, or had it last. */
 ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void *ptr);
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
+ASTHRA__FN size_t asthra__segment_mapped(size_t *resident); /* of all; *resident grows */
 ASTHRA__FN size_t asthra__segment_trim(void);
 /* Which node of memory the calling thread is on; NULL, as at first: fresh memory comes from
  * anywhere. */
@@ -7369,17 +7370,34 @@ asthra__segment_walk(Asthra__Segment *s, bool (*visit)(Asthra__HeapPage *, void 
             if (s->pages[i].slices != 0 && !visit(&s->pages[i], user)) return;
 }
 
-/* A visitor that never returns, as by a panic, leaves a walker behind: nothing goes back then. */
-ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
-                                     void *user) {
+static Asthra__Segment *asthra__segment_walk_begin(void) {
     asthra__lock(&asthra__segments.lock);
     asthra__segments.walkers++;
     Asthra__Segment *first = asthra__load(&asthra__segments.all, relaxed);
     asthra__unlock(&asthra__segments.lock);
-    asthra__segment_walk(first, visit, user);
+    return first;
+}
+static void asthra__segment_walk_end(void) {
     asthra__lock(&asthra__segments.lock);
     asthra__segments.walkers--;
     asthra__unlock(&asthra__segments.lock);
+}
+
+/* A visitor that never returns, as by a panic, leaves a walker behind: nothing goes back then. */
+ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
+                                     void *user) {
+    asthra__segment_walk(asthra__segment_walk_begin(), visit, user);
+    asthra__segment_walk_end();
+}
+
+ASTHRA__FN size_t asthra__segment_mapped(size_t *resident) {
+    size_t mapped = 0;
+    for (Asthra__Segment *s = asthra__segment_walk_begin(); s != NULL; s = s->next_of_all) {
+        mapped += ASTHRA__REGION_BYTES;
+        *resident += asthra__os_resident(s, ASTHRA__REGION_BYTES);
+    }
+    asthra__segment_walk_end();
+    return mapped;
 }
 
 /* ---- what goes back ---- */
@@ -8674,7 +8692,7 @@ static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *us
 
 static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
-    if (huge->zone != (int8_t)w->zone) return true;
+    if (huge->zone != (int8_t)w->zone && w->zone != ASTHRA_MEMORY_ZONE_NONE) return true;
     w->mapped += huge->mapped;
     w->resident += asthra__os_resident(huge->start, huge->mapped);
     return true;
@@ -8682,7 +8700,10 @@ static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *use
 
 ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     Asthra__HeapWalk w = {zone, NULL, NULL, 0, 0, true};
-    asthra__segment_each(asthra__measure_page, &w);
+    if (zone == ASTHRA_MEMORY_ZONE_NONE)
+        w.mapped = asthra__segment_mapped(&w.resident);
+    else
+        asthra__segment_each(asthra__measure_page, &w);
     asthra__huge_each(asthra__measure_huge, &w);
     *resident = w.resident;
     return w.mapped;
@@ -12093,15 +12114,11 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
 
 /* ---- statistics ---- */
 
-static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum,
-                               AsthraMemoryStatistics *out) {
-    size_t resident = 0;
+static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum) {
     asthra__heap_sum(zone, sum);
 #if ASTHRA_HAS_STACK
     if (zone == ASTHRA_MEMORY_ZONE_STACK) asthra__stack_sum(sum);
 #endif
-    out->mapped += asthra__heap_mapped(zone, &resident);
-    out->resident += resident;
 }
 
 static void asthra__memory_conclude(AsthraMemoryZone zone, const Asthra__AccountSum *sum,
@@ -12111,6 +12128,7 @@ static void asthra__memory_conclude(AsthraMemoryZone zone, const Asthra__Account
     out->total = sum->total;
     out->count = sum->count;
     out->failures = sum->failures;
+    out->mapped = asthra__heap_mapped(zone, &out->resident);
     out->peak = asthra__zone_peak(zone, out->current);
 }
 
@@ -12119,7 +12137,7 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone z
     Asthra__AccountSum sum = {0, 0, 0, 0};
     memset(&out, 0, sizeof out);
     if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK) return out;
-    asthra__memory_sum(zone, &sum, &out);
+    asthra__memory_sum(zone, &sum);
     asthra__memory_conclude(zone, &sum, &out);
     return out;
 }
@@ -12129,7 +12147,7 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void) {
     Asthra__AccountSum sum = {0, 0, 0, 0};
     memset(&out, 0, sizeof out);
     for (int zone = ASTHRA_MEMORY_ZONE_GC; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++)
-        asthra__memory_sum((AsthraMemoryZone)zone, &sum, &out);
+        asthra__memory_sum((AsthraMemoryZone)zone, &sum);
     asthra__memory_conclude(ASTHRA_MEMORY_ZONE_NONE, &sum, &out);
     return out;
 }

@@ -936,7 +936,7 @@ static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *us
 
 static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
-    if (huge->zone != (int8_t)w->zone) return true;
+    if (huge->zone != (int8_t)w->zone && w->zone != ASTHRA_MEMORY_ZONE_NONE) return true;
     w->mapped += huge->mapped;
     w->resident += asthra__os_resident(huge->start, huge->mapped);
     return true;
@@ -944,7 +944,10 @@ static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *use
 
 ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     Asthra__HeapWalk w = {zone, NULL, NULL, 0, 0, true};
-    asthra__segment_each(asthra__measure_page, &w);
+    if (zone == ASTHRA_MEMORY_ZONE_NONE)
+        w.mapped = asthra__segment_mapped(&w.resident);
+    else
+        asthra__segment_each(asthra__measure_page, &w);
     asthra__huge_each(asthra__measure_huge, &w);
     *resident = w.resident;
     return w.mapped;

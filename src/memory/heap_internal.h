@@ -45,7 +45,8 @@ ASTHRA__FN void asthra__heap_set_stack_test(bool (*is_stack)(const void *ptr));
 ASTHRA__FN void asthra__heap_walk(AsthraMemoryZone zone,
                                   bool (*visit)(void *block, size_t size, void *user), void *user);
 ASTHRA__FN void asthra__heap_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum);
-ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident); /* bytes */
+/* Bytes; NONE: of all zones, with what is free. */
+ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident);
 ASTHRA__FN size_t asthra__heap_trim(void); /* bytes given back to the system */
 
 /* Of blocks from now on; other threads follow at their next slow call. */
@@ -171,6 +172,7 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page); /* what the record
 /* The page that has an address of the segment now, or had it last. */
 ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void *ptr);
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
+ASTHRA__FN size_t asthra__segment_mapped(size_t *resident); /* of all; *resident grows */
 ASTHRA__FN size_t asthra__segment_trim(void);
 /* Which node of memory the calling thread is on; NULL, as at first: fresh memory comes from
  * anywhere. */

@@ -319,17 +319,34 @@ asthra__segment_walk(Asthra__Segment *s, bool (*visit)(Asthra__HeapPage *, void 
             if (s->pages[i].slices != 0 && !visit(&s->pages[i], user)) return;
 }
 
-/* A visitor that never returns, as by a panic, leaves a walker behind: nothing goes back then. */
-ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
-                                     void *user) {
+static Asthra__Segment *asthra__segment_walk_begin(void) {
     asthra__lock(&asthra__segments.lock);
     asthra__segments.walkers++;
     Asthra__Segment *first = asthra__load(&asthra__segments.all, relaxed);
     asthra__unlock(&asthra__segments.lock);
-    asthra__segment_walk(first, visit, user);
+    return first;
+}
+static void asthra__segment_walk_end(void) {
     asthra__lock(&asthra__segments.lock);
     asthra__segments.walkers--;
     asthra__unlock(&asthra__segments.lock);
+}
+
+/* A visitor that never returns, as by a panic, leaves a walker behind: nothing goes back then. */
+ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user),
+                                     void *user) {
+    asthra__segment_walk(asthra__segment_walk_begin(), visit, user);
+    asthra__segment_walk_end();
+}
+
+ASTHRA__FN size_t asthra__segment_mapped(size_t *resident) {
+    size_t mapped = 0;
+    for (Asthra__Segment *s = asthra__segment_walk_begin(); s != NULL; s = s->next_of_all) {
+        mapped += ASTHRA__REGION_BYTES;
+        *resident += asthra__os_resident(s, ASTHRA__REGION_BYTES);
+    }
+    asthra__segment_walk_end();
+    return mapped;
 }
 
 /* ---- what goes back ---- */

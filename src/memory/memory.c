@@ -103,15 +103,11 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
 
 /* ---- statistics ---- */
 
-static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum,
-                               AsthraMemoryStatistics *out) {
-    size_t resident = 0;
+static void asthra__memory_sum(AsthraMemoryZone zone, Asthra__AccountSum *sum) {
     asthra__heap_sum(zone, sum);
 #if ASTHRA_HAS_STACK
     if (zone == ASTHRA_MEMORY_ZONE_STACK) asthra__stack_sum(sum);
 #endif
-    out->mapped += asthra__heap_mapped(zone, &resident);
-    out->resident += resident;
 }
 
 static void asthra__memory_conclude(AsthraMemoryZone zone, const Asthra__AccountSum *sum,
@@ -121,6 +117,7 @@ static void asthra__memory_conclude(AsthraMemoryZone zone, const Asthra__Account
     out->total = sum->total;
     out->count = sum->count;
     out->failures = sum->failures;
+    out->mapped = asthra__heap_mapped(zone, &out->resident);
     out->peak = asthra__zone_peak(zone, out->current);
 }
 
@@ -129,7 +126,7 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone z
     Asthra__AccountSum sum = {0, 0, 0, 0};
     memset(&out, 0, sizeof out);
     if ((int)zone < ASTHRA_MEMORY_ZONE_GC || zone > ASTHRA_MEMORY_ZONE_STACK) return out;
-    asthra__memory_sum(zone, &sum, &out);
+    asthra__memory_sum(zone, &sum);
     asthra__memory_conclude(zone, &sum, &out);
     return out;
 }
@@ -139,7 +136,7 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void) {
     Asthra__AccountSum sum = {0, 0, 0, 0};
     memset(&out, 0, sizeof out);
     for (int zone = ASTHRA_MEMORY_ZONE_GC; zone <= ASTHRA_MEMORY_ZONE_STACK; zone++)
-        asthra__memory_sum((AsthraMemoryZone)zone, &sum, &out);
+        asthra__memory_sum((AsthraMemoryZone)zone, &sum);
     asthra__memory_conclude(ASTHRA_MEMORY_ZONE_NONE, &sum, &out);
     return out;
 }

@@ -42,12 +42,11 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
  * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that
- * are free belong to no zone: until they have gone back to the system they are in none of the
- * sums. */
+ * are free belong to no zone and are only in the sums of all. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
-    size_t mapped, resident;     /* bytes of the pages that hold its blocks; in memory */
+    size_t mapped, resident;     /* bytes of address space for its blocks; of those in memory */
 } AsthraMemoryStatistics;
 
 /* Cost: the pages of the zone are looked through, and the system asked which are in memory. */
