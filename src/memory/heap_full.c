@@ -27,8 +27,6 @@
 
 #if ASTHRA_HAS_MEMORY
 
-#include <string.h>
-
 enum {
     ASTHRA__QUARANTINE_BLOCKS = 512,
     ASTHRA__QUARANTINE_BYTES = 1 << 20,
@@ -102,15 +100,11 @@ static ASTHRA__FULL_OWN void asthra__freeing_task_write(const char *block, uint6
     *asthra__freeing_task(block) = task;
 }
 
-/* Word for word where memset would be a sanitizer's. `end` is a multiple of eight. */
+/* Word for word: memset would be a sanitizer's, or is made into an instruction that takes long to
+ * begin. `end` is a multiple of eight. */
 static ASTHRA__FULL_OWN void asthra__full_fill(char *block, size_t end) {
     volatile uint64_t *words = (volatile uint64_t *)(void *)block;
     *(volatile uintptr_t *)(void *)block = (uintptr_t)ASTHRA__FREED_PATTERN;
-    if (!ASTHRA__ASAN && !ASTHRA__TSAN) {
-        memset(block + ASTHRA__FREED_FROM, (int)(ASTHRA__FREED_PATTERN & 0xff),
-               end - ASTHRA__FREED_FROM);
-        return;
-    }
     for (size_t i = ASTHRA__FREED_FROM / sizeof *words; i < end / sizeof *words; i++)
         words[i] = ASTHRA__FREED_PATTERN;
 }
@@ -150,6 +144,19 @@ static uint64_t asthra__full_stamp(struct Asthra__Full *full) {
     return full->stamp;
 }
 
+/* As much of what asthra__heap_find says of a live block as its note needs. */
+static void asthra__full_locate(Asthra__Found *f, char *block) {
+    uintptr_t entry = asthra__region_entry(block);
+    if (entry % ASTHRA__REGION_KINDS != ASTHRA__REGION_SEGMENT) {
+        asthra__heap_find(block, f);
+        return;
+    }
+    f->page = asthra__segment_page(entry - ASTHRA__REGION_SEGMENT, block);
+    f->huge = NULL;
+    f->start = block;
+    f->capacity = f->page->block_size;
+}
+
 ASTHRA__FN bool asthra__full_wants_guard(Asthra__Heap *h) {
     struct Asthra__Full *full = h->zone == ASTHRA_MEMORY_ZONE_STACK ? NULL : asthra__full_of(h);
     if (ASTHRA__LIKELY(full == NULL || --full->until_guard != 0)) return false;
@@ -161,7 +168,7 @@ ASTHRA__FN void asthra__full_allocated(Asthra__Heap *h, const void *block, Asthr
     Asthra__Found f;
     struct Asthra__Full *full = asthra__full_of(h);
     uint64_t stamp = full == NULL ? 0 : asthra__full_stamp(full);
-    asthra__heap_find(block, &f);
+    asthra__full_locate(&f, (char *)(uintptr_t)block);
     uint64_t word = stamp << ASTHRA__NOTE_STAMP | (uint64_t)deed.calls << ASTHRA__NOTE_CALLS |
                     ASTHRA__TRAILER_LIVE;
     asthra__note_write(asthra__note_of(&f), asthra__note_turn(word), deed.task);
@@ -194,14 +201,25 @@ ASTHRA__FN ASTHRA__HEAP_PEEK Asthra__History asthra__full_history(const Asthra__
 
 /* ---- the quarantine ---- */
 
-/* The first byte of a waiting block that somebody wrote to; SIZE_MAX: nobody did. */
-static size_t asthra__waiting_touched(const Asthra__Found *f, const Asthra__Waiting *w) {
+static bool asthra__waiting_is_whole(const Asthra__Found *f, const Asthra__Waiting *w) {
+    size_t end = f->capacity - ASTHRA__FULL_EXTRA;
+    return asthra__full_touched(w->block, end) == end &&
+           asthra__freeing_task_read(w->block) == w->freeing_task &&
+           asthra__found_freed_by(f) == w->freed_by;
+}
+
+/* Says which byte of it is the first that somebody wrote to. */
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__waiting_panic(const Asthra__Found *f,
+                                                               const Asthra__Waiting *w) {
     size_t end = f->capacity - ASTHRA__FULL_EXTRA, at = asthra__full_touched(w->block, end);
-    if (ASTHRA__UNLIKELY(at < end)) return asthra__full_touched_byte(w->block, at);
-    if (ASTHRA__UNLIKELY(asthra__freeing_task_read(w->block) != w->freeing_task))
-        return 8 + asthra__full_unlike(w->block + 8, &w->freeing_task, sizeof w->freeing_task);
-    return asthra__found_freed_by(f) == w->freed_by ? SIZE_MAX
-                                                    : f->capacity - ASTHRA__TRAILER_BYTES;
+    size_t same = asthra__full_unlike(w->block + 8, &w->freeing_task, sizeof w->freeing_task);
+    if (at == end && same < sizeof w->freeing_task)
+        at = 8 + same;
+    else if (at == end)
+        at = f->capacity - ASTHRA__TRAILER_BYTES;
+    else
+        at = asthra__full_touched_byte(w->block, at);
+    asthra__heap_used_after_free(f, at);
 }
 
 /* The oldest block goes home. */
@@ -212,8 +230,7 @@ static void asthra__quarantine_release(Asthra__Heap *h, struct Asthra__Full *q) 
     q->count--;
     asthra__heap_find(w.block, &f);
     q->bytes -= f.capacity;
-    size_t at = asthra__waiting_touched(&f, &w);
-    if (ASTHRA__UNLIKELY(at != SIZE_MAX)) asthra__heap_used_after_free(&f, at);
+    if (ASTHRA__UNLIKELY(!asthra__waiting_is_whole(&f, &w))) asthra__waiting_panic(&f, &w);
     asthra__heap_go_home(h, &f);
 }
 

@@ -96,12 +96,12 @@ static Asthra__Depot *asthra__depot(void) {
 
 /* ---- steps ---- */
 
-static Asthra__Step *asthra__step_at(Asthra__Depot *d, uintptr_t place) {
+static ASTHRA__FAST Asthra__Step *asthra__step_at(Asthra__Depot *d, uintptr_t place) {
     return &d->steps[(place >> 1 ^ place >> 13) % ASTHRA__STEPS];
 }
 
 /* 0: not known. */
-static uintptr_t asthra__step_find(Asthra__Depot *d, uintptr_t place) {
+static ASTHRA__FAST uintptr_t asthra__step_find(Asthra__Depot *d, uintptr_t place) {
     Asthra__Step *s = asthra__step_at(d, place);
     uintptr_t how = asthra__load(&s->how, relaxed);
     return (asthra__load(&s->check, relaxed) ^ how) == place ? how : 0;
@@ -195,7 +195,9 @@ static uint32_t asthra__calls_find(Asthra__Depot *d, uint32_t first, const uintp
                                    size_t count) {
     for (uint32_t i = first; i != 0; i = asthra__load(&d->calls[i].next, relaxed)) {
         const Asthra__Calls *c = &d->calls[i];
-        if (c->count == count && memcmp(c->places, places, count * sizeof *places) == 0) return i;
+        size_t n = 0;
+        while (n < count && c->places[n] == places[n]) n++;
+        if (n == count && c->count == count) return i;
     }
     return 0;
 }
