@@ -1009,10 +1009,16 @@ ASTHRA_RT_API void asthra_free(void *ptr, AsthraMemoryZone zone);
  * stacks of threads and tasks. Cost: two loads and a division, no lock. */
 ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
 
-/* What an address is, as far as is known.
+/* What an address is, as far as is known. At ASTHRA_SAFETY_FULL a block of the manual or the pinned
+ * zone, also a freed one that was not given out again, tells both ends of its life: the tasks (0:
+ * outside tasks) and the calls on the stack, innermost first, as text; and its stamp, a number that
+ * no other allocation has. At the checked level freed_at alone is told, as the place of the free,
+ * and at both the kind and the size. A block of the stack zone is told, with the task, to the task
+ * or thread that owns it, and what was released is SLACK there; others are shown the chunk of
+ * memory that it is in as if that were a block.
  *
  * Returns   true: it lies in a block, live or freed, and out->start is the block's.
- * Owns      the texts live until the thread asks again.
+ * Owns      the texts live until the thread asks again, those of ASTHRA_SAFETY_FULL for ever.
  * Cost      inside the zones little more than zone_of, with a recorded free some microseconds;
  *           outside, the system's list of mappings is read.
  */
@@ -1694,6 +1700,10 @@ ASTHRA__FN unsigned asthra__os_node(void);
 /* Asks for untouched pages to come from the node while it has any; where the system will not hear
  * of it, they come from the node of the thread that touches them. */
 ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node);
+/* Closes pages, which fault when touched until they are opened again, or opens them, as zero or
+ * as they were. false: refused, and the pages are as before, or zero. */
+ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
+ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
 
@@ -1762,9 +1772,22 @@ ASTHRA__FN void asthra__os_fault_stack_leave(void *memory);
 ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
                                           void *stack_top);
 
+/* Makes the interrupted code go on as if it had called `target(argument)`, which must not return,
+ * so that a backtrace shows it as the caller. false: not on this processor. */
+ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument);
+
 /* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
  * where a fiber began. Walks unwind tables: code built without them ends it early. */
 ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room);
+/* The same as frames. `place` is where the frame goes on when its callee returns, `stack` its stack
+ * pointer then, 0 where that cannot be told; is_exact: it was interrupted there, and not left by a
+ * call. *is_all: there are no more. The first is the caller's. */
+typedef struct Asthra__OsFrame {
+    uintptr_t place, stack;
+    bool is_exact;
+} Asthra__OsFrame;
+ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room, bool *is_all);
+
 /* Writes "function+0x12 (object)" or, where there is no name, "0x55d0 (object+0x1234)", for
  * addr2line; without a zero at the end. Returns bytes written, never more than `room`. */
 ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room);
@@ -2002,6 +2025,21 @@ ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
     if (head != 0) asthra__os_unmap(start, head);
     if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
     return start + head;
+}
+
+ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
+    int saved = errno;
+    madvise(start, bytes, MADV_DONTNEED);
+    bool is_closed = mprotect(start, bytes, PROT_NONE) == 0;
+    errno = saved;
+    return is_closed;
+}
+
+ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes) {
+    int saved = errno;
+    bool is_open = mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
+    errno = saved;
+    return is_open;
 }
 
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
@@ -2639,6 +2677,32 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #endif
 }
 
+ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument) {
+    mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
+#if ASTHRA__CPU_X86_64
+    enum { ASTHRA__CALL_RDI = 8, ASTHRA__CALL_RSP = 15, ASTHRA__CALL_RIP = 16 };
+    enum { ASTHRA__CALL_FLAGS = 17, ASTHRA__CALL_DIRECTION = 0x400 };
+    /* What lies below the stack pointer belongs to code that never goes on. A walk looks one byte
+     * below a return address. */
+    uintptr_t *top = (uintptr_t *)(uintptr_t)saved->gregs[ASTHRA__CALL_RSP] - 1;
+    *top = (uintptr_t)saved->gregs[ASTHRA__CALL_RIP] + 1;
+    saved->gregs[ASTHRA__CALL_RSP] = (greg_t)(uintptr_t)top;
+    saved->gregs[ASTHRA__CALL_RDI] = (greg_t)(uintptr_t)argument;
+    saved->gregs[ASTHRA__CALL_RIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
+    return true;
+#elif ASTHRA__CPU_AARCH64
+    saved->regs[30] = saved->pc + 4;
+    saved->regs[0] = (uintptr_t)argument;
+    saved->pc = (uintptr_t)target;
+    saved->pstate &= ~(uint64_t)0xc00;
+    return true;
+#else
+    (void)saved, (void)target, (void)argument;
+    return false;
+#endif
+}
+
 /* Backtraces. The unwinder is libgcc's. Outside glibc it is bound weakly, because Debian's for musl
  * does not link; there a backtrace is empty unless the program has the unwinder for other reasons,
  * as C++ does, or is linked with -Wl,-u,_Unwind_Backtrace. */
@@ -2646,27 +2710,42 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #ifdef __GLIBC__
 #define ASTHRA__OS_UNWINDER(name) __asm__(name)
 #define ASTHRA__OS_HAS_UNWINDER 1
+#define ASTHRA__OS_HAS_CFA 1
 #else
 #define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
 #define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+#define ASTHRA__OS_HAS_CFA (&asthra__os_unwind_stack != NULL)
 #endif
 extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
     ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
 extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
     ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
 
+extern uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame)
+    ASTHRA__OS_UNWINDER("_Unwind_GetCFA");
+
 typedef struct Asthra__OsTrace {
-    void **out;
+    void **out; /* one of the two is NULL */
+    Asthra__OsFrame *frames;
     size_t room, count;
-    bool is_caller; /* the first frame is this file's own */
+    bool is_caller, is_full; /* the first frame is this file's own; there were more */
+    uintptr_t last;          /* the stack pointer of the frame before */
 } Asthra__OsTrace;
 
+/* A frame without a call of its own that a fault interrupted may seem to be its own caller. */
 static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame, void *argument) {
     Asthra__OsTrace *trace = argument;
-    int is_exact = 0; /* the frame was interrupted, not left by a call */
+    int is_exact = 0;
     uintptr_t at = asthra__os_unwind_place(frame, &is_exact);
-    if (at == 0 || trace->count == trace->room) return _URC_END_OF_STACK;
-    if (trace->is_caller) trace->out[trace->count++] = (void *)(at - !is_exact);
+    uintptr_t stack = ASTHRA__OS_HAS_CFA ? asthra__os_unwind_stack(frame) : 0;
+    trace->is_full = at != 0 && trace->count == trace->room;
+    if (at == 0 || trace->is_full || (stack != 0 && stack == trace->last && trace->count > 1))
+        return _URC_END_OF_STACK;
+    if (trace->is_caller && trace->out != NULL) trace->out[trace->count] = (void *)(at - !is_exact);
+    if (trace->is_caller && trace->frames != NULL)
+        trace->frames[trace->count] = (Asthra__OsFrame){at, stack, is_exact != 0};
+    trace->count += trace->is_caller;
+    trace->last = stack;
     trace->is_caller = true;
     return _URC_NO_REASON;
 }
@@ -2674,6 +2753,14 @@ static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame,
 ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room) {
     Asthra__OsTrace trace = {.out = out, .room = room};
     if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    return trace.count;
+}
+
+ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room,
+                                                     bool *is_all) {
+    Asthra__OsTrace trace = {.frames = out, .room = room};
+    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    *is_all = !trace.is_full;
     return trace.count;
 }
 
@@ -4052,9 +4139,11 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads; under its lock */
     void *fault_stack;
-    char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
-    bool is_in_memory_hook; /* zone's slot */
-    bool is_in_heap;        /* heap's: it is opening one; attaching leaves it as it was */
+    char described[ASTHRA__DESCRIBED]; /* memory's slot: the text of its last description */
+    bool is_in_memory_hook;            /* zone's slot */
+    bool is_in_heap;              /* heap's: it is opening one; attaching leaves it as it was */
+    bool is_in_deed;              /* heap's: it is walking the stack, which may allocate */
+    void *stack_low, *stack_high; /* heap's: its own stack; stack_high NULL: not asked yet */
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */
@@ -6381,7 +6470,8 @@ enum { ASTHRA__REGION_BYTES = 1 << 22, ASTHRA__REGION_KINDS = 8 };
 typedef enum Asthra__RegionKind {
     ASTHRA__REGION_NONE,    /* of nobody */
     ASTHRA__REGION_SEGMENT, /* heap's: cut into pages; the record is the unit's own head */
-    ASTHRA__REGION_HUGE     /* heap's: one block */
+    ASTHRA__REGION_HUGE,    /* heap's: one block */
+    ASTHRA__REGION_GUARD    /* heap's: blocks that end where a closed page begins */
 } Asthra__RegionKind;
 
 /* A record's address (aligned to ASTHRA__REGION_KINDS) + its kind; 0: of nobody. */
@@ -6787,6 +6877,11 @@ ASTHRA_RT_API void asthra_memory_set_hooks(const AsthraMemoryHooks *hooks) {
  * `site` is the return address of the public function: who allocated, who freed.
  */
 
+typedef struct Asthra__HeapRunner {       /* hooks: of what runs on the calling thread */
+    uint64_t (*task)(void);               /* its id; 0: no task */
+    char *(*stack_end)(const char *here); /* of the stack that has `here`; NULL: not known */
+} Asthra__HeapRunner;
+
 #if ASTHRA_HAS_MEMORY
 
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
@@ -6882,7 +6977,7 @@ struct Asthra__Heap {
     Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
     Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
     Asthra__Account account;
-    struct Asthra__Quarantine *quarantine; /* NULL: none yet */
+    struct Asthra__Full *full; /* the full level's; NULL: none yet */
     AsthraMemoryZone zone;
     uint32_t quick_below; /* sizes that a quick path may serve */
     uint32_t extra;       /* bytes of a block that are ours */
@@ -6959,6 +7054,25 @@ ASTHRA__FN void *asthra__segment_metadata(size_t bytes); /* zeroed, for ever; NU
 ASTHRA__FN void asthra__segment_fork_before(void);
 ASTHRA__FN void asthra__segment_fork_after(void);
 
+/* heap_trace.c: who did something to a block, and from where; for the full level. */
+typedef struct Asthra__Deed {
+    uint64_t task;  /* 0: outside tasks */
+    uint32_t calls; /* a number for the calls on the stack; 0: not known */
+} Asthra__Deed;
+/* The caller's; site: the return address of the public function, where the calls begin. Not under
+ * a lock: the unwinder takes some of its own. */
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Deed asthra__deed_here(const void *site);
+/* "f+0x12 (program), from g+0x34 (program), from ...", for ever; NULL: not known, or no memory. */
+ASTHRA__FN const char *asthra__calls_text(uint32_t calls);
+/* The same words, as many whole calls as fit into `most` bytes. false: not known. */
+ASTHRA__FN bool asthra__calls_say(Asthra__Text *t, uint32_t calls, size_t most);
+ASTHRA__FN void asthra__heap_set_runner(const Asthra__HeapRunner *runner); /* static; NULL: none */
+
+typedef struct Asthra__Note { /* of a live or freed block; where: heap_full.c */
+    uint64_t word;            /* the stamp, below it 16 bits of calls, and a byte that is known */
+    uint64_t task;            /* that allocated it */
+} Asthra__Note;
+
 /* heap_huge.c: blocks with mappings of their own. */
 typedef struct Asthra__Huge Asthra__Huge;
 struct Asthra__Huge { /* never unmapped */
@@ -6969,8 +7083,11 @@ struct Asthra__Huge { /* never unmapped */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
     uint8_t level;
+    bool is_guarded;                /* heap_guard.c's: the mapping goes on, closed */
     uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
+    Asthra__Note note;              /* at the full level, both */
+    uint64_t freeing_task;
 };
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment);
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge);
@@ -7012,10 +7129,36 @@ static inline size_t asthra__found_charge(const Asthra__Found *f) {
 ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f); /* freed, small */
 
 /* heap_full.c; caller owns h. */
+enum { ASTHRA__FULL_EXTRA = ASTHRA__TRAILER_BYTES + 16, ASTHRA__FULL_LEAST = 16 };
+/* What the class of a block must hold. */
+static inline size_t asthra__full_room(size_t size) {
+    return (size < ASTHRA__FULL_LEAST ? ASTHRA__FULL_LEAST : size) + ASTHRA__FULL_EXTRA;
+}
+ASTHRA__FN bool asthra__full_wants_guard(Asthra__Heap *h); /* it is this allocation's turn */
+ASTHRA__FN void asthra__full_allocated(Asthra__Heap *h, const void *block, Asthra__Deed deed);
+ASTHRA__FN void asthra__full_freed(const Asthra__Found *f, Asthra__Deed deed);
 ASTHRA__FN bool asthra__quarantine_add(Asthra__Heap *h, const Asthra__Found *f); /* false: not */
 ASTHRA__FN void asthra__quarantine_flush(Asthra__Heap *h);
+typedef struct Asthra__History { /* zeros where nothing is known */
+    uint64_t stamp;
+    Asthra__Deed allocated, freed;
+} Asthra__History;
+/* Of a block at the full level; `freed` only if it is. */
+ASTHRA__FN Asthra__History asthra__full_history(const Asthra__Found *f, AsthraAddressKind kind);
+
+/* heap_guard.c: blocks that end where an inaccessible page begins. */
+ASTHRA__FN Asthra__Huge *asthra__guard_take(size_t size); /* NULL: too large, or none to have */
+ASTHRA__FN void asthra__guard_give(Asthra__Huge *guard);
+ASTHRA__FN Asthra__Huge *asthra__guard_find(uintptr_t pool, const void *ptr);
+ASTHRA__FN void asthra__guard_each(bool (*visit)(Asthra__Huge *guard, void *user), void *user);
+/* A fault handler (os_internal.h): panics if the address is a closed one. */
+ASTHRA__FN bool asthra__guard_on_fault(void *address, void *context);
+ASTHRA__FN void asthra__guard_fork_before(void);
+ASTHRA__FN void asthra__guard_fork_after(void);
 
 /* heap_check.c: the panics. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_touched(const Asthra__Found *f,
+                                                                  const char *at, bool is_live);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
                                                                           size_t at);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
@@ -7046,6 +7189,16 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
 #define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
 #endif
+
+#elif ASTHRA_HAS_CORE
+
+static inline void asthra__heap_set_runner(const Asthra__HeapRunner *runner) {
+    (void)runner;
+}
+static inline bool asthra__guard_on_fault(void *address, void *context) {
+    (void)address, (void)context;
+    return false;
+}
 
 #endif
 
@@ -7546,6 +7699,10 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
 }
 
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
+    if (ASTHRA__UNLIKELY(huge->is_guarded)) {
+        asthra__guard_give(huge);
+        return;
+    }
     asthra__heap_show(huge->start, huge->mapped);
     asthra__huge_give(huge);
     asthra__huge_record_give(huge);
@@ -7556,12 +7713,15 @@ ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *
     Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
     for (; huge != NULL; huge = huge->next)
         if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;
+    asthra__guard_each(visit, user);
 }
 
 ASTHRA__FN void asthra__huge_fork_before(void) {
     asthra__lock(&asthra__huge.lock);
+    asthra__guard_fork_before();
 }
 ASTHRA__FN void asthra__huge_fork_after(void) {
+    asthra__guard_fork_after();
     asthra__unlock(&asthra__huge.lock);
 }
 
@@ -8228,14 +8388,13 @@ static void *asthra__large_take(Asthra__Heap *h, size_t room, size_t size) {
     return p->start;
 }
 
-static void *asthra__huge_take(Asthra__Heap *h, size_t room, size_t size, size_t alignment) {
-    Asthra__Huge *huge = asthra__huge_map(room, alignment);
+static void *asthra__huge_give_out(Asthra__Heap *h, Asthra__Huge *huge, size_t size) {
     if (huge == NULL) return NULL;
     huge->size = size;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
     if (h->level != ASTHRA_SAFETY_NONE) {
-        asthra__guard_set(huge->start + size);
+        if (size < huge->mapped) asthra__guard_set(huge->start + size); /* else it is guarded */
         asthra__heap_hide(huge->start + size, huge->mapped - size);
     }
     asthra__store(&huge->is_live, 1u, release);
@@ -8253,12 +8412,25 @@ static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
 }
 
 static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    size_t room = size + h->extra;
+    bool is_full = h->level == ASTHRA_SAFETY_FULL;
+    size_t room = is_full ? asthra__full_room(size) : size + h->extra;
+    if (is_full && alignment <= 16 && asthra__full_wants_guard(h)) {
+        void *guarded = asthra__huge_give_out(h, asthra__guard_take(size), size);
+        if (guarded != NULL) return guarded;
+    }
     unsigned bin = asthra__bin_for(room, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (room <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
         return asthra__large_take(h, room, size);
-    return asthra__huge_take(h, room, size, alignment);
+    return asthra__huge_give_out(h, asthra__huge_map(room, alignment), size);
+}
+
+/* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
+static Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
+                                      const void *site) {
+    if (ASTHRA__LIKELY(level != ASTHRA_SAFETY_FULL || zone == ASTHRA_MEMORY_ZONE_STACK))
+        return (Asthra__Deed){0, 0};
+    return asthra__deed_here(site);
 }
 
 /* What the limit and the accounts are charged for a block of the heap. */
@@ -8267,7 +8439,9 @@ static size_t asthra__heap_charge(AsthraSafetyLevel level, size_t size, size_t a
 }
 
 /* Counts what the zones are told of; blocks of the stack zone are chunks that it counts itself. */
-static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMemoryZone zone) {
+static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMemoryZone zone,
+                                        const void *site) {
+    Asthra__Deed deed = asthra__heap_deed(asthra__heap_level(), zone, site);
     Asthra__Heap *h = asthra__heap_enter(zone);
     void *ptr = asthra__heap_take(h, size, alignment);
     if (ptr == NULL)
@@ -8275,6 +8449,7 @@ static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMem
     else if (zone != ASTHRA_MEMORY_ZONE_STACK)
         asthra__account_alloc(
             &h->account, asthra__heap_charge((AsthraSafetyLevel)h->level, size, alignment), zone);
+    if (h->level == ASTHRA_SAFETY_FULL && ptr != NULL) asthra__full_allocated(h, ptr, deed);
     asthra__heap_leave(h);
     if (ptr == NULL) asthra__error_note(ASTHRA_OUT_OF_MEMORY);
     return ptr;
@@ -8291,19 +8466,20 @@ static bool asthra__heap_is_watched(AsthraMemoryZone zone) {
 }
 
 ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
-                                                  AsthraMemoryZone zone) {
+                                                  AsthraMemoryZone zone, const void *site) {
     if (asthra__heap_capacity(size, alignment) == 0) {
         asthra__heap_count_failure(zone);
         asthra__error_note(ASTHRA_OUT_OF_MEMORY);
         return NULL;
     }
-    if (!asthra__heap_is_watched(zone)) return asthra__heap_alloc_counted(size, alignment, zone);
+    if (!asthra__heap_is_watched(zone))
+        return asthra__heap_alloc_counted(size, alignment, zone, site);
     size_t charge = asthra__heap_charge(asthra__heap_level(), size, alignment);
     if (!asthra__zone_admit(charge, zone)) {
         asthra__heap_count_failure(zone);
         return NULL;
     }
-    void *ptr = asthra__heap_alloc_counted(size, alignment, zone);
+    void *ptr = asthra__heap_alloc_counted(size, alignment, zone, site);
     if (ptr == NULL)
         asthra__zone_release(charge);
     else
@@ -8311,13 +8487,24 @@ ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
     return ptr;
 }
 
-ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
+static ASTHRA__FAST void *asthra__heap_alloc_for(size_t size, AsthraMemoryZone zone,
+                                                 const void *site) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
         void *ptr = asthra__heap_alloc_quick(h, size, zone);
         if (ASTHRA__LIKELY(ptr != NULL)) return ptr;
     }
-    return asthra__heap_alloc_slow(size, 16, zone);
+    return asthra__heap_alloc_slow(size, 16, zone, site);
+}
+
+ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
+    return asthra__heap_alloc_for(size, zone, __builtin_return_address(0));
+}
+
+/* For callers that have called others, under the rule of asthra__thread_raw. */
+static ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
+                                                    const void *site) {
+    return asthra__heap_alloc_for(size, zone, site);
 }
 
 ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
@@ -8329,7 +8516,8 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }
-    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone);
+    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone,
+                                   __builtin_return_address(0));
 }
 
 /* ---- finding the block of an address ---- */
@@ -8408,6 +8596,8 @@ ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f
     if (kind == ASTHRA__REGION_HUGE) return asthra__huge_find((Asthra__Huge *)record, ptr, f);
     if (kind == ASTHRA__REGION_SEGMENT)
         return asthra__page_find(asthra__segment_page(record, ptr), ptr, f);
+    if (kind == ASTHRA__REGION_GUARD)
+        return asthra__huge_find(asthra__guard_find(record, ptr), ptr, f);
     *f = (Asthra__Found){0};
     f->zone = ASTHRA_MEMORY_ZONE_NONE;
     return ASTHRA_ADDRESS_FOREIGN;
@@ -8417,7 +8607,7 @@ ASTHRA__FN AsthraMemoryZone asthra__heap_zone_of(const void *ptr) {
     Asthra__Found f;
     AsthraAddressKind kind = asthra__heap_find(ptr, &f);
     /* Beside a huge block, and where one was, others may have their mappings. */
-    bool is_gone = kind != ASTHRA_ADDRESS_LIVE && f.huge != NULL;
+    bool is_gone = kind != ASTHRA_ADDRESS_LIVE && f.huge != NULL && !f.huge->is_guarded;
     return is_gone ? ASTHRA_MEMORY_ZONE_NONE : f.zone;
 }
 
@@ -8431,7 +8621,7 @@ ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
 
 /* Of a live block that has a guard: whether nobody wrote past its end. */
 static bool asthra__found_is_whole(const Asthra__Found *f) {
-    return !f->is_broken && asthra__guard_is_whole(f->start + f->size);
+    return !f->is_broken && (f->size == f->capacity || asthra__guard_is_whole(f->start + f->size));
 }
 
 /* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
@@ -8542,9 +8732,12 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
         asthra__zone_tell_free(ptr, zone);
         asthra__zone_release(asthra__found_charge(&f));
     }
+    Asthra__Deed deed = asthra__heap_deed(f.level, zone, site);
+    if (f.level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
     Asthra__Heap *h = asthra__heap_enter(zone);
     size_t charge = asthra__found_charge(&f);
     asthra__found_mark_freed(&f, zone, h, asthra__freed_by(h, site), verb);
+    if (f.level == ASTHRA_SAFETY_FULL) asthra__full_freed(&f, deed);
     if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
     asthra__found_give(h, &f);
     asthra__heap_leave(h);
@@ -8578,7 +8771,7 @@ ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zon
 ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
     size_t all;
     if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
-    char *ptr = asthra__heap_alloc(all, zone);
+    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
     if (ptr == NULL) return NULL;
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
@@ -8627,11 +8820,11 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb) {
     Asthra__Found f;
-    if (ptr == NULL) return asthra__heap_alloc(size, zone);
+    if (ptr == NULL) return asthra__heap_alloc_at(size, zone, site);
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
-    char *moved = asthra__heap_alloc(size, zone);
+    char *moved = asthra__heap_alloc_at(size, zone, site);
     if (moved == NULL) return NULL;
     size_t old = asthra__found_charge(&f);
     memcpy(moved, ptr, old < size ? old : size);
@@ -8693,8 +8886,10 @@ static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *us
 static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone != (int8_t)w->zone && w->zone != ASTHRA_MEMORY_ZONE_NONE) return true;
-    w->mapped += huge->mapped;
-    w->resident += asthra__os_resident(huge->start, huge->mapped);
+    char *page = (char *)((uintptr_t)huge->start & ~(asthra__os_page_size() - 1));
+    size_t bytes = (size_t)(huge->start + huge->mapped - page); /* a guarded block begins late */
+    w->mapped += bytes;
+    w->resident += asthra__os_resident(page, bytes);
     return true;
 }
 
@@ -8798,14 +8993,39 @@ static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Fo
     asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
 }
 
-static void asthra__say_freer(Asthra__Text *t, uint64_t by) {
+/* The calls of a free and of an allocation fit into one message. */
+enum { ASTHRA__SAY_CALLS = 330, ASTHRA__SAY_MOST = 900 };
+
+static void asthra__say_deed(Asthra__Text *t, Asthra__Deed deed) {
+    if (deed.task != 0) asthra__text_format(t, " by task %llu", (unsigned long long)deed.task);
+    asthra__text_add(t, " at ");
+    if (!asthra__calls_say(t, deed.calls, ASTHRA__SAY_CALLS)) asthra__text_add(t, "(not known)");
+}
+
+/* Who freed it, at the full level also who allocated it. */
+static void asthra__say_freer(Asthra__Text *t, const Asthra__Found *f) {
+    uint64_t by = asthra__found_freed_by(f);
     char name[128];
     if (by == 0) return;
     uint64_t thread = asthra__heap_thread(asthra__trailer_number(by));
     if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
+    if (f->level == ASTHRA_SAFETY_FULL) {
+        Asthra__History history = asthra__full_history(f, ASTHRA_ADDRESS_FREED);
+        asthra__say_deed(t, history.freed);
+        asthra__text_add(t, "; it was allocated");
+        asthra__say_deed(t, history.allocated);
+        return;
+    }
     size_t length = asthra__os_symbol(asthra__trailer_site(by), name, sizeof name);
     asthra__text_add(t, " at ");
     asthra__text_add_count(t, name, length);
+}
+
+/* At the full level. */
+static void asthra__say_allocator(Asthra__Text *t, const Asthra__Found *f) {
+    if (f->level != ASTHRA_SAFETY_FULL) return;
+    asthra__text_add(t, "; it was allocated");
+    asthra__say_deed(t, asthra__full_history(f, ASTHRA_ADDRESS_LIVE).allocated);
 }
 
 static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone zone) {
@@ -8817,10 +9037,11 @@ static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone 
         asthra__say_where(t, ptr, &f);
         asthra__text_format(t, " of %zu bytes in zone %s", f.size, zone_name);
         if (f.zone != zone) asthra__text_add(t, ", another zone");
+        if (f.zone != ASTHRA_MEMORY_ZONE_STACK) asthra__say_allocator(t, &f);
     } else if (kind == ASTHRA_ADDRESS_FREED) {
         asthra__say_where(t, ptr, &f);
         asthra__text_format(t, " of zone %s, freed before", zone_name);
-        asthra__say_freer(t, asthra__found_freed_by(&f));
+        asthra__say_freer(t, &f);
     } else if (kind == ASTHRA_ADDRESS_SLACK) {
         asthra__text_add(t, "was never allocated: it is in no block, between those of the heap");
     } else {
@@ -8830,7 +9051,7 @@ static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone 
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
 asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
-    char buffer[400];
+    char buffer[ASTHRA__SAY_MOST];
     Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
     asthra__say_what(&t, ptr, zone);
     asthra_panic_at(NULL, "Invalid pointer in %s: %s", verb, buffer);
@@ -8838,11 +9059,35 @@ asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,
                                                                     const char *verb) {
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    asthra__say_allocator(&t, f);
     asthra_panic_at(NULL,
                     "Heap overflow, seen in %s: the block %p of %s%zu bytes in zone %s was written "
-                    "past its end",
+                    "past its end%s",
                     verb, (void *)f->start, f->is_broken ? "up to " : "", f->size,
-                    asthra_memory_zone_to_string(f->zone));
+                    asthra_memory_zone_to_string(f->zone), buffer);
+}
+
+/* A closed page, by a read or a write. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_touched(const Asthra__Found *f,
+                                                                  const char *at, bool is_live) {
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    const char *zone = asthra_memory_zone_to_string(f->zone);
+    if (is_live) {
+        asthra__say_allocator(&t, f);
+        asthra_panic_at(NULL,
+                        "Heap overflow: %p, %zu bytes past the end of the block %p of %zu bytes in "
+                        "zone %s, was touched%s",
+                        (const void *)at, (size_t)(at - f->start) - f->size, (void *)f->start,
+                        f->size, zone, buffer);
+    }
+    asthra__say_freer(&t, f);
+    asthra_panic_at(NULL,
+                    "Use after free: %p, byte %td of the block %p of %zu bytes in zone %s, was "
+                    "touched after it was freed%s",
+                    (const void *)at, at - f->start, (void *)f->start, f->size, zone, buffer);
 }
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
@@ -8854,18 +9099,21 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Ast
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block) {
     Asthra__Found f;
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
     asthra__heap_find(block, &f);
+    asthra__say_allocator(&t, &f);
     asthra_panic_at(NULL,
                     "Use after free: the freed block %p (of up to %zu bytes, zone %s) was written "
-                    "to",
-                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
+                    "to%s",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone), buffer);
 }
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
                                                                           size_t at) {
-    char buffer[200];
+    char buffer[ASTHRA__SAY_MOST];
     Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
-    asthra__say_freer(&t, asthra__found_freed_by(f));
+    asthra__say_freer(&t, f);
     asthra_panic_at(NULL,
                     "Use after free: byte %zu of the block %p (of up to %zu bytes, zone %s) was "
                     "written to after it was freed%s",
@@ -8875,11 +9123,14 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const 
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block) {
     Asthra__Found f;
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
     asthra__heap_find(block, &f);
+    asthra__say_allocator(&t, &f);
     asthra_panic_at(NULL,
                     "Double free: the block %p (of up to %zu bytes, zone %s) was freed by two "
-                    "threads at once",
-                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
+                    "threads at once%s",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone), buffer);
 }
 
 #endif
@@ -8893,8 +9144,22 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const vo
  * second free is told from a first. What is only read after its free is seen as the pattern, and
  * blocks over 64 KiB do not wait.
  *
- * The ring stands in metadata, a heap keeps it for ever. The link that a free block begins with
- * has its own check.
+ *     a page's block | user's bytes | slack            | note | trailer
+ *     when freed     | link | freeing task | pattern   | note | trailer
+ *
+ * Before the trailer of a page's block stand 16 bytes, its note [Asthra__Note]: its stamp, and who
+ * allocated it from where. It is written when the block is given out and stays until it is given
+ * out again, so that a block that waits, or is in a list, still tells its life. Its first byte is
+ * the one that is known to follow the user's. When the block is freed, the number of the calls
+ * takes the place of the site in its trailer. The quarantine keeps copies of that and of the task
+ * that freed, to see that nobody wrote there; while a block waits the pattern stands in the place
+ * of its link. Blocks with records of their own have note and task there.
+ *
+ * Stamps are taken from the process's count some thousand at a time, 40 bits wide. Each thousandth
+ * allocation of a heap is a guarded one if there is room (heap_guard.c).
+ *
+ * What a heap needs for all this stands in metadata; it keeps it for ever. Without memory for it
+ * blocks do not wait, have no stamps and are not guarded.
  */
 
 #if ASTHRA_HAS_MEMORY
@@ -8902,66 +9167,734 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const vo
 enum {
     ASTHRA__QUARANTINE_BLOCKS = 512,
     ASTHRA__QUARANTINE_BYTES = 1 << 20,
-    ASTHRA__FREED_BYTE = 0xdf,
-    ASTHRA__FREED_FROM = sizeof(Asthra__HeapBlock)
+    ASTHRA__STAMPS = 4096,      /* that a heap takes at once */
+    ASTHRA__GUARD_EVERY = 1000, /* allocations */
+    ASTHRA__NOTE_CALLS = 8,     /* the first bit of a note's word that is one of calls */
+    ASTHRA__NOTE_STAMP = 24,    /* of stamps */
+    ASTHRA__FREED_FROM = 16     /* behind the link and the freeing task */
+};
+#define ASTHRA__FREED_PATTERN UINT64_C(0xdfdfdfdfdfdfdfdf)
+_Static_assert((int)ASTHRA__FREED_FROM <= (int)ASTHRA__FULL_LEAST, "each block has room for it");
+_Static_assert(sizeof(Asthra__Note) + ASTHRA__TRAILER_BYTES == ASTHRA__FULL_EXTRA, "of a block");
+
+typedef struct Asthra__Waiting { /* a freed block, and what stands in it */
+    char *block;
+    uint64_t freed_by, freeing_task;
+} Asthra__Waiting;
+
+struct Asthra__Full {
+    uint64_t stamp;        /* the last one given */
+    uint32_t until_guard;  /* allocations, to the next guarded one */
+    unsigned first, count; /* a ring */
+    size_t bytes;
+    Asthra__Waiting waiting[ASTHRA__QUARANTINE_BLOCKS];
 };
 
-struct Asthra__Quarantine {
-    size_t bytes;
-    unsigned first, count; /* a ring */
-    char *blocks[ASTHRA__QUARANTINE_BLOCKS];
-};
+static struct { ASTHRA__ATOMIC(uint32_t) stamp_blocks; } asthra__full;
+
+static struct Asthra__Full *asthra__full_of(Asthra__Heap *h) {
+    if (ASTHRA__LIKELY(h->full != NULL)) return h->full;
+    h->full = asthra__segment_metadata(sizeof *h->full);
+    if (h->full != NULL) h->full->until_guard = ASTHRA__GUARD_EVERY;
+    return h->full;
+}
+
+/* ---- words in blocks, hidden from sanitizers and looked at by all ---- */
 
 #if ASTHRA__ASAN
 #define ASTHRA__FULL_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__FULL_OWN ASTHRA__HEAP_PEEK
 #else
 #define ASTHRA__FULL_OWN
 #endif
 
-/* Byte for byte: memset would be a sanitizer's. */
-static ASTHRA__FULL_OWN void asthra__full_fill(char *block, size_t capacity) {
-    volatile unsigned char *bytes = (volatile unsigned char *)block;
-    for (size_t i = ASTHRA__FREED_FROM; i < capacity - ASTHRA__TRAILER_BYTES; i++)
-        bytes[i] = ASTHRA__FREED_BYTE;
+static ASTHRA__FULL_OWN Asthra__Note asthra__note_read(const Asthra__Note *n) {
+    return (Asthra__Note){n->word, n->task};
+}
+static ASTHRA__FULL_OWN void asthra__note_write(Asthra__Note *n, uint64_t word, uint64_t task) {
+    n->word = word;
+    n->task = task;
+}
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define asthra__note_turn(word) __builtin_bswap64(word) /* the known byte comes first */
+#else
+#define asthra__note_turn(word) (word)
+#endif
+
+static Asthra__Note *asthra__note_of(const Asthra__Found *f) {
+    if (f->huge != NULL) return &f->huge->note;
+    return (Asthra__Note *)(void *)(f->start + f->capacity - ASTHRA__FULL_EXTRA);
 }
 
-/* The first byte that is another one; capacity: none is. */
-static ASTHRA__FULL_OWN size_t asthra__full_touched(const char *block, size_t capacity) {
+static volatile uint64_t *asthra__freeing_task(const char *block) {
+    return (volatile uint64_t *)(void *)(uintptr_t)(block + 8);
+}
+static ASTHRA__FULL_OWN uint64_t asthra__freeing_task_read(const char *block) {
+    return *asthra__freeing_task(block);
+}
+static ASTHRA__FULL_OWN void asthra__freeing_task_write(const char *block, uint64_t task) {
+    *asthra__freeing_task(block) = task;
+}
+
+/* Word for word: memset would be a sanitizer's, or is made into an instruction that takes long to
+ * begin. `end` is a multiple of eight. */
+static ASTHRA__FULL_OWN void asthra__full_fill(char *block, size_t end) {
+    volatile uint64_t *words = (volatile uint64_t *)(void *)block;
+    *(volatile uintptr_t *)(void *)block = (uintptr_t)ASTHRA__FREED_PATTERN;
+    for (size_t i = ASTHRA__FREED_FROM / sizeof *words; i < end / sizeof *words; i++)
+        words[i] = ASTHRA__FREED_PATTERN;
+}
+
+/* The first byte of the words that are others; end: none is. Four at once while there are. */
+static ASTHRA__FULL_OWN size_t asthra__full_touched(const char *block, size_t end) {
+    const uint64_t *words = (const uint64_t *)(const void *)block, pattern = ASTHRA__FREED_PATTERN;
+    size_t i = ASTHRA__FREED_FROM / sizeof *words, count = end / sizeof *words;
+    if (*(const uintptr_t *)(const void *)block != (uintptr_t)pattern) return 0;
+    while (i + 4 <= count && ((words[i] ^ pattern) | (words[i + 1] ^ pattern) |
+                              (words[i + 2] ^ pattern) | (words[i + 3] ^ pattern)) == 0)
+        i += 4;
+    while (i < count && words[i] == pattern) i++;
+    return i * sizeof *words;
+}
+
+static ASTHRA__FULL_OWN size_t asthra__full_touched_byte(const char *block, size_t word) {
     const volatile unsigned char *bytes = (const volatile unsigned char *)block;
-    size_t i = ASTHRA__FREED_FROM, end = capacity - ASTHRA__TRAILER_BYTES;
-    while (i < end && bytes[i] == ASTHRA__FREED_BYTE) i++;
-    return i < end ? i : capacity;
+    while (bytes[word] == (ASTHRA__FREED_PATTERN & 0xff)) word++;
+    return word;
+}
+
+static ASTHRA__FULL_OWN size_t asthra__full_unlike(const char *at, const void *copy, size_t size) {
+    const volatile char *bytes = at;
+    size_t i = 0;
+    while (i < size && bytes[i] == ((const char *)copy)[i]) i++;
+    return i;
+}
+
+/* ---- notes ---- */
+
+/* The stamps of a heap run to the next multiple of ASTHRA__STAMPS. */
+static uint64_t asthra__full_stamp(struct Asthra__Full *full) {
+    if (ASTHRA__UNLIKELY(++full->stamp % ASTHRA__STAMPS <= 1))
+        full->stamp =
+            (uint64_t)asthra__add(&asthra__full.stamp_blocks, 1u, relaxed) * ASTHRA__STAMPS + 2;
+    return full->stamp;
+}
+
+/* As much of what asthra__heap_find says of a live block as its note needs. */
+static void asthra__full_locate(Asthra__Found *f, char *block) {
+    uintptr_t entry = asthra__region_entry(block);
+    if (entry % ASTHRA__REGION_KINDS != ASTHRA__REGION_SEGMENT) {
+        asthra__heap_find(block, f);
+        return;
+    }
+    f->page = asthra__segment_page(entry - ASTHRA__REGION_SEGMENT, block);
+    f->huge = NULL;
+    f->start = block;
+    f->capacity = f->page->block_size;
+}
+
+ASTHRA__FN bool asthra__full_wants_guard(Asthra__Heap *h) {
+    struct Asthra__Full *full = h->zone == ASTHRA_MEMORY_ZONE_STACK ? NULL : asthra__full_of(h);
+    if (ASTHRA__LIKELY(full == NULL || --full->until_guard != 0)) return false;
+    full->until_guard = ASTHRA__GUARD_EVERY;
+    return true;
+}
+
+ASTHRA__FN void asthra__full_allocated(Asthra__Heap *h, const void *block, Asthra__Deed deed) {
+    Asthra__Found f;
+    struct Asthra__Full *full = asthra__full_of(h);
+    uint64_t stamp = full == NULL ? 0 : asthra__full_stamp(full);
+    asthra__full_locate(&f, (char *)(uintptr_t)block);
+    uint64_t word = stamp << ASTHRA__NOTE_STAMP | (uint64_t)deed.calls << ASTHRA__NOTE_CALLS |
+                    ASTHRA__TRAILER_LIVE;
+    asthra__note_write(asthra__note_of(&f), asthra__note_turn(word), deed.task);
+}
+
+ASTHRA__FN void asthra__full_freed(const Asthra__Found *f, Asthra__Deed deed) {
+    if (f->huge != NULL)
+        f->huge->freeing_task = deed.task;
+    else
+        asthra__freeing_task_write(f->start, deed.task);
+}
+
+ASTHRA__FN ASTHRA__HEAP_PEEK Asthra__History asthra__full_history(const Asthra__Found *f,
+                                                                  AsthraAddressKind kind) {
+    Asthra__Note note = asthra__note_read(asthra__note_of(f));
+    Asthra__History history = {0, {0, 0}, {0, 0}};
+    uint64_t word = asthra__note_turn(note.word);
+    if ((word & 255) == ASTHRA__TRAILER_LIVE) { /* else its memory is gone, or not its own */
+        history.stamp = word >> ASTHRA__NOTE_STAMP;
+        history.allocated.task = note.task;
+        history.allocated.calls = (uint32_t)(word >> ASTHRA__NOTE_CALLS) & 0xffff;
+    }
+    uint64_t by = kind == ASTHRA_ADDRESS_FREED ? asthra__found_freed_by(f) : 0;
+    if (by == 0) return history;
+    history.freed.calls = (uint32_t)(uintptr_t)asthra__trailer_site(by);
+    history.freed.task =
+        f->huge != NULL ? f->huge->freeing_task : asthra__freeing_task_read(f->start);
+    return history;
+}
+
+/* ---- the quarantine ---- */
+
+static bool asthra__waiting_is_whole(const Asthra__Found *f, const Asthra__Waiting *w) {
+    size_t end = f->capacity - ASTHRA__FULL_EXTRA;
+    return asthra__full_touched(w->block, end) == end &&
+           asthra__freeing_task_read(w->block) == w->freeing_task &&
+           asthra__found_freed_by(f) == w->freed_by;
+}
+
+/* Says which byte of it is the first that somebody wrote to. */
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__waiting_panic(const Asthra__Found *f,
+                                                               const Asthra__Waiting *w) {
+    size_t end = f->capacity - ASTHRA__FULL_EXTRA, at = asthra__full_touched(w->block, end);
+    size_t same = asthra__full_unlike(w->block + 8, &w->freeing_task, sizeof w->freeing_task);
+    if (at == end && same < sizeof w->freeing_task)
+        at = 8 + same;
+    else if (at == end)
+        at = f->capacity - ASTHRA__TRAILER_BYTES;
+    else
+        at = asthra__full_touched_byte(w->block, at);
+    asthra__heap_used_after_free(f, at);
 }
 
 /* The oldest block goes home. */
-static void asthra__quarantine_release(Asthra__Heap *h, struct Asthra__Quarantine *q) {
+static void asthra__quarantine_release(Asthra__Heap *h, struct Asthra__Full *q) {
     Asthra__Found f;
-    char *block = q->blocks[q->first];
+    Asthra__Waiting w = q->waiting[q->first];
     q->first = (q->first + 1) % ASTHRA__QUARANTINE_BLOCKS;
     q->count--;
-    asthra__heap_find(block, &f);
+    asthra__heap_find(w.block, &f);
     q->bytes -= f.capacity;
-    size_t at = asthra__full_touched(block, f.capacity);
-    if (ASTHRA__UNLIKELY(at < f.capacity)) asthra__heap_used_after_free(&f, at);
+    if (ASTHRA__UNLIKELY(!asthra__waiting_is_whole(&f, &w))) asthra__waiting_panic(&f, &w);
     asthra__heap_go_home(h, &f);
 }
 
 ASTHRA__FN void asthra__quarantine_flush(Asthra__Heap *h) {
-    while (h->quarantine != NULL && h->quarantine->count > 0)
-        asthra__quarantine_release(h, h->quarantine);
+    while (h->full != NULL && h->full->count > 0) asthra__quarantine_release(h, h->full);
 }
 
 ASTHRA__FN bool asthra__quarantine_add(Asthra__Heap *h, const Asthra__Found *f) {
-    if (h->quarantine == NULL) h->quarantine = asthra__segment_metadata(sizeof *h->quarantine);
-    struct Asthra__Quarantine *q = h->quarantine;
+    struct Asthra__Full *q = asthra__full_of(h);
     if (q == NULL || f->capacity > ASTHRA__MEDIUM_MAX) return false;
     while (q->count == ASTHRA__QUARANTINE_BLOCKS ||
            (q->count > 0 && q->bytes + f->capacity > ASTHRA__QUARANTINE_BYTES))
         asthra__quarantine_release(h, q);
-    asthra__full_fill(f->start, f->capacity);
-    q->blocks[(q->first + q->count++) % ASTHRA__QUARANTINE_BLOCKS] = f->start;
+    asthra__full_fill(f->start, f->capacity - ASTHRA__FULL_EXTRA);
+    q->waiting[(q->first + q->count++) % ASTHRA__QUARANTINE_BLOCKS] =
+        (Asthra__Waiting){f->start, asthra__found_freed_by(f), asthra__freeing_task_read(f->start)};
     q->bytes += f->capacity;
     return true;
+}
+
+#endif
+
+/* ---- [heap] body ---------------------------------------------------- memory/heap_guard.c ---- */
+/* heap - blocks that end where an inaccessible page begins.                [heap] body: guard
+ *
+ * The slack finds an overflow when the block is freed, the quarantine a write when a freed block
+ * leaves it, and neither finds a read. So some blocks of the full level, one in a thousand, have a
+ * page of their own: the block ends at the page's end, and the page after it is closed. When the
+ * block is freed its own page is closed too, until its place is used again, which is as late as can
+ * be. The instruction that touches a closed page faults, and the fault becomes a panic that names
+ * the block and its life, in the thread and with the stack that did it.
+ *
+ * A pool is one unit of the region table, cut into places of two pages each; at first all of it is
+ * closed. A place's record is that of a huge block, so that all that is asked of those holds for
+ * guarded blocks too. Free places wait in a queue, oldest first, under the lock. There are no more
+ * than four pools (with pages of 4 KiB 2,048 places); open places cost a page and two entries in
+ * the system's list of mappings each, of which a process has tens of thousands. What cannot have a
+ * place, for whatever reason, becomes an ordinary block; so do all while a caller's allocator is in
+ * use, which has no such pages.
+ *
+ * The faults are told by who installs the handler: the runtime's, while it runs. At other times
+ * they are plain faults.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+enum { ASTHRA__GUARD_POOLS = 4 };
+
+typedef struct Asthra__GuardPool {
+    char *unit;
+    size_t page;
+    uint32_t count; /* of places */
+    Asthra__Huge places[];
+} Asthra__GuardPool;
+
+static struct {
+    Asthra__Lock lock; /* of the queue, and of making pools */
+    ASTHRA__ATOMIC(Asthra__GuardPool *) pools[ASTHRA__GUARD_POOLS];
+    Asthra__Huge *first_free, *last_free;
+} asthra__guard;
+
+/* ---- places ---- */
+
+/* Caller holds the lock. */
+static void asthra__guard_enqueue(Asthra__Huge *guard) {
+    guard->next_free = NULL;
+    if (asthra__guard.first_free == NULL)
+        asthra__guard.first_free = guard;
+    else
+        asthra__guard.last_free->next_free = guard;
+    asthra__guard.last_free = guard;
+}
+
+static char *asthra__guard_page(const Asthra__GuardPool *pool, const Asthra__Huge *guard) {
+    return pool->unit + (size_t)(guard - pool->places) * 2 * pool->page;
+}
+
+/* The pool is made, but nobody knows it. */
+static Asthra__GuardPool *asthra__guard_map(void) {
+    size_t page = asthra__os_page_size(), count = ASTHRA__REGION_BYTES / (2 * page);
+    size_t bytes = sizeof(Asthra__GuardPool) + count * sizeof(Asthra__Huge);
+    Asthra__GuardPool *pool = asthra__os_map(bytes);
+    char *unit = asthra__os_map_aligned(ASTHRA__REGION_BYTES, ASTHRA__REGION_BYTES);
+    if (pool != NULL && unit != NULL && asthra__os_close_pages(unit, ASTHRA__REGION_BYTES)) {
+        *pool = (Asthra__GuardPool){.unit = unit, .page = page, .count = (uint32_t)count};
+        for (size_t i = 0; i < count; i++) {
+            pool->places[i].is_guarded = true;
+            pool->places[i].zone = ASTHRA_MEMORY_ZONE_NONE;
+        }
+        if (asthra__region_claim(unit, ASTHRA__REGION_BYTES, pool, ASTHRA__REGION_GUARD))
+            return pool;
+    }
+    if (unit != NULL) asthra__os_unmap(unit, ASTHRA__REGION_BYTES);
+    if (pool != NULL) asthra__os_unmap(pool, bytes);
+    return NULL;
+}
+
+/* Caller holds the lock. */
+static void asthra__guard_grow(void) {
+    unsigned n = 0;
+    while (n < ASTHRA__GUARD_POOLS && asthra__load(&asthra__guard.pools[n], relaxed) != NULL) n++;
+    Asthra__GuardPool *pool = n == ASTHRA__GUARD_POOLS ? NULL : asthra__guard_map();
+    if (pool == NULL) return;
+    for (uint32_t i = 0; i < pool->count; i++) asthra__guard_enqueue(&pool->places[i]);
+    asthra__store(&asthra__guard.pools[n], pool, release);
+}
+
+static Asthra__Huge *asthra__guard_dequeue(void) {
+    asthra__lock(&asthra__guard.lock);
+    if (asthra__guard.first_free == NULL) asthra__guard_grow();
+    Asthra__Huge *guard = asthra__guard.first_free;
+    if (guard != NULL) asthra__guard.first_free = guard->next_free;
+    asthra__unlock(&asthra__guard.lock);
+    return guard;
+}
+
+static const Asthra__GuardPool *asthra__guard_pool(const Asthra__Huge *guard) {
+    for (unsigned n = 0;; n++) {
+        const Asthra__GuardPool *pool = asthra__load(&asthra__guard.pools[n], acquire);
+        if ((size_t)((const char *)guard - (const char *)pool->places) <
+            pool->count * sizeof *guard)
+            return pool;
+    }
+}
+
+static void asthra__guard_queue(Asthra__Huge *guard) {
+    asthra__lock(&asthra__guard.lock);
+    asthra__guard_enqueue(guard);
+    asthra__unlock(&asthra__guard.lock);
+}
+
+ASTHRA__FN Asthra__Huge *asthra__guard_take(size_t size) {
+    size_t capacity = size == 0 ? 16 : (size + 15) & ~(size_t)15;
+    if (size > asthra__os_page_size() || asthra__alloc_is_hooked()) return NULL;
+    Asthra__Huge *guard = asthra__guard_dequeue();
+    if (guard == NULL) return NULL;
+    const Asthra__GuardPool *pool = asthra__guard_pool(guard);
+    char *page = asthra__guard_page(pool, guard);
+    if (!asthra__os_open_pages(page, pool->page)) {
+        asthra__guard_queue(guard);
+        return NULL;
+    }
+    asthra__heap_hide(page, pool->page);
+    guard->start = page + pool->page - capacity;
+    guard->mapped = capacity;
+    asthra__heap_show(guard->start, size);
+    return guard;
+}
+
+/* A page that the system does not close, for want of mappings, stays open and is used again. */
+ASTHRA__FN void asthra__guard_give(Asthra__Huge *guard) {
+    const Asthra__GuardPool *pool = asthra__guard_pool(guard);
+    asthra__os_close_pages(asthra__guard_page(pool, guard), pool->page);
+    asthra__guard_queue(guard);
+}
+
+ASTHRA__FN Asthra__Huge *asthra__guard_find(uintptr_t pool, const void *ptr) {
+    Asthra__GuardPool *p = (Asthra__GuardPool *)pool;
+    return &p->places[((uintptr_t)ptr & (ASTHRA__REGION_BYTES - 1)) / (2 * p->page)];
+}
+
+ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__guard_each(bool (*visit)(Asthra__Huge *guard, void *user),
+                                                     void *user) {
+    for (unsigned n = 0; n < ASTHRA__GUARD_POOLS; n++) {
+        Asthra__GuardPool *pool = asthra__load(&asthra__guard.pools[n], acquire);
+        if (pool == NULL) return;
+        for (uint32_t i = 0; i < pool->count; i++) {
+            Asthra__Huge *guard = &pool->places[i];
+            if (asthra__load(&guard->is_live, acquire) != 0 && !visit(guard, user)) return;
+        }
+    }
+}
+
+/* ---- faults ---- */
+
+/* On the stack of the thread that faulted, which may stand at any multiple of eight. */
+#if defined(__x86_64__) || defined(__i386__)
+__attribute__((__force_align_arg_pointer__))
+#endif
+ASTHRA__COLD static void
+asthra__guard_panic(void *address) {
+    Asthra__Found f;
+    bool is_live = asthra__heap_find(address, &f) != ASTHRA_ADDRESS_FREED &&
+                   asthra__load(&f.huge->is_live, acquire) != 0;
+    asthra__heap_touched(&f, address, is_live);
+}
+
+/* In a signal handler. The own page of a live block is open: what faults there is not ours. */
+ASTHRA__FN bool asthra__guard_on_fault(void *address, void *context) {
+    uintptr_t entry = asthra__region_entry(address);
+    if (entry % ASTHRA__REGION_KINDS != ASTHRA__REGION_GUARD) return false;
+    const Asthra__GuardPool *pool = (const void *)(entry - ASTHRA__REGION_GUARD);
+    const Asthra__Huge *guard = asthra__guard_find(entry - ASTHRA__REGION_GUARD, address);
+    bool is_behind = (char *)address >= asthra__guard_page(pool, guard) + pool->page;
+    if (guard->start == NULL) return false;
+    if (!is_behind && asthra__load(&guard->is_live, acquire) != 0) return false;
+    return asthra__os_fault_call(context, asthra__guard_panic, address);
+}
+
+ASTHRA__FN void asthra__guard_fork_before(void) {
+    asthra__lock(&asthra__guard.lock);
+}
+ASTHRA__FN void asthra__guard_fork_after(void) {
+    asthra__unlock(&asthra__guard.lock);
+}
+
+#endif
+
+/* ---- [heap] body ---------------------------------------------------- memory/heap_trace.c ---- */
+/* heap - who did something to a block, and from where.                     [heap] body: trace
+ *
+ * At the full level each allocation and each free notes the task and the calls on the stack. Two
+ * things make that cheap enough to do always.
+ *
+ * A walk is remembered. Unwinding by the program's tables takes a microsecond; but where one return
+ * address stands is known once the frame above it has been unwound: for the code that a call goes
+ * back to, the distance on the stack to the next return address is always the same. So a table says
+ * for return addresses how far it is to the next [Asthra__Step], the unwinder is asked for what the
+ * table does not know yet, and most walks are some ten look-ups. No frame pointers are needed.
+ * Frames whose size changes (alloca, arrays of variable length, realigned stacks) are found out
+ * when two distances for one address differ; from then on stacks with them are unwound each time.
+ * Until then a wrong distance leads to a word that is hardly ever a return address that the table
+ * knows. No step leaves the stack, whose end the scheduler or the system tells; on a stack that is
+ * unknown to both, everything is unwound.
+ *
+ * Equal stacks are stored once [Asthra__Calls], and a block keeps a number of 16 bits. The depot
+ * never forgets; it has room for 32,767 stacks, and takes memory as it fills. A site that comes
+ * with very many of them, as in a recursion with several calls, keeps four calls of the next ones
+ * and then two, so that there are fewer, and in the last quarter of the depot one. When that is
+ * full, what is new has no number.
+ *
+ * Both tables are one mapping, made at the first use. A step is two words that tell nothing to who
+ * sees only one of them new: the first is the address turned by the second. Lists of the depot only
+ * grow at their heads; of two threads that add equal stacks at once both may succeed, and nothing
+ * is lost but room.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+#include <string.h>
+
+enum {
+    ASTHRA__CALLS_DEPTH = 8,
+    ASTHRA__CALLS_OWN = 6, /* of the walk: our own above it */
+    ASTHRA__CALLS_WALK = ASTHRA__CALLS_DEPTH + ASTHRA__CALLS_OWN,
+    ASTHRA__CALLS_MOST = 32768,
+    ASTHRA__CALLS_HEADS = 16384,
+    ASTHRA__STEPS = 4096,
+    ASTHRA__FAN_WIDE = 64,                    /* stacks of one site, until they keep fewer calls */
+    ASTHRA__STEP_BITS = sizeof(uintptr_t) * 4 /* half of a word */
+};
+
+/* What is known of a return address: the distances, in words, from the stack pointer after the
+ * return to the place of the next return address, and to the stack pointer there. */
+typedef struct Asthra__Step {
+    ASTHRA__ATOMIC(uintptr_t) check, how; /* check ^ how: the address */
+} Asthra__Step;
+#define ASTHRA__STEP_HALF (((uintptr_t)1 << ASTHRA__STEP_BITS) - 1)
+#define ASTHRA__STEP_END (~(uintptr_t)0)        /* nobody called this */
+#define ASTHRA__STEP_VARIES (~(uintptr_t)0 - 1) /* to be unwound each time */
+
+typedef struct Asthra__Calls {
+    ASTHRA__ATOMIC(const char *) text;
+    ASTHRA__ATOMIC(uint32_t) next; /* of the same hash; 0: none */
+    uint32_t count;
+    uintptr_t places[ASTHRA__CALLS_DEPTH]; /* return addresses, innermost first */
+} Asthra__Calls;
+
+typedef struct Asthra__Depot {
+    ASTHRA__ATOMIC(uint32_t) used;
+    ASTHRA__ATOMIC(uint32_t) heads[ASTHRA__CALLS_HEADS];
+    Asthra__Step steps[ASTHRA__STEPS];
+    ASTHRA__ATOMIC(uint16_t) fans[ASTHRA__STEPS]; /* stacks of a site, and of its like in hash */
+    Asthra__Calls calls[ASTHRA__CALLS_MOST];      /* the first is nobody's */
+} Asthra__Depot;
+
+static struct {
+    ASTHRA__ATOMIC(Asthra__Depot *) depot;
+    ASTHRA__ATOMIC(const Asthra__HeapRunner *) runner;
+} asthra__deeds;
+
+#if ASTHRA__ASAN
+#define ASTHRA__STACK_PEEK __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__STACK_PEEK ASTHRA__HEAP_PEEK
+#else
+#define ASTHRA__STACK_PEEK
+#endif
+
+ASTHRA__FN void asthra__heap_set_runner(const Asthra__HeapRunner *runner) {
+    asthra__store(&asthra__deeds.runner, runner, release);
+}
+
+/* NULL: no memory. */
+static Asthra__Depot *asthra__depot(void) {
+    Asthra__Depot *d = asthra__load(&asthra__deeds.depot, acquire), *none = NULL;
+    if (ASTHRA__LIKELY(d != NULL)) return d;
+    d = asthra__os_map(sizeof *d);
+    if (d == NULL) return NULL;
+    if (asthra__cas(&asthra__deeds.depot, &none, d, acq_rel)) return d;
+    asthra__os_unmap(d, sizeof *d);
+    return asthra__load(&asthra__deeds.depot, acquire);
+}
+
+/* ---- steps ---- */
+
+static ASTHRA__FAST Asthra__Step *asthra__step_at(Asthra__Depot *d, uintptr_t place) {
+    return &d->steps[(place >> 1 ^ place >> 13) % ASTHRA__STEPS];
+}
+
+/* 0: not known. */
+static ASTHRA__FAST uintptr_t asthra__step_find(Asthra__Depot *d, uintptr_t place) {
+    Asthra__Step *s = asthra__step_at(d, place);
+    uintptr_t how = asthra__load(&s->how, relaxed);
+    return (asthra__load(&s->check, relaxed) ^ how) == place ? how : 0;
+}
+
+static void asthra__step_set(Asthra__Depot *d, uintptr_t place, uintptr_t how) {
+    Asthra__Step *s = asthra__step_at(d, place);
+    uintptr_t known = asthra__step_find(d, place);
+    if (known == how) return;
+    if (known != 0) how = ASTHRA__STEP_VARIES;
+    asthra__store(&s->how, how, relaxed);
+    asthra__store(&s->check, place ^ how, relaxed);
+}
+
+static ASTHRA__STACK_PEEK uintptr_t asthra__stack_word(uintptr_t at) {
+    return *(const volatile uintptr_t *)at;
+}
+
+/* Where the return address stands depends on processor and compiler, so it is looked for. */
+static void asthra__step_learn(Asthra__Depot *d, const Asthra__OsFrame *from,
+                               const Asthra__OsFrame *to) {
+    uintptr_t slot = to->stack, delta = (to->stack - from->stack) / sizeof slot;
+    if (from->is_exact || to->is_exact || to->stack <= from->stack) return;
+    if (delta >= ASTHRA__STEP_HALF || to->stack % sizeof slot != 0) return;
+    do slot -= sizeof slot;
+    while (slot > from->stack && asthra__stack_word(slot) != to->place);
+    if (slot < from->stack || asthra__stack_word(slot) != to->place) return;
+    uintptr_t offset = (slot - from->stack) / sizeof slot;
+    asthra__step_set(d, from->place, delta << ASTHRA__STEP_BITS | offset);
+}
+
+/* ---- walks ---- */
+
+typedef struct Asthra__Walk {
+    Asthra__Depot *depot;
+    uintptr_t place, stack, end; /* of the first return address; end: of the stack, 0: not known */
+    uintptr_t site;              /* what is kept begins there: above it is our own */
+    size_t most, count;
+    uintptr_t kept[ASTHRA__CALLS_DEPTH];
+} Asthra__Walk;
+
+/* Not what a recursion comes through once more: it tells little, and there are many ways. */
+static ASTHRA__FAST void asthra__walk_keep(Asthra__Walk *w, uintptr_t place) {
+    size_t n = w->count;
+    if (n == 0 && place != w->site) return;
+    if ((n >= 1 && w->kept[n - 1] == place) || (n >= 2 && w->kept[n - 2] == place)) return;
+    w->kept[w->count++] = place;
+}
+
+/* Keeps nothing if some step is not known. */
+static void asthra__walk_known(Asthra__Walk *w) {
+    uintptr_t place = w->place, stack = w->stack;
+    for (size_t n = 0; n < ASTHRA__CALLS_WALK && stack < w->end; n++) {
+        uintptr_t how = asthra__step_find(w->depot, place);
+        if (ASTHRA__UNLIKELY(how == 0 || how == ASTHRA__STEP_VARIES)) break;
+        asthra__walk_keep(w, place);
+        if (how == ASTHRA__STEP_END || w->count == w->most) return;
+        uintptr_t slot = stack + (how & ASTHRA__STEP_HALF) * sizeof slot;
+        if (ASTHRA__UNLIKELY(slot > w->end - sizeof slot)) break;
+        place = asthra__stack_word(slot);
+        stack += (how >> ASTHRA__STEP_BITS) * sizeof slot;
+        if (n + 1 == ASTHRA__CALLS_WALK) return;
+    }
+    w->count = 0;
+}
+
+/* With the unwinder; the table learns from it. */
+ASTHRA__COLD static void asthra__walk_unwound(Asthra__Walk *w) {
+    Asthra__OsFrame frames[ASTHRA__CALLS_WALK + 4];
+    bool is_all = false;
+    size_t count = asthra__os_frames(frames, sizeof frames / sizeof *frames, &is_all), first = 0;
+    while (first < count && frames[first].place != w->place) first++;
+    if (first == count) return;
+    frames[first].stack = w->stack; /* as those who know the walk will count it */
+    for (size_t i = first; i < count; i++) {
+        if (i + 1 < count)
+            asthra__step_learn(w->depot, &frames[i], &frames[i + 1]);
+        else if (is_all && !frames[i].is_exact)
+            asthra__step_set(w->depot, frames[i].place, ASTHRA__STEP_END);
+        if (w->count < w->most) asthra__walk_keep(w, frames[i].place);
+    }
+}
+
+/* ---- the depot ---- */
+
+static ASTHRA__ATOMIC(uint16_t) * asthra__fan_at(Asthra__Depot *d, uintptr_t site) {
+    return &d->fans[(site >> 1 ^ site >> 13) % ASTHRA__STEPS];
+}
+
+static uint32_t asthra__calls_find(Asthra__Depot *d, uint32_t first, const uintptr_t *places,
+                                   size_t count) {
+    for (uint32_t i = first; i != 0; i = asthra__load(&d->calls[i].next, relaxed)) {
+        const Asthra__Calls *c = &d->calls[i];
+        size_t n = 0;
+        while (n < count && c->places[n] == places[n]) n++;
+        if (n == count && c->count == count) return i;
+    }
+    return 0;
+}
+
+/* 0: the depot is full. */
+static uint32_t asthra__calls_add(Asthra__Depot *d, ASTHRA__ATOMIC(uint32_t) * head, uint32_t first,
+                                  const uintptr_t *places, size_t count) {
+    if (asthra__load(&d->used, relaxed) >= ASTHRA__CALLS_MOST - 1) return 0;
+    uint32_t i = asthra__add(&d->used, 1u, relaxed) + 1;
+    if (i >= ASTHRA__CALLS_MOST) return 0;
+    Asthra__Calls *c = &d->calls[i];
+    ASTHRA__ATOMIC(uint16_t) *fan = asthra__fan_at(d, places[0]);
+    asthra__store(fan, (uint16_t)(asthra__load(fan, relaxed) + 1), relaxed);
+    c->count = (uint32_t)count;
+    memcpy(c->places, places, count * sizeof *places);
+    do {
+        asthra__store(&c->next, first, relaxed);
+    } while (!asthra__cas(head, &first, i, release)); /* partner: the acquire of who looks */
+    return i;
+}
+
+static uint32_t asthra__calls_of(Asthra__Depot *d, const uintptr_t *places, size_t count) {
+    uint64_t hash = count;
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ places[i]) * UINT64_C(0x9e3779b97f4a7c15) ^ hash >> 29;
+    ASTHRA__ATOMIC(uint32_t) *head = &d->heads[hash >> 40 & (ASTHRA__CALLS_HEADS - 1)];
+    uint32_t first = asthra__load(head, acquire), i = asthra__calls_find(d, first, places, count);
+    return ASTHRA__LIKELY(i != 0) ? i : asthra__calls_add(d, head, first, places, count);
+}
+
+/* ---- deeds ---- */
+
+/* The end of the stack that the caller stands on; 0: it is nobody's that we know. */
+static uintptr_t asthra__stack_end_of(Asthra__Thread *t, const Asthra__HeapRunner *runner,
+                                      uintptr_t stack) {
+    const char *here = (const char *)stack;
+    char *end = runner == NULL ? NULL : runner->stack_end(here);
+    if (ASTHRA__LIKELY(end != NULL)) return (uintptr_t)end;
+    if (t->stack_high == NULL && !asthra__os_stack_bounds(&t->stack_low, &t->stack_high))
+        t->stack_low = t->stack_high = (void *)(uintptr_t)1;
+    bool is_own = here >= (char *)t->stack_low && here < (char *)t->stack_high;
+    return is_own ? (uintptr_t)t->stack_high : 0;
+}
+
+/* How many calls a stack keeps. */
+static size_t asthra__calls_depth(Asthra__Depot *d, uintptr_t site) {
+    uint32_t used = asthra__load(&d->used, relaxed);
+    int wide = used < ASTHRA__CALLS_MOST / 8 ? ASTHRA__FAN_WIDE : ASTHRA__FAN_WIDE / 4;
+    int fan = asthra__load(asthra__fan_at(d, site), relaxed);
+    if (ASTHRA__LIKELY(fan < wide)) return ASTHRA__CALLS_DEPTH;
+    return used > ASTHRA__CALLS_MOST / 4 * 3 ? 1 : fan < 4 * wide ? 4 : 2;
+}
+
+/* Where a walk does not meet the site, as without an unwinder, the site stands alone. */
+static uint32_t asthra__calls_here(Asthra__Walk *w) {
+    asthra__walk_known(w);
+    if (ASTHRA__UNLIKELY(w->count == 0)) asthra__walk_unwound(w);
+    if (w->count == 0 && w->site == 0) return 0;
+    if (w->count == 0) w->kept[w->count++] = w->site;
+    return asthra__calls_of(w->depot, w->kept, w->count);
+}
+
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Deed asthra__deed_here(const void *site) {
+    const Asthra__HeapRunner *runner = asthra__load(&asthra__deeds.runner, acquire);
+    Asthra__Deed deed = {runner == NULL ? 0 : runner->task(), 0};
+    Asthra__Thread *t = asthra__thread_place();
+    Asthra__Depot *d = asthra__depot();
+    if (d == NULL || t->is_in_deed) return deed; /* the unwinder's own, or the C library's */
+    t->is_in_deed = true;
+    Asthra__Walk w;
+    w.depot = d;
+    w.place = (uintptr_t)__builtin_return_address(0);
+    w.stack = (uintptr_t)__builtin_dwarf_cfa();
+    w.end = asthra__stack_end_of(t, runner, w.stack);
+    w.site = (uintptr_t)site;
+    w.most = asthra__calls_depth(d, w.site);
+    w.count = 0;
+    deed.calls = asthra__calls_here(&w);
+    t->is_in_deed = false;
+    return deed;
+}
+
+/* ---- words ---- */
+
+/* Copies what another thread may just have filled; 0: there is no such number. */
+static ASTHRA__HEAP_PEEK size_t asthra__calls_places(uint32_t calls, uintptr_t *places) {
+    const Asthra__Depot *d = asthra__load(&asthra__deeds.depot, acquire);
+    if (d == NULL || calls == 0 || calls >= ASTHRA__CALLS_MOST) return 0;
+    const Asthra__Calls *c = &d->calls[calls];
+    size_t count = c->count <= ASTHRA__CALLS_DEPTH ? c->count : 0;
+    for (size_t i = 0; i < count; i++) places[i] = c->places[i];
+    return count;
+}
+
+ASTHRA__FN bool asthra__calls_say(Asthra__Text *t, uint32_t calls, size_t most) {
+    uintptr_t places[ASTHRA__CALLS_DEPTH];
+    size_t count = asthra__calls_places(calls, places), from = t->length;
+    for (size_t i = 0; i < count; i++) {
+        char name[128]; /* a return address may be that of the next function */
+        size_t length = asthra__os_symbol((const void *)(places[i] - 1), name, sizeof name);
+        if (i > 0 && t->length - from + length + 7 > most) break;
+        asthra__text_add(t, i == 0 ? "" : ", from ");
+        asthra__text_add_count(t, name, length);
+    }
+    return count != 0;
+}
+
+ASTHRA__FN const char *asthra__calls_text(uint32_t calls) {
+    char buffer[ASTHRA__CALLS_DEPTH * 136];
+    Asthra__Depot *d = asthra__load(&asthra__deeds.depot, acquire);
+    if (d == NULL || calls >= ASTHRA__CALLS_MOST) return NULL;
+    Asthra__Calls *c = &d->calls[calls];
+    const char *text = asthra__load(&c->text, acquire);
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    if (text != NULL || !asthra__calls_say(&t, calls, sizeof buffer)) return text;
+    char *own = asthra__segment_metadata(t.length + 1);
+    if (own == NULL) return NULL;
+    memcpy(own, buffer, t.length + 1);
+    return asthra__cas(&c->text, &text, own, release) ? own : asthra__load(&c->text, acquire);
 }
 
 #endif
@@ -9272,6 +10205,7 @@ static Asthra__PinStep asthra__pin_step(uintptr_t *at, uintptr_t last, uintptr_t
         uintptr_t here = *at;
         AsthraAddressKind kind = asthra__heap_find((void *)here, &f);
         bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && f.page != NULL;
+        if (f.huge != NULL && f.huge->is_guarded) is_dead = !is_live;
         *block = is_live ? (uintptr_t)f.start : here;
         if (is_live)
             *at = (uintptr_t)f.start + f.capacity;
@@ -9625,6 +10559,11 @@ ASTHRA__FN void asthra__stack_end_tasks(void);
 /* A hook: the id of the running task; 0: none. NULL: there are no tasks. */
 ASTHRA__FN void asthra__stack_set_owner(Asthra__StackOwner task);
 
+/* What `ptr` is in the chunk of the heap that begins at `chunk` and is described in *out. In the
+ * running task's or thread's own region: a live block, or none; of another's the chunk stays.
+ * Returns whether it is in a block or such a chunk. */
+ASTHRA__FN bool asthra__stack_describe(const void *chunk, const void *ptr,
+                                       AsthraAllocationInfo *out);
 /* Frees the newest block of what runs here, if no scope was opened after it; NULL is allowed.
  * Else panics "Invalid pointer in <verb>". */
 ASTHRA__FN void asthra__stack_free(void *ptr, const char *verb);
@@ -10421,6 +11360,26 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__stack_invalid(const char *ptr, 
         asthra__heap_invalid(ptr, ASTHRA_MEMORY_ZONE_STACK, verb);
     asthra__stack_say_what(&t, ptr, *(Asthra__StackRegion *const *)(const void *)f.start);
     asthra_panic_at(NULL, "Invalid pointer in %s: %s", verb, what);
+}
+
+ASTHRA__FN bool asthra__stack_describe(const void *chunk, const void *ptr,
+                                       AsthraAllocationInfo *out) {
+    const Asthra__StackRegion *mine = asthra__thread()->stack;
+    const Asthra__StackRegion *of = *(Asthra__StackRegion *const *)chunk;
+    if (out->kind != ASTHRA_ADDRESS_LIVE) return true;
+    if (mine != of) return true;
+    out->kind = ASTHRA_ADDRESS_SLACK;
+    out->start = NULL;
+    out->size = 0;
+    for (Asthra__StackWalk w = asthra__stack_walk(mine, NULL); asthra__stack_next(&w);) {
+        if ((size_t)((const char *)ptr - w.block) >= (w.size == 0 ? 1 : w.size)) continue;
+        out->kind = ASTHRA_ADDRESS_LIVE;
+        out->start = w.block;
+        out->size = w.size;
+        out->allocated_by = asthra__stack_task();
+        return true;
+    }
+    return false;
 }
 
 ASTHRA__FN ASTHRA__NOINLINE void asthra__stack_free(void *ptr, const char *verb) {
@@ -12089,10 +13048,20 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr) {
     return asthra__heap_zone_of(ptr);
 }
 
+/* What the block tells of itself. */
+static void asthra__memory_tell(const Asthra__Found *f, AsthraAllocationInfo *out) {
+    Asthra__History history = asthra__full_history(f, out->kind);
+    out->stamp = history.stamp;
+    out->allocated_by = history.allocated.task;
+    out->allocated_at = asthra__calls_text(history.allocated.calls);
+    out->freed_by = history.freed.task;
+    out->freed_at = asthra__calls_text(history.freed.calls);
+}
+
 /* A place in code as text, kept in the thread's record. */
-static const char *asthra__memory_site(uint64_t by, int which) {
+static const char *asthra__memory_site(uint64_t by) {
     if (by == 0) return NULL;
-    char *text = asthra__thread()->described[which];
+    char *text = asthra__thread()->described;
     size_t length = asthra__os_symbol(asthra__trailer_site(by), text, ASTHRA__DESCRIBED - 1);
     text[length] = '\0';
     return text;
@@ -12107,8 +13076,13 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
     if (out->kind != ASTHRA_ADDRESS_LIVE && out->kind != ASTHRA_ADDRESS_FREED) return false;
     out->start = f.start;
     out->size = f.size;
-    if (out->kind == ASTHRA_ADDRESS_FREED)
-        out->freed_at = asthra__memory_site(asthra__found_freed_by(&f), 1);
+#if ASTHRA_HAS_STACK
+    if (f.zone == ASTHRA_MEMORY_ZONE_STACK) return asthra__stack_describe(f.start, ptr, out);
+#endif
+    if (f.level == ASTHRA_SAFETY_FULL)
+        asthra__memory_tell(&f, out);
+    else if (out->kind == ASTHRA_ADDRESS_FREED)
+        out->freed_at = asthra__memory_site(asthra__found_freed_by(&f));
     return true;
 }
 
@@ -15419,6 +16393,7 @@ static bool asthra__is_below_root(const Asthra__Seat *s, const void *address) {
 
 /* In a signal handler. */
 static bool asthra__on_fault(void *address, void *context) {
+    if (asthra__guard_on_fault(address, context)) return true;
     Asthra__Fiber *f = asthra__fiber_of_guard(address);
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL) return false;
@@ -15430,18 +16405,27 @@ static bool asthra__on_fault(void *address, void *context) {
     return asthra__os_fault_redirect(context, asthra__overflow_panic, f, (void *)top);
 }
 
+static char *asthra__stack_end_here(const char *here) {
+    const Asthra__Seat *s = asthra__seat_if_any();
+    const Asthra__Fiber *f = s == NULL ? NULL : s->fiber;
+    return f != NULL && here >= f->low && here < f->high ? f->high : NULL;
+}
+
 ASTHRA__FN void asthra__report_setup(void) {
+    static const Asthra__HeapRunner runner = {asthra__current_id, asthra__stack_end_here};
     static const Asthra__PanicOwner owner = {
         asthra__panic_task_id,         asthra__panic_task_name, asthra__panic_task_policy,
         asthra__panic_task_set_policy, asthra__panic_fail_task,
     };
     asthra__panic_set_owner(&owner);
     asthra__result_set_place(asthra__task_error_place);
+    asthra__heap_set_runner(&runner);
     asthra__os_fault_install(asthra__on_fault);
 }
 
 ASTHRA__FN void asthra__report_teardown(void) {
     asthra__os_fault_remove();
+    asthra__heap_set_runner(NULL);
     asthra__panic_set_owner(NULL);
     asthra__result_set_place(NULL);
 }

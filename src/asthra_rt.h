@@ -172,6 +172,8 @@ extern "C" {
 #include "memory/heap.c"
 #include "memory/heap_check.c"
 #include "memory/heap_full.c"
+#include "memory/heap_guard.c"
+#include "memory/heap_trace.c"
 #include "memory/manual.c"
 #include "memory/pinned_internal.h"
 #include "memory/pinned_table.c"

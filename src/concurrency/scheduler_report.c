@@ -14,6 +14,7 @@
  */
 #include "scheduler_internal.h"
 #include "../core/table_internal.h"
+#include "../memory/heap_internal.h"
 
 #if ASTHRA_HAS_TASK
 
@@ -338,6 +339,7 @@ static bool asthra__is_below_root(const Asthra__Seat *s, const void *address) {
 
 /* In a signal handler. */
 static bool asthra__on_fault(void *address, void *context) {
+    if (asthra__guard_on_fault(address, context)) return true;
     Asthra__Fiber *f = asthra__fiber_of_guard(address);
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->worker == NULL) return false;
@@ -349,18 +351,27 @@ static bool asthra__on_fault(void *address, void *context) {
     return asthra__os_fault_redirect(context, asthra__overflow_panic, f, (void *)top);
 }
 
+static char *asthra__stack_end_here(const char *here) {
+    const Asthra__Seat *s = asthra__seat_if_any();
+    const Asthra__Fiber *f = s == NULL ? NULL : s->fiber;
+    return f != NULL && here >= f->low && here < f->high ? f->high : NULL;
+}
+
 ASTHRA__FN void asthra__report_setup(void) {
+    static const Asthra__HeapRunner runner = {asthra__current_id, asthra__stack_end_here};
     static const Asthra__PanicOwner owner = {
         asthra__panic_task_id,         asthra__panic_task_name, asthra__panic_task_policy,
         asthra__panic_task_set_policy, asthra__panic_fail_task,
     };
     asthra__panic_set_owner(&owner);
     asthra__result_set_place(asthra__task_error_place);
+    asthra__heap_set_runner(&runner);
     asthra__os_fault_install(asthra__on_fault);
 }
 
 ASTHRA__FN void asthra__report_teardown(void) {
     asthra__os_fault_remove();
+    asthra__heap_set_runner(NULL);
     asthra__panic_set_owner(NULL);
     asthra__result_set_place(NULL);
 }

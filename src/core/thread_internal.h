@@ -32,9 +32,11 @@ struct Asthra__Thread {
     char name[32];                 /* "main" of the first thread, else "" until it is named */
     Asthra__Thread *next, **link;  /* the list of attached threads; under its lock */
     void *fault_stack;
-    char described[2][ASTHRA__DESCRIBED]; /* memory's slot: the texts of its last description */
-    bool is_in_memory_hook; /* zone's slot */
-    bool is_in_heap;        /* heap's: it is opening one; attaching leaves it as it was */
+    char described[ASTHRA__DESCRIBED]; /* memory's slot: the text of its last description */
+    bool is_in_memory_hook;            /* zone's slot */
+    bool is_in_heap;              /* heap's: it is opening one; attaching leaves it as it was */
+    bool is_in_deed;              /* heap's: it is walking the stack, which may allocate */
+    void *stack_low, *stack_high; /* heap's: its own stack; stack_high NULL: not asked yet */
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */

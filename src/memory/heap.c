@@ -472,14 +472,13 @@ static void *asthra__large_take(Asthra__Heap *h, size_t room, size_t size) {
     return p->start;
 }
 
-static void *asthra__huge_take(Asthra__Heap *h, size_t room, size_t size, size_t alignment) {
-    Asthra__Huge *huge = asthra__huge_map(room, alignment);
+static void *asthra__huge_give_out(Asthra__Heap *h, Asthra__Huge *huge, size_t size) {
     if (huge == NULL) return NULL;
     huge->size = size;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
     if (h->level != ASTHRA_SAFETY_NONE) {
-        asthra__guard_set(huge->start + size);
+        if (size < huge->mapped) asthra__guard_set(huge->start + size); /* else it is guarded */
         asthra__heap_hide(huge->start + size, huge->mapped - size);
     }
     asthra__store(&huge->is_live, 1u, release);
@@ -497,12 +496,25 @@ static void *asthra__small_take(Asthra__Heap *h, unsigned bin, size_t size) {
 }
 
 static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
-    size_t room = size + h->extra;
+    bool is_full = h->level == ASTHRA_SAFETY_FULL;
+    size_t room = is_full ? asthra__full_room(size) : size + h->extra;
+    if (is_full && alignment <= 16 && asthra__full_wants_guard(h)) {
+        void *guarded = asthra__huge_give_out(h, asthra__guard_take(size), size);
+        if (guarded != NULL) return guarded;
+    }
     unsigned bin = asthra__bin_for(room, alignment);
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (room <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
         return asthra__large_take(h, room, size);
-    return asthra__huge_take(h, room, size, alignment);
+    return asthra__huge_give_out(h, asthra__huge_map(room, alignment), size);
+}
+
+/* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
+static Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
+                                      const void *site) {
+    if (ASTHRA__LIKELY(level != ASTHRA_SAFETY_FULL || zone == ASTHRA_MEMORY_ZONE_STACK))
+        return (Asthra__Deed){0, 0};
+    return asthra__deed_here(site);
 }
 
 /* What the limit and the accounts are charged for a block of the heap. */
@@ -511,7 +523,9 @@ static size_t asthra__heap_charge(AsthraSafetyLevel level, size_t size, size_t a
 }
 
 /* Counts what the zones are told of; blocks of the stack zone are chunks that it counts itself. */
-static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMemoryZone zone) {
+static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMemoryZone zone,
+                                        const void *site) {
+    Asthra__Deed deed = asthra__heap_deed(asthra__heap_level(), zone, site);
     Asthra__Heap *h = asthra__heap_enter(zone);
     void *ptr = asthra__heap_take(h, size, alignment);
     if (ptr == NULL)
@@ -519,6 +533,7 @@ static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMem
     else if (zone != ASTHRA_MEMORY_ZONE_STACK)
         asthra__account_alloc(
             &h->account, asthra__heap_charge((AsthraSafetyLevel)h->level, size, alignment), zone);
+    if (h->level == ASTHRA_SAFETY_FULL && ptr != NULL) asthra__full_allocated(h, ptr, deed);
     asthra__heap_leave(h);
     if (ptr == NULL) asthra__error_note(ASTHRA_OUT_OF_MEMORY);
     return ptr;
@@ -535,19 +550,20 @@ static bool asthra__heap_is_watched(AsthraMemoryZone zone) {
 }
 
 ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
-                                                  AsthraMemoryZone zone) {
+                                                  AsthraMemoryZone zone, const void *site) {
     if (asthra__heap_capacity(size, alignment) == 0) {
         asthra__heap_count_failure(zone);
         asthra__error_note(ASTHRA_OUT_OF_MEMORY);
         return NULL;
     }
-    if (!asthra__heap_is_watched(zone)) return asthra__heap_alloc_counted(size, alignment, zone);
+    if (!asthra__heap_is_watched(zone))
+        return asthra__heap_alloc_counted(size, alignment, zone, site);
     size_t charge = asthra__heap_charge(asthra__heap_level(), size, alignment);
     if (!asthra__zone_admit(charge, zone)) {
         asthra__heap_count_failure(zone);
         return NULL;
     }
-    void *ptr = asthra__heap_alloc_counted(size, alignment, zone);
+    void *ptr = asthra__heap_alloc_counted(size, alignment, zone, site);
     if (ptr == NULL)
         asthra__zone_release(charge);
     else
@@ -555,13 +571,24 @@ ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
     return ptr;
 }
 
-ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
+static ASTHRA__FAST void *asthra__heap_alloc_for(size_t size, AsthraMemoryZone zone,
+                                                 const void *site) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
         void *ptr = asthra__heap_alloc_quick(h, size, zone);
         if (ASTHRA__LIKELY(ptr != NULL)) return ptr;
     }
-    return asthra__heap_alloc_slow(size, 16, zone);
+    return asthra__heap_alloc_slow(size, 16, zone, site);
+}
+
+ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
+    return asthra__heap_alloc_for(size, zone, __builtin_return_address(0));
+}
+
+/* For callers that have called others, under the rule of asthra__thread_raw. */
+static ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
+                                                    const void *site) {
+    return asthra__heap_alloc_for(size, zone, site);
 }
 
 ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
@@ -573,7 +600,8 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }
-    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone);
+    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone,
+                                   __builtin_return_address(0));
 }
 
 /* ---- finding the block of an address ---- */
@@ -652,6 +680,8 @@ ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f
     if (kind == ASTHRA__REGION_HUGE) return asthra__huge_find((Asthra__Huge *)record, ptr, f);
     if (kind == ASTHRA__REGION_SEGMENT)
         return asthra__page_find(asthra__segment_page(record, ptr), ptr, f);
+    if (kind == ASTHRA__REGION_GUARD)
+        return asthra__huge_find(asthra__guard_find(record, ptr), ptr, f);
     *f = (Asthra__Found){0};
     f->zone = ASTHRA_MEMORY_ZONE_NONE;
     return ASTHRA_ADDRESS_FOREIGN;
@@ -661,7 +691,7 @@ ASTHRA__FN AsthraMemoryZone asthra__heap_zone_of(const void *ptr) {
     Asthra__Found f;
     AsthraAddressKind kind = asthra__heap_find(ptr, &f);
     /* Beside a huge block, and where one was, others may have their mappings. */
-    bool is_gone = kind != ASTHRA_ADDRESS_LIVE && f.huge != NULL;
+    bool is_gone = kind != ASTHRA_ADDRESS_LIVE && f.huge != NULL && !f.huge->is_guarded;
     return is_gone ? ASTHRA_MEMORY_ZONE_NONE : f.zone;
 }
 
@@ -675,7 +705,7 @@ ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
 
 /* Of a live block that has a guard: whether nobody wrote past its end. */
 static bool asthra__found_is_whole(const Asthra__Found *f) {
-    return !f->is_broken && asthra__guard_is_whole(f->start + f->size);
+    return !f->is_broken && (f->size == f->capacity || asthra__guard_is_whole(f->start + f->size));
 }
 
 /* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
@@ -786,9 +816,12 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
         asthra__zone_tell_free(ptr, zone);
         asthra__zone_release(asthra__found_charge(&f));
     }
+    Asthra__Deed deed = asthra__heap_deed(f.level, zone, site);
+    if (f.level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
     Asthra__Heap *h = asthra__heap_enter(zone);
     size_t charge = asthra__found_charge(&f);
     asthra__found_mark_freed(&f, zone, h, asthra__freed_by(h, site), verb);
+    if (f.level == ASTHRA_SAFETY_FULL) asthra__full_freed(&f, deed);
     if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
     asthra__found_give(h, &f);
     asthra__heap_leave(h);
@@ -822,7 +855,7 @@ ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zon
 ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
     size_t all;
     if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
-    char *ptr = asthra__heap_alloc(all, zone);
+    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
     if (ptr == NULL) return NULL;
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
@@ -871,11 +904,11 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb) {
     Asthra__Found f;
-    if (ptr == NULL) return asthra__heap_alloc(size, zone);
+    if (ptr == NULL) return asthra__heap_alloc_at(size, zone, site);
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
-    char *moved = asthra__heap_alloc(size, zone);
+    char *moved = asthra__heap_alloc_at(size, zone, site);
     if (moved == NULL) return NULL;
     size_t old = asthra__found_charge(&f);
     memcpy(moved, ptr, old < size ? old : size);
@@ -937,8 +970,10 @@ static ASTHRA__HEAP_PEEK bool asthra__measure_page(Asthra__HeapPage *p, void *us
 static ASTHRA__HEAP_PEEK bool asthra__measure_huge(Asthra__Huge *huge, void *user) {
     Asthra__HeapWalk *w = user;
     if (huge->zone != (int8_t)w->zone && w->zone != ASTHRA_MEMORY_ZONE_NONE) return true;
-    w->mapped += huge->mapped;
-    w->resident += asthra__os_resident(huge->start, huge->mapped);
+    char *page = (char *)((uintptr_t)huge->start & ~(asthra__os_page_size() - 1));
+    size_t bytes = (size_t)(huge->start + huge->mapped - page); /* a guarded block begins late */
+    w->mapped += bytes;
+    w->resident += asthra__os_resident(page, bytes);
     return true;
 }
 

@@ -53,14 +53,39 @@ static void asthra__say_where(Asthra__Text *t, const void *ptr, const Asthra__Fo
     asthra__text_format(t, "%s%p", inside == 0 ? "is the block " : "the block ", (void *)f->start);
 }
 
-static void asthra__say_freer(Asthra__Text *t, uint64_t by) {
+/* The calls of a free and of an allocation fit into one message. */
+enum { ASTHRA__SAY_CALLS = 330, ASTHRA__SAY_MOST = 900 };
+
+static void asthra__say_deed(Asthra__Text *t, Asthra__Deed deed) {
+    if (deed.task != 0) asthra__text_format(t, " by task %llu", (unsigned long long)deed.task);
+    asthra__text_add(t, " at ");
+    if (!asthra__calls_say(t, deed.calls, ASTHRA__SAY_CALLS)) asthra__text_add(t, "(not known)");
+}
+
+/* Who freed it, at the full level also who allocated it. */
+static void asthra__say_freer(Asthra__Text *t, const Asthra__Found *f) {
+    uint64_t by = asthra__found_freed_by(f);
     char name[128];
     if (by == 0) return;
     uint64_t thread = asthra__heap_thread(asthra__trailer_number(by));
     if (thread != 0) asthra__text_format(t, " by thread %llu", (unsigned long long)thread);
+    if (f->level == ASTHRA_SAFETY_FULL) {
+        Asthra__History history = asthra__full_history(f, ASTHRA_ADDRESS_FREED);
+        asthra__say_deed(t, history.freed);
+        asthra__text_add(t, "; it was allocated");
+        asthra__say_deed(t, history.allocated);
+        return;
+    }
     size_t length = asthra__os_symbol(asthra__trailer_site(by), name, sizeof name);
     asthra__text_add(t, " at ");
     asthra__text_add_count(t, name, length);
+}
+
+/* At the full level. */
+static void asthra__say_allocator(Asthra__Text *t, const Asthra__Found *f) {
+    if (f->level != ASTHRA_SAFETY_FULL) return;
+    asthra__text_add(t, "; it was allocated");
+    asthra__say_deed(t, asthra__full_history(f, ASTHRA_ADDRESS_LIVE).allocated);
 }
 
 static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone zone) {
@@ -72,10 +97,11 @@ static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone 
         asthra__say_where(t, ptr, &f);
         asthra__text_format(t, " of %zu bytes in zone %s", f.size, zone_name);
         if (f.zone != zone) asthra__text_add(t, ", another zone");
+        if (f.zone != ASTHRA_MEMORY_ZONE_STACK) asthra__say_allocator(t, &f);
     } else if (kind == ASTHRA_ADDRESS_FREED) {
         asthra__say_where(t, ptr, &f);
         asthra__text_format(t, " of zone %s, freed before", zone_name);
-        asthra__say_freer(t, asthra__found_freed_by(&f));
+        asthra__say_freer(t, &f);
     } else if (kind == ASTHRA_ADDRESS_SLACK) {
         asthra__text_add(t, "was never allocated: it is in no block, between those of the heap");
     } else {
@@ -85,7 +111,7 @@ static void asthra__say_what(Asthra__Text *t, const void *ptr, AsthraMemoryZone 
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
 asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
-    char buffer[400];
+    char buffer[ASTHRA__SAY_MOST];
     Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
     asthra__say_what(&t, ptr, zone);
     asthra_panic_at(NULL, "Invalid pointer in %s: %s", verb, buffer);
@@ -93,11 +119,35 @@ asthra__heap_invalid(const void *ptr, AsthraMemoryZone zone, const char *verb) {
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_overflown(const Asthra__Found *f,
                                                                     const char *verb) {
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    asthra__say_allocator(&t, f);
     asthra_panic_at(NULL,
                     "Heap overflow, seen in %s: the block %p of %s%zu bytes in zone %s was written "
-                    "past its end",
+                    "past its end%s",
                     verb, (void *)f->start, f->is_broken ? "up to " : "", f->size,
-                    asthra_memory_zone_to_string(f->zone));
+                    asthra_memory_zone_to_string(f->zone), buffer);
+}
+
+/* A closed page, by a read or a write. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_touched(const Asthra__Found *f,
+                                                                  const char *at, bool is_live) {
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
+    const char *zone = asthra_memory_zone_to_string(f->zone);
+    if (is_live) {
+        asthra__say_allocator(&t, f);
+        asthra_panic_at(NULL,
+                        "Heap overflow: %p, %zu bytes past the end of the block %p of %zu bytes in "
+                        "zone %s, was touched%s",
+                        (const void *)at, (size_t)(at - f->start) - f->size, (void *)f->start,
+                        f->size, zone, buffer);
+    }
+    asthra__say_freer(&t, f);
+    asthra_panic_at(NULL,
+                    "Use after free: %p, byte %td of the block %p of %zu bytes in zone %s, was "
+                    "touched after it was freed%s",
+                    (const void *)at, at - f->start, (void *)f->start, f->size, zone, buffer);
 }
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Asthra__Found *f,
@@ -109,18 +159,21 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Ast
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block) {
     Asthra__Found f;
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
     asthra__heap_find(block, &f);
+    asthra__say_allocator(&t, &f);
     asthra_panic_at(NULL,
                     "Use after free: the freed block %p (of up to %zu bytes, zone %s) was written "
-                    "to",
-                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
+                    "to%s",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone), buffer);
 }
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
                                                                           size_t at) {
-    char buffer[200];
+    char buffer[ASTHRA__SAY_MOST];
     Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
-    asthra__say_freer(&t, asthra__found_freed_by(f));
+    asthra__say_freer(&t, f);
     asthra_panic_at(NULL,
                     "Use after free: byte %zu of the block %p (of up to %zu bytes, zone %s) was "
                     "written to after it was freed%s",
@@ -130,11 +183,14 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const 
 
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block) {
     Asthra__Found f;
+    char buffer[ASTHRA__SAY_MOST];
+    Asthra__Text t = asthra__text_on(buffer, sizeof buffer);
     asthra__heap_find(block, &f);
+    asthra__say_allocator(&t, &f);
     asthra_panic_at(NULL,
                     "Double free: the block %p (of up to %zu bytes, zone %s) was freed by two "
-                    "threads at once",
-                    block, f.capacity, asthra_memory_zone_to_string(f.zone));
+                    "threads at once%s",
+                    block, f.capacity, asthra_memory_zone_to_string(f.zone), buffer);
 }
 
 #endif

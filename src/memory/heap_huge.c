@@ -82,6 +82,10 @@ ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
 }
 
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
+    if (ASTHRA__UNLIKELY(huge->is_guarded)) {
+        asthra__guard_give(huge);
+        return;
+    }
     asthra__heap_show(huge->start, huge->mapped);
     asthra__huge_give(huge);
     asthra__huge_record_give(huge);
@@ -92,12 +96,15 @@ ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *
     Asthra__Huge *huge = asthra__load(&asthra__huge.all, acquire);
     for (; huge != NULL; huge = huge->next)
         if (asthra__load(&huge->is_live, acquire) != 0 && !visit(huge, user)) return;
+    asthra__guard_each(visit, user);
 }
 
 ASTHRA__FN void asthra__huge_fork_before(void) {
     asthra__lock(&asthra__huge.lock);
+    asthra__guard_fork_before();
 }
 ASTHRA__FN void asthra__huge_fork_after(void) {
+    asthra__guard_fork_after();
     asthra__unlock(&asthra__huge.lock);
 }
 

@@ -10,9 +10,15 @@
 #define ASTHRA__HEAP_INTERNAL_H
 
 #include "../core/panic_internal.h"
+#include "../core/text_internal.h"
 #include "../core/thread_internal.h"
 #include "region_internal.h"
 #include "zone_internal.h"
+
+typedef struct Asthra__HeapRunner {       /* hooks: of what runs on the calling thread */
+    uint64_t (*task)(void);               /* its id; 0: no task */
+    char *(*stack_end)(const char *here); /* of the stack that has `here`; NULL: not known */
+} Asthra__HeapRunner;
 
 #if ASTHRA_HAS_MEMORY
 
@@ -109,7 +115,7 @@ struct Asthra__Heap {
     Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
     Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
     Asthra__Account account;
-    struct Asthra__Quarantine *quarantine; /* NULL: none yet */
+    struct Asthra__Full *full; /* the full level's; NULL: none yet */
     AsthraMemoryZone zone;
     uint32_t quick_below; /* sizes that a quick path may serve */
     uint32_t extra;       /* bytes of a block that are ours */
@@ -186,6 +192,25 @@ ASTHRA__FN void *asthra__segment_metadata(size_t bytes); /* zeroed, for ever; NU
 ASTHRA__FN void asthra__segment_fork_before(void);
 ASTHRA__FN void asthra__segment_fork_after(void);
 
+/* heap_trace.c: who did something to a block, and from where; for the full level. */
+typedef struct Asthra__Deed {
+    uint64_t task;  /* 0: outside tasks */
+    uint32_t calls; /* a number for the calls on the stack; 0: not known */
+} Asthra__Deed;
+/* The caller's; site: the return address of the public function, where the calls begin. Not under
+ * a lock: the unwinder takes some of its own. */
+ASTHRA__FN ASTHRA__NOINLINE Asthra__Deed asthra__deed_here(const void *site);
+/* "f+0x12 (program), from g+0x34 (program), from ...", for ever; NULL: not known, or no memory. */
+ASTHRA__FN const char *asthra__calls_text(uint32_t calls);
+/* The same words, as many whole calls as fit into `most` bytes. false: not known. */
+ASTHRA__FN bool asthra__calls_say(Asthra__Text *t, uint32_t calls, size_t most);
+ASTHRA__FN void asthra__heap_set_runner(const Asthra__HeapRunner *runner); /* static; NULL: none */
+
+typedef struct Asthra__Note { /* of a live or freed block; where: heap_full.c */
+    uint64_t word;            /* the stamp, below it 16 bits of calls, and a byte that is known */
+    uint64_t task;            /* that allocated it */
+} Asthra__Note;
+
 /* heap_huge.c: blocks with mappings of their own. */
 typedef struct Asthra__Huge Asthra__Huge;
 struct Asthra__Huge { /* never unmapped */
@@ -196,8 +221,11 @@ struct Asthra__Huge { /* never unmapped */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
     uint8_t level;
+    bool is_guarded;                /* heap_guard.c's: the mapping goes on, closed */
     uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
+    Asthra__Note note;              /* at the full level, both */
+    uint64_t freeing_task;
 };
 ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment);
 ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge);
@@ -239,10 +267,36 @@ static inline size_t asthra__found_charge(const Asthra__Found *f) {
 ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f); /* freed, small */
 
 /* heap_full.c; caller owns h. */
+enum { ASTHRA__FULL_EXTRA = ASTHRA__TRAILER_BYTES + 16, ASTHRA__FULL_LEAST = 16 };
+/* What the class of a block must hold. */
+static inline size_t asthra__full_room(size_t size) {
+    return (size < ASTHRA__FULL_LEAST ? ASTHRA__FULL_LEAST : size) + ASTHRA__FULL_EXTRA;
+}
+ASTHRA__FN bool asthra__full_wants_guard(Asthra__Heap *h); /* it is this allocation's turn */
+ASTHRA__FN void asthra__full_allocated(Asthra__Heap *h, const void *block, Asthra__Deed deed);
+ASTHRA__FN void asthra__full_freed(const Asthra__Found *f, Asthra__Deed deed);
 ASTHRA__FN bool asthra__quarantine_add(Asthra__Heap *h, const Asthra__Found *f); /* false: not */
 ASTHRA__FN void asthra__quarantine_flush(Asthra__Heap *h);
+typedef struct Asthra__History { /* zeros where nothing is known */
+    uint64_t stamp;
+    Asthra__Deed allocated, freed;
+} Asthra__History;
+/* Of a block at the full level; `freed` only if it is. */
+ASTHRA__FN Asthra__History asthra__full_history(const Asthra__Found *f, AsthraAddressKind kind);
+
+/* heap_guard.c: blocks that end where an inaccessible page begins. */
+ASTHRA__FN Asthra__Huge *asthra__guard_take(size_t size); /* NULL: too large, or none to have */
+ASTHRA__FN void asthra__guard_give(Asthra__Huge *guard);
+ASTHRA__FN Asthra__Huge *asthra__guard_find(uintptr_t pool, const void *ptr);
+ASTHRA__FN void asthra__guard_each(bool (*visit)(Asthra__Huge *guard, void *user), void *user);
+/* A fault handler (os_internal.h): panics if the address is a closed one. */
+ASTHRA__FN bool asthra__guard_on_fault(void *address, void *context);
+ASTHRA__FN void asthra__guard_fork_before(void);
+ASTHRA__FN void asthra__guard_fork_after(void);
 
 /* heap_check.c: the panics. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_touched(const Asthra__Found *f,
+                                                                  const char *at, bool is_live);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_used_after_free(const Asthra__Found *f,
                                                                           size_t at);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
@@ -273,6 +327,16 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
 #define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
 #endif
+
+#elif ASTHRA_HAS_CORE
+
+static inline void asthra__heap_set_runner(const Asthra__HeapRunner *runner) {
+    (void)runner;
+}
+static inline bool asthra__guard_on_fault(void *address, void *context) {
+    (void)address, (void)context;
+    return false;
+}
 
 #endif
 #endif

@@ -78,10 +78,20 @@ ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr) {
     return asthra__heap_zone_of(ptr);
 }
 
+/* What the block tells of itself. */
+static void asthra__memory_tell(const Asthra__Found *f, AsthraAllocationInfo *out) {
+    Asthra__History history = asthra__full_history(f, out->kind);
+    out->stamp = history.stamp;
+    out->allocated_by = history.allocated.task;
+    out->allocated_at = asthra__calls_text(history.allocated.calls);
+    out->freed_by = history.freed.task;
+    out->freed_at = asthra__calls_text(history.freed.calls);
+}
+
 /* A place in code as text, kept in the thread's record. */
-static const char *asthra__memory_site(uint64_t by, int which) {
+static const char *asthra__memory_site(uint64_t by) {
     if (by == 0) return NULL;
-    char *text = asthra__thread()->described[which];
+    char *text = asthra__thread()->described;
     size_t length = asthra__os_symbol(asthra__trailer_site(by), text, ASTHRA__DESCRIBED - 1);
     text[length] = '\0';
     return text;
@@ -96,8 +106,13 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
     if (out->kind != ASTHRA_ADDRESS_LIVE && out->kind != ASTHRA_ADDRESS_FREED) return false;
     out->start = f.start;
     out->size = f.size;
-    if (out->kind == ASTHRA_ADDRESS_FREED)
-        out->freed_at = asthra__memory_site(asthra__found_freed_by(&f), 1);
+#if ASTHRA_HAS_STACK
+    if (f.zone == ASTHRA_MEMORY_ZONE_STACK) return asthra__stack_describe(f.start, ptr, out);
+#endif
+    if (f.level == ASTHRA_SAFETY_FULL)
+        asthra__memory_tell(&f, out);
+    else if (out->kind == ASTHRA_ADDRESS_FREED)
+        out->freed_at = asthra__memory_site(asthra__found_freed_by(&f));
     return true;
 }
 

@@ -31,10 +31,16 @@ ASTHRA_RT_API void asthra_free(void *ptr, AsthraMemoryZone zone);
  * stacks of threads and tasks. Cost: two loads and a division, no lock. */
 ASTHRA_RT_API AsthraMemoryZone asthra_memory_zone_of(const void *ptr);
 
-/* What an address is, as far as is known.
+/* What an address is, as far as is known. At ASTHRA_SAFETY_FULL a block of the manual or the pinned
+ * zone, also a freed one that was not given out again, tells both ends of its life: the tasks (0:
+ * outside tasks) and the calls on the stack, innermost first, as text; and its stamp, a number that
+ * no other allocation has. At the checked level freed_at alone is told, as the place of the free,
+ * and at both the kind and the size. A block of the stack zone is told, with the task, to the task
+ * or thread that owns it, and what was released is SLACK there; others are shown the chunk of
+ * memory that it is in as if that were a block.
  *
  * Returns   true: it lies in a block, live or freed, and out->start is the block's.
- * Owns      the texts live until the thread asks again.
+ * Owns      the texts live until the thread asks again, those of ASTHRA_SAFETY_FULL for ever.
  * Cost      inside the zones little more than zone_of, with a recorded free some microseconds;
  *           outside, the system's list of mappings is read.
  */

@@ -127,6 +127,7 @@ static Asthra__PinStep asthra__pin_step(uintptr_t *at, uintptr_t last, uintptr_t
         uintptr_t here = *at;
         AsthraAddressKind kind = asthra__heap_find((void *)here, &f);
         bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && f.page != NULL;
+        if (f.huge != NULL && f.huge->is_guarded) is_dead = !is_live;
         *block = is_live ? (uintptr_t)f.start : here;
         if (is_live)
             *at = (uintptr_t)f.start + f.capacity;

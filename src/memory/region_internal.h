@@ -16,7 +16,8 @@ enum { ASTHRA__REGION_BYTES = 1 << 22, ASTHRA__REGION_KINDS = 8 };
 typedef enum Asthra__RegionKind {
     ASTHRA__REGION_NONE,    /* of nobody */
     ASTHRA__REGION_SEGMENT, /* heap's: cut into pages; the record is the unit's own head */
-    ASTHRA__REGION_HUGE     /* heap's: one block */
+    ASTHRA__REGION_HUGE,    /* heap's: one block */
+    ASTHRA__REGION_GUARD    /* heap's: blocks that end where a closed page begins */
 } Asthra__RegionKind;
 
 /* A record's address (aligned to ASTHRA__REGION_KINDS) + its kind; 0: of nobody. */

@@ -773,6 +773,26 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__stack_invalid(const char *ptr, 
     asthra_panic_at(NULL, "Invalid pointer in %s: %s", verb, what);
 }
 
+ASTHRA__FN bool asthra__stack_describe(const void *chunk, const void *ptr,
+                                       AsthraAllocationInfo *out) {
+    const Asthra__StackRegion *mine = asthra__thread()->stack;
+    const Asthra__StackRegion *of = *(Asthra__StackRegion *const *)chunk;
+    if (out->kind != ASTHRA_ADDRESS_LIVE) return true;
+    if (mine != of) return true;
+    out->kind = ASTHRA_ADDRESS_SLACK;
+    out->start = NULL;
+    out->size = 0;
+    for (Asthra__StackWalk w = asthra__stack_walk(mine, NULL); asthra__stack_next(&w);) {
+        if ((size_t)((const char *)ptr - w.block) >= (w.size == 0 ? 1 : w.size)) continue;
+        out->kind = ASTHRA_ADDRESS_LIVE;
+        out->start = w.block;
+        out->size = w.size;
+        out->allocated_by = asthra__stack_task();
+        return true;
+    }
+    return false;
+}
+
 ASTHRA__FN ASTHRA__NOINLINE void asthra__stack_free(void *ptr, const char *verb) {
     Asthra__StackRegion *r = asthra__thread_raw()->stack;
     if (ptr == NULL) return;

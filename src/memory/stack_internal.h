@@ -26,6 +26,11 @@ ASTHRA__FN void asthra__stack_end_tasks(void);
 /* A hook: the id of the running task; 0: none. NULL: there are no tasks. */
 ASTHRA__FN void asthra__stack_set_owner(Asthra__StackOwner task);
 
+/* What `ptr` is in the chunk of the heap that begins at `chunk` and is described in *out. In the
+ * running task's or thread's own region: a live block, or none; of another's the chunk stays.
+ * Returns whether it is in a block or such a chunk. */
+ASTHRA__FN bool asthra__stack_describe(const void *chunk, const void *ptr,
+                                       AsthraAllocationInfo *out);
 /* Frees the newest block of what runs here, if no scope was opened after it; NULL is allowed.
  * Else panics "Invalid pointer in <verb>". */
 ASTHRA__FN void asthra__stack_free(void *ptr, const char *verb);

@@ -42,6 +42,10 @@ ASTHRA__FN unsigned asthra__os_node(void);
 /* Asks for untouched pages to come from the node while it has any; where the system will not hear
  * of it, they come from the node of the thread that touches them. */
 ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node);
+/* Closes pages, which fault when touched until they are opened again, or opens them, as zero or
+ * as they were. false: refused, and the pages are as before, or zero. */
+ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
+ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
 
@@ -110,9 +114,22 @@ ASTHRA__FN void asthra__os_fault_stack_leave(void *memory);
 ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
                                           void *stack_top);
 
+/* Makes the interrupted code go on as if it had called `target(argument)`, which must not return,
+ * so that a backtrace shows it as the caller. false: not on this processor. */
+ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument);
+
 /* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
  * where a fiber began. Walks unwind tables: code built without them ends it early. */
 ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room);
+/* The same as frames. `place` is where the frame goes on when its callee returns, `stack` its stack
+ * pointer then, 0 where that cannot be told; is_exact: it was interrupted there, and not left by a
+ * call. *is_all: there are no more. The first is the caller's. */
+typedef struct Asthra__OsFrame {
+    uintptr_t place, stack;
+    bool is_exact;
+} Asthra__OsFrame;
+ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room, bool *is_all);
+
 /* Writes "function+0x12 (object)" or, where there is no name, "0x55d0 (object+0x1234)", for
  * addr2line; without a zero at the end. Returns bytes written, never more than `room`. */
 ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room);

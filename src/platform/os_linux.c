@@ -227,6 +227,21 @@ ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
     return start + head;
 }
 
+ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
+    int saved = errno;
+    madvise(start, bytes, MADV_DONTNEED);
+    bool is_closed = mprotect(start, bytes, PROT_NONE) == 0;
+    errno = saved;
+    return is_closed;
+}
+
+ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes) {
+    int saved = errno;
+    bool is_open = mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
+    errno = saved;
+    return is_open;
+}
+
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     unsigned char there[256];
     int saved = errno;

@@ -185,6 +185,32 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #endif
 }
 
+ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument) {
+    mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
+#if ASTHRA__CPU_X86_64
+    enum { ASTHRA__CALL_RDI = 8, ASTHRA__CALL_RSP = 15, ASTHRA__CALL_RIP = 16 };
+    enum { ASTHRA__CALL_FLAGS = 17, ASTHRA__CALL_DIRECTION = 0x400 };
+    /* What lies below the stack pointer belongs to code that never goes on. A walk looks one byte
+     * below a return address. */
+    uintptr_t *top = (uintptr_t *)(uintptr_t)saved->gregs[ASTHRA__CALL_RSP] - 1;
+    *top = (uintptr_t)saved->gregs[ASTHRA__CALL_RIP] + 1;
+    saved->gregs[ASTHRA__CALL_RSP] = (greg_t)(uintptr_t)top;
+    saved->gregs[ASTHRA__CALL_RDI] = (greg_t)(uintptr_t)argument;
+    saved->gregs[ASTHRA__CALL_RIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
+    return true;
+#elif ASTHRA__CPU_AARCH64
+    saved->regs[30] = saved->pc + 4;
+    saved->regs[0] = (uintptr_t)argument;
+    saved->pc = (uintptr_t)target;
+    saved->pstate &= ~(uint64_t)0xc00;
+    return true;
+#else
+    (void)saved, (void)target, (void)argument;
+    return false;
+#endif
+}
+
 /* Backtraces. The unwinder is libgcc's. Outside glibc it is bound weakly, because Debian's for musl
  * does not link; there a backtrace is empty unless the program has the unwinder for other reasons,
  * as C++ does, or is linked with -Wl,-u,_Unwind_Backtrace. */
@@ -192,27 +218,42 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #ifdef __GLIBC__
 #define ASTHRA__OS_UNWINDER(name) __asm__(name)
 #define ASTHRA__OS_HAS_UNWINDER 1
+#define ASTHRA__OS_HAS_CFA 1
 #else
 #define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
 #define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+#define ASTHRA__OS_HAS_CFA (&asthra__os_unwind_stack != NULL)
 #endif
 extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
     ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
 extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
     ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
 
+extern uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame)
+    ASTHRA__OS_UNWINDER("_Unwind_GetCFA");
+
 typedef struct Asthra__OsTrace {
-    void **out;
+    void **out; /* one of the two is NULL */
+    Asthra__OsFrame *frames;
     size_t room, count;
-    bool is_caller; /* the first frame is this file's own */
+    bool is_caller, is_full; /* the first frame is this file's own; there were more */
+    uintptr_t last;          /* the stack pointer of the frame before */
 } Asthra__OsTrace;
 
+/* A frame without a call of its own that a fault interrupted may seem to be its own caller. */
 static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame, void *argument) {
     Asthra__OsTrace *trace = argument;
-    int is_exact = 0; /* the frame was interrupted, not left by a call */
+    int is_exact = 0;
     uintptr_t at = asthra__os_unwind_place(frame, &is_exact);
-    if (at == 0 || trace->count == trace->room) return _URC_END_OF_STACK;
-    if (trace->is_caller) trace->out[trace->count++] = (void *)(at - !is_exact);
+    uintptr_t stack = ASTHRA__OS_HAS_CFA ? asthra__os_unwind_stack(frame) : 0;
+    trace->is_full = at != 0 && trace->count == trace->room;
+    if (at == 0 || trace->is_full || (stack != 0 && stack == trace->last && trace->count > 1))
+        return _URC_END_OF_STACK;
+    if (trace->is_caller && trace->out != NULL) trace->out[trace->count] = (void *)(at - !is_exact);
+    if (trace->is_caller && trace->frames != NULL)
+        trace->frames[trace->count] = (Asthra__OsFrame){at, stack, is_exact != 0};
+    trace->count += trace->is_caller;
+    trace->last = stack;
     trace->is_caller = true;
     return _URC_NO_REASON;
 }
@@ -220,6 +261,14 @@ static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame,
 ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room) {
     Asthra__OsTrace trace = {.out = out, .room = room};
     if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    return trace.count;
+}
+
+ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room,
+                                                     bool *is_all) {
+    Asthra__OsTrace trace = {.frames = out, .room = room};
+    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    *is_all = !trace.is_full;
     return trace.count;
 }
 
