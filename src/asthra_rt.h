@@ -174,6 +174,7 @@ extern "C" {
 #include "memory/heap_full.c"
 #include "memory/heap_guard.c"
 #include "memory/heap_trace.c"
+#include "memory/heap_walk.c"
 #include "memory/manual.c"
 #include "memory/pinned_internal.h"
 #include "memory/pinned_table.c"
