@@ -694,9 +694,9 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user);
  * to foreign code for good. And any memory can be pinned for a while: blocks of the zones, stacks,
  * static data, mappings of others. A pin is a promise that the address stays good: while it lasts
  * a free or a realloc of a manual or pinned block that it touches panics, by whichever thread, also
- * if the pin begins inside the block or goes on into the next ones. Of the stack zone that holds
- * for whole chunks, when they go back to the heap, and not for a single block or scope; frees to
- * pools, arenas and other allocators are not asked.
+ * if the pin begins inside the block or goes on into the next ones. So does a free or a release of
+ * the stack zone, and the end of a task that leaves such a block; frees to pools, arenas and other
+ * allocators are not asked.
  *
  * Pins of one address count. The widest range of them holds until the last is undone: another pin
  * with a smaller size is just counted. Pins belong to no thread or task: anybody may undo them.
@@ -6161,12 +6161,14 @@ ASTHRA__FN void asthra__table_after_fork(void) {
 enum {
     ASTHRA__TRACE_ZONE_LIMIT = 1 << 16,
     ASTHRA__TRACE_ZONE_HOOKS = 1 << 17,
-    ASTHRA__TRACE_ZONE_OFF = 1 << 18, /* some zone is */
+    ASTHRA__TRACE_ZONE_OFF = 1 << 18,  /* some zone is */
+    ASTHRA__TRACE_ZONE_PINS = 1 << 19, /* some block of the stack zone is pinned */
     ASTHRA__TRACE_ZONES = ASTHRA__TRACE_ZONE_LIMIT | ASTHRA__TRACE_ZONE_HOOKS |
-                          ASTHRA__TRACE_ZONE_OFF | 1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
+                          ASTHRA__TRACE_ZONE_OFF | ASTHRA__TRACE_ZONE_PINS |
+                          1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
 };
 ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
-ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on);
+ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on); /* sequentially consistent */
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */
 #define ASTHRA__TRACE(flag, ...) \
@@ -6192,9 +6194,9 @@ ASTHRA__FN ASTHRA__FAST uint32_t asthra__trace_word(void) {
 
 ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on) {
     if (on)
-        asthra__or(&asthra__trace.word, bit, relaxed);
+        asthra__or(&asthra__trace.word, bit, seq_cst);
     else
-        asthra__and(&asthra__trace.word, ~bit, relaxed);
+        asthra__and(&asthra__trace.word, ~bit, seq_cst);
 }
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag) {
@@ -7951,7 +7953,10 @@ ASTHRA__FN void asthra__heap_visit_shared(void) {
 
 #include <string.h>
 
-static struct { bool (*is_pinned)(const void *start, size_t size); } asthra__heap;
+static struct {
+    bool (*is_pinned)(const void *start, size_t size);
+    ASTHRA__ATOMIC(size_t) stack_pins; /* of chunks of the stack zone */
+} asthra__heap;
 
 /* ---- classes ---- */
 
@@ -8838,6 +8843,15 @@ ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, s
     asthra__heap.is_pinned = is_pinned;
 }
 
+/* Releases of the stack zone look for pins while there are any. Who takes the last pin away and
+ * then sees that another came meanwhile puts the mark back; partner: the mark of who came. */
+static void asthra__heap_count_stack_pin(int more) {
+    size_t count = asthra__add(&asthra__heap.stack_pins, (size_t)more, seq_cst) + (size_t)more;
+    asthra__trace_set(ASTHRA__TRACE_ZONE_PINS, count != 0);
+    if (count == 0 && asthra__load(&asthra__heap.stack_pins, seq_cst) != 0)
+        asthra__trace_set(ASTHRA__TRACE_ZONE_PINS, true);
+}
+
 /* The quick word is the owner's, but a page that once held a pin may stay slow for ever. */
 ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more) {
     Asthra__Found f;
@@ -8845,6 +8859,7 @@ ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more) {
     if (f.page == NULL && f.huge == NULL) return;
     asthra__add(f.page != NULL ? &f.page->pins : &f.huge->pins, (uint32_t)more, acq_rel);
     if (f.page != NULL) asthra__store(&f.page->quick, asthra__not_quick(), release);
+    if (f.zone == ASTHRA_MEMORY_ZONE_STACK) asthra__heap_count_stack_pin(more);
 }
 
 #endif
@@ -9958,6 +9973,10 @@ ASTHRA_RT_API void asthra_manual_walk(AsthraBlockVisitor visit, void *user) {
  * there are. */
 ASTHRA__FN size_t asthra__pinned_report(void);
 
+/* Whether a pin holds a byte of the range, or the address of an empty one. Cost: all pins are looked
+ * at. */
+ASTHRA__FN bool asthra__pinned_touches(const void *start, size_t size);
+
 /* A hook: what an address's pins hold has changed from `before` to `after` bytes. before 0: the
  * first pin; after 0: the last was undone; else a wider one came. Told before the call that did it
  * returns, in the true order for each address, under a lock: it must not pin, allocate or wait. Set
@@ -9993,6 +10012,10 @@ static inline uint64_t asthra__pin_hash(uintptr_t address) {
 
 static inline size_t asthra__pinned_report(void) {
     return 0;
+}
+static inline bool asthra__pinned_touches(const void *start, size_t size) {
+    (void)start, (void)size;
+    return false;
 }
 
 #endif
@@ -10490,6 +10513,24 @@ ASTHRA_RT_API size_t asthra_pin_count(const void *ptr) {
 }
 
 /* ---- lists ---- */
+
+static bool asthra__pin_shard_touches(Asthra__PinShard *s, uintptr_t start, uintptr_t last) {
+    bool touches = false;
+    asthra__lock(&s->lock);
+    for (size_t i = 0; i < s->table.room && !touches; i++) {
+        const Asthra__Pin *pin = &s->table.slots[i];
+        touches = pin->count != 0 && pin->address <= last && pin->address + pin->size - 1 >= start;
+    }
+    asthra__unlock(&s->lock);
+    return touches;
+}
+
+ASTHRA__FN bool asthra__pinned_touches(const void *start, size_t size) {
+    uintptr_t first = (uintptr_t)start, last = first + (size != 0 ? size - 1 : 0);
+    for (size_t i = 0; i < ASTHRA__PIN_SHARDS; i++)
+        if (asthra__pin_shard_touches(&asthra__pinned.shards[i], first, last)) return true;
+    return false;
+}
 
 /* Appends the pins of a shard that still fit; returns how many there are with those before. */
 static size_t asthra__pin_list_shard(const Asthra__PinTable *t, AsthraPinInfo *out, size_t room,
@@ -11097,6 +11138,16 @@ static bool asthra__stack_next(Asthra__StackWalk *w) {
     return true;
 }
 
+/* Of all blocks above `to`. */
+static void asthra__stack_expect_unpinned(const Asthra__StackRegion *r, const char *to) {
+    if (ASTHRA__LIKELY((asthra__trace_word() & ASTHRA__TRACE_ZONE_PINS) == 0)) return;
+    Asthra__StackWalk w = asthra__stack_walk(r, to);
+    while (asthra__stack_next(&w)) {
+        Asthra__Found f = {.start = w.block, .size = w.size};
+        if (asthra__pinned_touches(w.block, w.size)) asthra__heap_still_pinned(&f, "stack_release");
+    }
+}
+
 /* All blocks above `to` are about to go: tells hooks, and looks at them at the full level. The
  * hooks may allocate here; what they leave goes too. */
 static void asthra__stack_farewell(const Asthra__StackRegion *r, const char *to) {
@@ -11116,6 +11167,7 @@ ASTHRA__COLD ASTHRA__FN void asthra__stack_end(bool has_failed) {
         return;
     }
     if (!has_failed) asthra__stack_expect_whole(r);
+    if (!has_failed) asthra__stack_expect_unpinned(r, NULL);
     asthra__stack_farewell(r, NULL);
     Asthra__Thread *t = asthra__thread();
     t->stack = NULL;
@@ -11290,6 +11342,7 @@ static inline bool asthra__stack_is_in_chunk(const Asthra__StackRegion *r, const
 
 ASTHRA__COLD static void asthra__stack_cut_slow(Asthra__StackRegion *r, char *top, bool joins) {
     asthra__stack_expect_whole(r);
+    asthra__stack_expect_unpinned(r, top);
     asthra__stack_farewell(r, top);
     if (top == NULL) top = asthra__stack_chunk_base(&r->first);
     while (!asthra__stack_is_in_chunk(r, top)) {

@@ -339,6 +339,49 @@ TEST_PANICS(pinned, so_is_one_that_begins_before_the_block, "is pinned; unpin it
     asthra_manual_free(block);
 }
 
+/* ---- the stack zone ---- */
+
+static void leaves_a_pin(size_t offset) {
+    char *low = asthra_stack_alloc(10), *block = asthra_stack_alloc(100);
+    CHECK(low != NULL && asthra_pin_memory(block + offset, 1));
+    asthra_stack_alloc(20);
+}
+TEST_PANICS(pinned, a_scope_with_a_pinned_block_is_not_released, "is pinned; unpin it first") {
+    AsthraStackMark mark = asthra_stack_mark();
+    leaves_a_pin(0);
+    asthra_stack_release(&mark);
+}
+TEST_PANICS(pinned, nor_with_one_that_is_pinned_in_its_middle, "is pinned; unpin it first") {
+    AsthraStackMark mark = asthra_stack_mark();
+    leaves_a_pin(99);
+    asthra_stack_release(&mark);
+}
+TEST_PANICS(pinned, a_pinned_block_of_the_stack_zone_is_not_freed, "is pinned; unpin it first") {
+    char *block = asthra_stack_alloc(100);
+    CHECK(asthra_pin_memory(block, 100));
+    asthra_free(block, ASTHRA_MEMORY_ZONE_STACK);
+}
+static void *ends_with_a_pin(void *unused) {
+    leaves_a_pin(5);
+    return unused;
+}
+TEST_PANICS(pinned, a_task_does_not_end_with_a_pinned_block, "is pinned; unpin it first") {
+    asthra_await(asthra_spawn(ends_with_a_pin, NULL));
+}
+TEST(pinned, what_is_released_beside_a_pinned_block_goes) {
+    static char foreign[10];
+    char *block = asthra_stack_alloc(100);
+    CHECK(asthra_pin_memory(block, 100) && asthra_pin_memory(foreign, 10));
+    ASTHRA_STACK_SCOPE(m) {
+        asthra_stack_alloc(100);
+        asthra_stack_alloc(100000);
+    }
+    asthra_free(asthra_stack_alloc(5), ASTHRA_MEMORY_ZONE_STACK);
+    CHECK(asthra_unpin_memory(block) && asthra_unpin_memory(foreign));
+    CHECK_EQ(asthra__trace_word() & ASTHRA__TRACE_ZONE_PINS, 0);
+    asthra_free(block, ASTHRA_MEMORY_ZONE_STACK);
+}
+
 static char *row[20]; /* blocks side by side, lowest first */
 
 static void make_row(void) {

@@ -16,9 +16,9 @@ ASTHRA__FN ASTHRA__FAST uint32_t asthra__trace_word(void) {
 
 ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on) {
     if (on)
-        asthra__or(&asthra__trace.word, bit, relaxed);
+        asthra__or(&asthra__trace.word, bit, seq_cst);
     else
-        asthra__and(&asthra__trace.word, ~bit, relaxed);
+        asthra__and(&asthra__trace.word, ~bit, seq_cst);
 }
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag) {

@@ -17,12 +17,14 @@
 enum {
     ASTHRA__TRACE_ZONE_LIMIT = 1 << 16,
     ASTHRA__TRACE_ZONE_HOOKS = 1 << 17,
-    ASTHRA__TRACE_ZONE_OFF = 1 << 18, /* some zone is */
+    ASTHRA__TRACE_ZONE_OFF = 1 << 18,  /* some zone is */
+    ASTHRA__TRACE_ZONE_PINS = 1 << 19, /* some block of the stack zone is pinned */
     ASTHRA__TRACE_ZONES = ASTHRA__TRACE_ZONE_LIMIT | ASTHRA__TRACE_ZONE_HOOKS |
-                          ASTHRA__TRACE_ZONE_OFF | 1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
+                          ASTHRA__TRACE_ZONE_OFF | ASTHRA__TRACE_ZONE_PINS |
+                          1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
 };
 ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
-ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on);
+ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on); /* sequentially consistent */
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */
 #define ASTHRA__TRACE(flag, ...) \

@@ -35,7 +35,10 @@
 
 #include <string.h>
 
-static struct { bool (*is_pinned)(const void *start, size_t size); } asthra__heap;
+static struct {
+    bool (*is_pinned)(const void *start, size_t size);
+    ASTHRA__ATOMIC(size_t) stack_pins; /* of chunks of the stack zone */
+} asthra__heap;
 
 /* ---- classes ---- */
 
@@ -922,6 +925,15 @@ ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, s
     asthra__heap.is_pinned = is_pinned;
 }
 
+/* Releases of the stack zone look for pins while there are any. Who takes the last pin away and
+ * then sees that another came meanwhile puts the mark back; partner: the mark of who came. */
+static void asthra__heap_count_stack_pin(int more) {
+    size_t count = asthra__add(&asthra__heap.stack_pins, (size_t)more, seq_cst) + (size_t)more;
+    asthra__trace_set(ASTHRA__TRACE_ZONE_PINS, count != 0);
+    if (count == 0 && asthra__load(&asthra__heap.stack_pins, seq_cst) != 0)
+        asthra__trace_set(ASTHRA__TRACE_ZONE_PINS, true);
+}
+
 /* The quick word is the owner's, but a page that once held a pin may stay slow for ever. */
 ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more) {
     Asthra__Found f;
@@ -929,6 +941,7 @@ ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more) {
     if (f.page == NULL && f.huge == NULL) return;
     asthra__add(f.page != NULL ? &f.page->pins : &f.huge->pins, (uint32_t)more, acq_rel);
     if (f.page != NULL) asthra__store(&f.page->quick, asthra__not_quick(), release);
+    if (f.zone == ASTHRA_MEMORY_ZONE_STACK) asthra__heap_count_stack_pin(more);
 }
 
 #endif

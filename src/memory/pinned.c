@@ -404,6 +404,24 @@ ASTHRA_RT_API size_t asthra_pin_count(const void *ptr) {
 
 /* ---- lists ---- */
 
+static bool asthra__pin_shard_touches(Asthra__PinShard *s, uintptr_t start, uintptr_t last) {
+    bool touches = false;
+    asthra__lock(&s->lock);
+    for (size_t i = 0; i < s->table.room && !touches; i++) {
+        const Asthra__Pin *pin = &s->table.slots[i];
+        touches = pin->count != 0 && pin->address <= last && pin->address + pin->size - 1 >= start;
+    }
+    asthra__unlock(&s->lock);
+    return touches;
+}
+
+ASTHRA__FN bool asthra__pinned_touches(const void *start, size_t size) {
+    uintptr_t first = (uintptr_t)start, last = first + (size != 0 ? size - 1 : 0);
+    for (size_t i = 0; i < ASTHRA__PIN_SHARDS; i++)
+        if (asthra__pin_shard_touches(&asthra__pinned.shards[i], first, last)) return true;
+    return false;
+}
+
 /* Appends the pins of a shard that still fit; returns how many there are with those before. */
 static size_t asthra__pin_list_shard(const Asthra__PinTable *t, AsthraPinInfo *out, size_t room,
                                      size_t have) {

@@ -4,9 +4,9 @@
  * to foreign code for good. And any memory can be pinned for a while: blocks of the zones, stacks,
  * static data, mappings of others. A pin is a promise that the address stays good: while it lasts
  * a free or a realloc of a manual or pinned block that it touches panics, by whichever thread, also
- * if the pin begins inside the block or goes on into the next ones. Of the stack zone that holds
- * for whole chunks, when they go back to the heap, and not for a single block or scope; frees to
- * pools, arenas and other allocators are not asked.
+ * if the pin begins inside the block or goes on into the next ones. So does a free or a release of
+ * the stack zone, and the end of a task that leaves such a block; frees to pools, arenas and other
+ * allocators are not asked.
  *
  * Pins of one address count. The widest range of them holds until the last is undone: another pin
  * with a smaller size is just counted. Pins belong to no thread or task: anybody may undo them.

@@ -12,6 +12,10 @@
  * there are. */
 ASTHRA__FN size_t asthra__pinned_report(void);
 
+/* Whether a pin holds a byte of the range, or the address of an empty one. Cost: all pins are looked
+ * at. */
+ASTHRA__FN bool asthra__pinned_touches(const void *start, size_t size);
+
 /* A hook: what an address's pins hold has changed from `before` to `after` bytes. before 0: the
  * first pin; after 0: the last was undone; else a wider one came. Told before the call that did it
  * returns, in the true order for each address, under a lock: it must not pin, allocate or wait. Set
@@ -47,6 +51,10 @@ static inline uint64_t asthra__pin_hash(uintptr_t address) {
 
 static inline size_t asthra__pinned_report(void) {
     return 0;
+}
+static inline bool asthra__pinned_touches(const void *start, size_t size) {
+    (void)start, (void)size;
+    return false;
 }
 
 #endif

@@ -35,6 +35,7 @@
 #include "stack_internal.h"
 
 #include "heap_internal.h"
+#include "pinned_internal.h"
 
 #if ASTHRA_HAS_STACK
 
@@ -499,6 +500,16 @@ static bool asthra__stack_next(Asthra__StackWalk *w) {
     return true;
 }
 
+/* Of all blocks above `to`. */
+static void asthra__stack_expect_unpinned(const Asthra__StackRegion *r, const char *to) {
+    if (ASTHRA__LIKELY((asthra__trace_word() & ASTHRA__TRACE_ZONE_PINS) == 0)) return;
+    Asthra__StackWalk w = asthra__stack_walk(r, to);
+    while (asthra__stack_next(&w)) {
+        Asthra__Found f = {.start = w.block, .size = w.size};
+        if (asthra__pinned_touches(w.block, w.size)) asthra__heap_still_pinned(&f, "stack_release");
+    }
+}
+
 /* All blocks above `to` are about to go: tells hooks, and looks at them at the full level. The
  * hooks may allocate here; what they leave goes too. */
 static void asthra__stack_farewell(const Asthra__StackRegion *r, const char *to) {
@@ -518,6 +529,7 @@ ASTHRA__COLD ASTHRA__FN void asthra__stack_end(bool has_failed) {
         return;
     }
     if (!has_failed) asthra__stack_expect_whole(r);
+    if (!has_failed) asthra__stack_expect_unpinned(r, NULL);
     asthra__stack_farewell(r, NULL);
     Asthra__Thread *t = asthra__thread();
     t->stack = NULL;
@@ -692,6 +704,7 @@ static inline bool asthra__stack_is_in_chunk(const Asthra__StackRegion *r, const
 
 ASTHRA__COLD static void asthra__stack_cut_slow(Asthra__StackRegion *r, char *top, bool joins) {
     asthra__stack_expect_whole(r);
+    asthra__stack_expect_unpinned(r, top);
     asthra__stack_farewell(r, top);
     if (top == NULL) top = asthra__stack_chunk_base(&r->first);
     while (!asthra__stack_is_in_chunk(r, top)) {
