@@ -26,6 +26,7 @@ static int faulty_munmap(void *start, size_t size) {
 }
 #define mmap faulty_mmap
 #define munmap faulty_munmap
+#define ASTHRA_RT_STATIC
 #define ASTHRA_RT_IMPLEMENTATION
 #include "asthra_rt.h"
 #undef mmap

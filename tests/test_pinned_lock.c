@@ -42,6 +42,7 @@ static void *faulty_mmap(void *at, size_t size, int access, int flags, int fd, o
 #define munlock noted_munlock
 #define mmap faulty_mmap
 #define ASTHRA_RT_LOCK_PINS
+#define ASTHRA_RT_STATIC
 #define ASTHRA_RT_IMPLEMENTATION
 #include "asthra_rt.h"
 #undef mlock

@@ -1,5 +1,6 @@
 /* The table of the runtime's own records: private names, so the bodies are in this file. */
 #include "test.h"
+#define ASTHRA_RT_STATIC
 #define ASTHRA_RT_IMPLEMENTATION
 #include "asthra_rt.h"
 

@@ -12,8 +12,8 @@
  * there are. */
 ASTHRA__FN size_t asthra__pinned_report(void);
 
-/* Whether a pin holds a byte of the range, or the address of an empty one. Cost: all pins are looked
- * at. */
+/* Whether a pin holds a byte of the range, or the address of an empty one. Cost: a look at each
+ * pin. */
 ASTHRA__FN bool asthra__pinned_touches(const void *start, size_t size);
 
 /* A hook: what an address's pins hold has changed from `before` to `after` bytes. before 0: the
