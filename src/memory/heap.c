@@ -677,7 +677,9 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p
     return asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
 }
 
-ASTHRA__FN AsthraAddressKind asthra__heap_find(const void *ptr, Asthra__Found *f) {
+/* Also of addresses whose pages change hands meanwhile. */
+ASTHRA__FN ASTHRA__HEAP_PEEK AsthraAddressKind asthra__heap_find(const void *ptr,
+                                                                 Asthra__Found *f) {
     uintptr_t entry = asthra__region_entry(ptr), kind = entry % ASTHRA__REGION_KINDS;
     uintptr_t record = entry - kind;
     if (kind == ASTHRA__REGION_HUGE) return asthra__huge_find((Asthra__Huge *)record, ptr, f);

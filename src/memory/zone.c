@@ -2,9 +2,10 @@
  *
  * Nothing here is on the path of an allocation that nobody watches. A limit is one counter that
  * each watched allocation raises before it takes memory, so that it is never passed, not even for
- * a moment; the counter is set when the limit is, from the accounts. The settings are plain data:
- * a limit changes only with the runtime's start and stop, while nobody allocates. Hooks may change
- * at any time, so they are copied under a lock and called outside it.
+ * a moment; the counter is set when the limit is, from the accounts. Its settings are plain data: a
+ * limit comes and goes with the runtime's start and stop, while nobody allocates; where there is
+ * none before and after, others may. Hooks may change at any time, so they are copied under a lock
+ * and called outside it.
  */
 #include "zone_internal.h"
 
@@ -18,6 +19,7 @@ enum { ASTHRA__ZONE_ALL = ASTHRA__ZONES };
 static struct {
     ASTHRA__ATOMIC(size_t) live[ASTHRA__ZONES + 1], peak[ASTHRA__ZONES + 1]; /* as told */
     ASTHRA__ATOMIC(size_t) limited; /* bytes in use, kept while there is a limit */
+    ASTHRA__ATOMIC(size_t) max;     /* of limit; 0: there is none, and nobody looks at it */
     Asthra__ZoneLimit limit;
     ASTHRA__ATOMIC(uint32_t) off; /* bit n: zone n is switched off */
     Asthra__Lock lock;            /* of hooks */
@@ -97,14 +99,17 @@ ASTHRA_RT_API const char *asthra_memory_zone_to_string(AsthraMemoryZone zone) {
 }
 
 ASTHRA__FN void asthra__zone_set_limit(const Asthra__ZoneLimit *limit) {
+    asthra__store(&asthra__zone.max, (size_t)0, relaxed);
     asthra__zone.limit = *limit;
     asthra__store(&asthra__zone.limited, limit->live, relaxed);
+    asthra__store(&asthra__zone.max, limit->max_bytes, release);
     asthra__trace_set(ASTHRA__TRACE_ZONE_LIMIT, limit->max_bytes != 0);
 }
 
 static bool asthra__zone_take(size_t size) {
-    size_t max = asthra__zone.limit.max_bytes;
+    size_t max = asthra__load(&asthra__zone.max, acquire);
     size_t used = asthra__load(&asthra__zone.limited, relaxed);
+    if (max == 0) return true;
     do {
         if (size > max || used > max - size) return false;
     } while (!asthra__cas(&asthra__zone.limited, &used, used + size, relaxed));
@@ -146,14 +151,14 @@ static bool asthra__zone_is_off(AsthraMemoryZone zone) {
 
 ASTHRA__FN bool asthra__zone_admit(size_t size, AsthraMemoryZone zone) {
     if (asthra__zone_is_off(zone)) return false;
-    if (asthra__zone.limit.max_bytes == 0) return true;
     while (!asthra__zone_take(size))
         if (!asthra__zone_over_limit(size, zone)) return false;
     return true;
 }
 
 ASTHRA__FN void asthra__zone_release(size_t size) {
-    if (asthra__zone.limit.max_bytes != 0) asthra__sub(&asthra__zone.limited, size, relaxed);
+    if (asthra__load(&asthra__zone.max, relaxed) != 0)
+        asthra__sub(&asthra__zone.limited, size, relaxed);
 }
 
 static AsthraMemoryHooks asthra__zone_hooks(void) {
