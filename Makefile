@@ -66,13 +66,13 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 
 VARIANTS := plain clang asan tsan noasm nothreads aarch64 musl
 plain.cc := $(CC)
-plain.flags := -O2
+plain.flags := -O2 -g
 clang.cc := clang
 clang.flags := -O2
 asan.cc := $(CC)
-asan.flags := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -DASTHRA_RT_DEBUG=2
+asan.flags := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DASTHRA_RT_DEBUG=2
 tsan.cc := $(CC)
-tsan.flags := -O1 -fsanitize=thread -DASTHRA_RT_DEBUG=1
+tsan.flags := -O1 -g -fsanitize=thread -DASTHRA_RT_DEBUG=1
 noasm.cc := $(CC)
 noasm.flags := -O1 -DASTHRA_RT_NO_ASM
 nothreads.cc := $(CC)
@@ -81,7 +81,7 @@ aarch64.cc := aarch64-linux-gnu-gcc
 aarch64.flags := -O2 -static
 aarch64.run := qemu-aarch64
 musl.cc := musl-gcc
-musl.flags := -O2 -static -fno-omit-frame-pointer
+musl.flags := -O1 -static -fno-omit-frame-pointer
 musl.more := tests/house/musl.c
 
 # Seconds that one test may take where everything is slower.
@@ -100,11 +100,11 @@ tsan.run := env TSAN_OPTIONS=atexit_sleep_ms=0 $(shell setarch -R true 2>/dev/nu
 define variant
 $B/$1/asthra_rt.o: $B/asthra_rt.c $(BOOK) $(STB)
 	@mkdir -p $$(@D)
-	@$($1.cc) -std=gnu11 -g $($1.flags) -Wall -Wextra $(INCLUDES) -c -o $$@ $$< -pthread
+	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -c -o $$@ $$< -pthread
 $B/$1/asthra_rt.a: $B/$1/asthra_rt.o
 	@rm -f $$@ && ar rcs $$@ $$<
 $B/$1/test_%: tests/test_%.c $B/$1/asthra_rt.a $(wildcard tests/*.h)
-	@$($1.cc) -std=gnu11 -g $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $B/$1/asthra_rt.a -pthread -lm
+	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $B/$1/asthra_rt.a -pthread -lm
 .PHONY: check-$1-test_%
 check-$1-test_%: $B/$1/test_%
 	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
