@@ -13502,6 +13502,9 @@ static Asthra__Slab *asthra__slab_map(size_t stride, uint32_t count) {
     s->count = count;
     s->carved = 0;
     s->is_guarded = asthra__os_guard_pages(base, stride, count);
+#if ASTHRA__ASAN
+    __asan_unpoison_memory_region(base, stride * count); /* stacks that nobody left were there */
+#endif
     asthra__store(&s->base, base, release);
     return s;
 }
