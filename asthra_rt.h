@@ -8060,16 +8060,16 @@ static ASTHRA__HEAP_OWN bool asthra__trailer_replace(char *block, size_t capacit
 }
 
 /* The first byte that was not asked for; if nothing is left but the trailer, the trailer's kind. */
-static ASTHRA__HEAP_OWN void asthra__guard_set(char *place) {
+static ASTHRA__HEAP_OWN void asthra__tail_mark(char *place) {
     *(unsigned char *)place = ASTHRA__TRAILER_LIVE;
 }
-static ASTHRA__HEAP_OWN bool asthra__guard_is_whole(const char *place) {
+static ASTHRA__HEAP_OWN bool asthra__tail_is_whole(const char *place) {
     return *(const unsigned char *)place == ASTHRA__TRAILER_LIVE;
 }
 
-/* The guard first: a load of the trailer that comes soon shall find it in one store. */
+/* The trailer last: a load of it that comes soon shall find all of it in one store. */
 static ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacity, size_t size) {
-    asthra__guard_set(block + size);
+    asthra__tail_mark(block + size);
     asthra__trailer_set(block, capacity, ASTHRA__TRAILER_MARK + ((uint64_t)(capacity - size) << 8));
 }
 
@@ -8341,7 +8341,7 @@ static ASTHRA__FAST uint64_t asthra__block_slack(const Asthra__HeapPage *p, cons
     if (ASTHRA__UNLIKELY(!asthra__begins_block(p, block))) return UINT64_MAX;
     uint64_t slack = asthra__trailer_slack(asthra__trailer_get(block, capacity));
     if (ASTHRA__UNLIKELY(slack > capacity)) return UINT64_MAX;
-    bool is_whole = asthra__guard_is_whole(block + capacity - (size_t)slack);
+    bool is_whole = asthra__tail_is_whole(block + capacity - (size_t)slack);
     return ASTHRA__LIKELY(is_whole) ? slack : UINT64_MAX;
 }
 
@@ -8404,7 +8404,7 @@ static void *asthra__huge_give_out(Asthra__Heap *h, Asthra__Huge *huge, size_t s
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
     if (h->level != ASTHRA_SAFETY_NONE) {
-        if (size < huge->mapped) asthra__guard_set(huge->start + size); /* else it is guarded */
+        if (size < huge->mapped) asthra__tail_mark(huge->start + size); /* else it is guarded */
         asthra__heap_hide(huge->start + size, huge->mapped - size);
     }
     asthra__store(&huge->is_live, 1u, release);
@@ -8631,9 +8631,9 @@ ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
     return kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR ? trailer : 0;
 }
 
-/* Of a live block that has a guard: whether nobody wrote past its end. */
+/* Of a live block: whether nobody wrote past its end. */
 static bool asthra__found_is_whole(const Asthra__Found *f) {
-    return !f->is_broken && (f->size == f->capacity || asthra__guard_is_whole(f->start + f->size));
+    return !f->is_broken && (f->size == f->capacity || asthra__tail_is_whole(f->start + f->size));
 }
 
 /* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
@@ -8806,7 +8806,7 @@ static void asthra__found_remark(const Asthra__Found *f, size_t size) {
         asthra__block_mark_live(f->start, f->capacity, size);
     } else {
         f->huge->size = size;
-        asthra__guard_set(f->start + size);
+        asthra__tail_mark(f->start + size);
     }
 }
 

@@ -127,6 +127,18 @@ TEST(heap, a_trailer_of_a_live_block_is_told_from_every_other) {
     }
 }
 
+TEST(heap, blocks_that_were_not_given_out_yet_are_neither_live_nor_freed) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        Asthra__Found f, g;
+        char *block = asthra_manual_alloc(asthra__bin_size(bin) - ASTHRA__TRAILER_BYTES);
+        CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
+        for (size_t i = 0; i < f.page->room; i++) {
+            char *other = f.page->start + i * f.capacity;
+            if (other != block) CHECK_EQ(asthra__heap_find(other, &g), ASTHRA_ADDRESS_SLACK);
+        }
+    }
+}
+
 TEST(heap, every_address_in_a_page_finds_its_block) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         size_t size = asthra__bin_size(bin);

@@ -270,6 +270,23 @@ TEST(memory, hooks_see_every_block) {
     CHECK_EQ(allocs, 102);
 }
 
+static void fills(void *ptr, size_t size, AsthraMemoryZone zone, void *unused) {
+    (void)zone, (void)unused;
+    memset(ptr, 0x5a, size);
+}
+/* Fresh memory is zero by itself, unless a hook came before. */
+TEST(memory, zeroed_memory_is_zero_whatever_a_hook_wrote_into_it) {
+    static const size_t sizes[] = {10, 1000, 70000, 900000, 5000000};
+    AsthraMemoryHooks hooks = {fills, NULL, NULL};
+    asthra_memory_set_hooks(&hooks);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        unsigned char *block = asthra_manual_alloc_zeroed(1, sizes[i]);
+        for (size_t k = 0; k < sizes[i]; k++) CHECK_EQ(block[k], 0);
+        asthra_manual_free(block);
+    }
+    asthra_memory_set_hooks(NULL);
+}
+
 TEST_PANICS(memory, the_debug_line_shows_each_allocation, "(123 bytes) in zone MANUAL") {
     asthra_set_debug_flag(ASTHRA_DEBUG_MEMORY_ALLOCATION, true);
     asthra_manual_free(asthra_manual_alloc(123));

@@ -185,7 +185,7 @@ inline become_busy() {
 #endif
 
 proctype Select(byte s) {
-    byte todo = ALL_CASES, k, c, p, q, found;
+    byte untried = ALL_CASES, k, c, p, q, found;
     bit w, saw, is_listed;
 
 #ifdef BROKEN_ARM_EARLY
@@ -193,13 +193,13 @@ proctype Select(byte s) {
 #endif
     /* In any order of the cases. */
     do
-    :: todo == 0 -> goto arm
+    :: untried == 0 -> goto arm
     :: else ->
         if
-        :: todo & 1 -> k = 0
-        :: todo & 2 -> k = 1
+        :: untried & 1 -> k = 0
+        :: untried & 2 -> k = 1
         fi;
-        todo = todo & ~(1 << k);
+        untried = untried & ~(1 << k);
         c = channel_of[CASE(s, k)];
         w = way_of[CASE(s, k)];
         if
