@@ -1841,6 +1841,10 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), v
 #include <signal.h>
 #endif
 
+#if ASTHRA__ASAN
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#endif
+
 enum {
     ASTHRA__OS_GUARD_INSTALL = 102,    /* MADV_GUARD_INSTALL, Linux 6.13 */
     ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
@@ -2002,6 +2006,9 @@ ASTHRA__FN void *asthra__os_map(size_t bytes) {
 
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     int saved = errno;
+#if ASTHRA__ASAN
+    __asan_unpoison_memory_region(start, bytes); /* its shadow outlives the mapping */
+#endif
     munmap(start, bytes);
     asthra__store(&asthra__os.is_counted, false, relaxed);
     errno = saved;
@@ -13373,7 +13380,6 @@ static struct {
 void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
 void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old,
                                      size_t *size_old);
-void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #endif
 #if ASTHRA__TSAN
 void *__tsan_create_fiber(unsigned flags);
@@ -13502,9 +13508,6 @@ static Asthra__Slab *asthra__slab_map(size_t stride, uint32_t count) {
     s->count = count;
     s->carved = 0;
     s->is_guarded = asthra__os_guard_pages(base, stride, count);
-#if ASTHRA__ASAN
-    __asan_unpoison_memory_region(base, stride * count); /* stacks that nobody left were there */
-#endif
     asthra__store(&s->base, base, release);
     return s;
 }

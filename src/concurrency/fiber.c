@@ -64,7 +64,6 @@ static struct {
 void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
 void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old,
                                      size_t *size_old);
-void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #endif
 #if ASTHRA__TSAN
 void *__tsan_create_fiber(unsigned flags);
@@ -193,9 +192,6 @@ static Asthra__Slab *asthra__slab_map(size_t stride, uint32_t count) {
     s->count = count;
     s->carved = 0;
     s->is_guarded = asthra__os_guard_pages(base, stride, count);
-#if ASTHRA__ASAN
-    __asan_unpoison_memory_region(base, stride * count); /* stacks that nobody left were there */
-#endif
     asthra__store(&s->base, base, release);
     return s;
 }

@@ -41,6 +41,10 @@
 #include <signal.h>
 #endif
 
+#if ASTHRA__ASAN
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#endif
+
 enum {
     ASTHRA__OS_GUARD_INSTALL = 102,    /* MADV_GUARD_INSTALL, Linux 6.13 */
     ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
@@ -202,6 +206,9 @@ ASTHRA__FN void *asthra__os_map(size_t bytes) {
 
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     int saved = errno;
+#if ASTHRA__ASAN
+    __asan_unpoison_memory_region(start, bytes); /* its shadow outlives the mapping */
+#endif
     munmap(start, bytes);
     asthra__store(&asthra__os.is_counted, false, relaxed);
     errno = saved;
