@@ -1037,8 +1037,8 @@ typedef struct AsthraMemoryStatistics {
 ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone zone);
 ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void); /* of all zones */
 
-/* Gives free memory back to the system: what the calling thread and ended threads hold, and what no
- * thread holds. What came from an allocator of the configuration goes back to it once no runtime
+/* Gives free memory back to the system, what lies between live blocks too: what the calling thread
+ * and ended threads hold, and what no thread holds. What came from an allocator of the configuration goes back to it once no runtime
  * with an allocator runs; no thread may ask about addresses in freed blocks meanwhile. Returns the
  * bytes given back. */
 ASTHRA_RT_API size_t asthra_memory_trim(void);
@@ -6940,6 +6940,35 @@ ASTHRA__FN void asthra__heap_settle_level(void); /* the calling thread's heaps f
 ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more);
 ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size));
 
+/* ---- what a sanitizer is told ---- */
+
+/* Looks at records while others may be changing them, and believes nothing that it could not read
+ * in a segment: what it says of a block at rest is right. */
+#if ASTHRA__TSAN
+#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
+#else
+#define ASTHRA__HEAP_PEEK
+#endif
+
+#if ASTHRA__ASAN
+void __asan_poison_memory_region(void const volatile *addr, size_t size);
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#define asthra__heap_hide(start, bytes) __asan_poison_memory_region((start), (bytes))
+#define asthra__heap_show(start, bytes) __asan_unpoison_memory_region((start), (bytes))
+#else
+#define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
+#define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
+/* Of words in blocks that are ours. */
+#if ASTHRA__ASAN
+#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
+#else
+#define ASTHRA__HEAP_OWN ASTHRA__FAST
+#endif
+
 /* ---- what the files of the heap share ---- */
 
 enum {
@@ -6968,7 +6997,7 @@ struct Asthra__HeapPage {
     char *start;                /* of the first block */
     uint64_t inverse;           /* 2^64 / block_size, rounded up: what asthra__begins_block wants */
     uint32_t block_size, bytes; /* bytes: of all blocks */
-    uint32_t used;              /* blocks that are not in `free`, as the owner knows */
+    uint32_t used;              /* blocks neither in `free` nor gone, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
     uint8_t slices;             /* 0: the slice is in no page */
     uint8_t level, bin;
@@ -6976,7 +7005,9 @@ struct Asthra__HeapPage {
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
     Asthra__HeapPage *next, *prev;          /* in the bin: a ring */
+    ASTHRA__ATOMIC(uint64_t) hollow;        /* a bit for each unit whose memory is gone */
     ASTHRA__ATOMIC(uint32_t) pins;
+    uint16_t gone, swept; /* blocks in hollow units; `used` when it was looked for such units */
     int8_t zone;
     bool is_zero; /* its memory was zero when the page was made */
 };
@@ -6990,12 +7021,13 @@ typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
 struct Asthra__Heap {
     Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
     Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
+    Asthra__HeapPage *sweep;                   /* in sweep_bin: the next to be looked at, or NULL */
     Asthra__Account account;
     struct Asthra__Full *full; /* the full level's; NULL: none yet */
     AsthraMemoryZone zone;
     uint32_t quick_below; /* sizes that a quick path may serve */
     uint32_t extra;       /* bytes of a block that are ours */
-    uint8_t level;
+    uint8_t level, sweep_bin;
     uint16_t number;
     uint64_t tag;                    /* of the trailer of what is freed here: all but the site */
     ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
@@ -7038,6 +7070,32 @@ static inline uint64_t asthra__trailer_slack(uint64_t trailer) {
     return rest >> 8 | rest << 56;
 }
 
+/* heap_block.c: links, trailers and marks, and what a block's page says of it. */
+ASTHRA__FN uintptr_t asthra__block_link(const Asthra__HeapBlock *b);
+ASTHRA__FN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next);
+/* The next free block; panics if a user has written over the link. */
+ASTHRA__FN Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b);
+/* A free one that was not handed out yet, for all that anybody knows. */
+ASTHRA__FN void asthra__block_make(const Asthra__HeapPage *p, char *block, Asthra__HeapBlock *next);
+ASTHRA__FN uint64_t asthra__trailer_get(const char *block, size_t capacity);
+ASTHRA__FN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer);
+ASTHRA__FN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
+                                        uint64_t after);
+/* The first byte that was not asked for; if nothing is left but the trailer, the trailer's kind. */
+ASTHRA__FN void asthra__tail_mark(char *place);
+ASTHRA__FN bool asthra__tail_is_whole(const char *place);
+ASTHRA__FN void asthra__block_mark_live(char *block, size_t capacity, size_t size);
+/* How many bytes the user did not ask for of the live block that begins here; more than the
+ * capacity: there is none, or something wrote past its end. */
+ASTHRA__FN uint64_t asthra__block_slack(const Asthra__HeapPage *p, const char *block);
+ASTHRA__FN uint64_t asthra__freed_by(const Asthra__Heap *h, const void *site); /* a trailer */
+ASTHRA__FN Asthra__HeapPage *asthra__page_of(const void *block);
+/* Of any address: whether a block of the page begins there. */
+ASTHRA__FN bool asthra__begins_block(const Asthra__HeapPage *p, const void *ptr);
+/* Whether the address is in a page whose blocks the heap may free without asking. *p is NULL if it
+ * is in no page. */
+ASTHRA__FN bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr, Asthra__HeapPage **p);
+
 /* In the place of an owner: no heap is here. */
 static inline Asthra__Heap *asthra__not_quick(void) {
     return (Asthra__Heap *)(uintptr_t)1;
@@ -7063,7 +7121,8 @@ ASTHRA__FN void asthra__segment_set_nodes(Asthra__NodeNow node_now);
 /* From asthra__alloc, with room to begin at a multiple of `alignment`; *raw is what is to be freed.
  * NULL: no memory. */
 ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **raw);
-ASTHRA__FN bool asthra__segment_is_lent(void);           /* some segment is an allocator's */
+ASTHRA__FN bool asthra__segment_is_lent(void); /* some segment is an allocator's */
+ASTHRA__FN bool asthra__page_is_lent(const Asthra__HeapPage *page);
 ASTHRA__FN void *asthra__segment_metadata(size_t bytes); /* zeroed, for ever; NULL: no memory */
 ASTHRA__FN void asthra__segment_fork_before(void);
 ASTHRA__FN void asthra__segment_fork_after(void);
@@ -7114,17 +7173,40 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone); /* the threa
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h);
 ASTHRA__FN Asthra__Heap *asthra__heap_next(Asthra__Heap *h, AsthraMemoryZone zone); /* NULL first */
 ASTHRA__FN uint64_t asthra__heap_thread(unsigned number); /* that it serves, or served last */
-/* Give the empty pages back of heaps whose thread has ended, and of those that have none. */
-ASTHRA__FN void asthra__heap_visit_idle(void);
-ASTHRA__FN void asthra__heap_visit_shared(void); /* caller owns no heap */
+/* Trim the heaps whose thread has ended, and those that have none. Return bytes given back. */
+ASTHRA__FN size_t asthra__heap_visit_idle(void);
+ASTHRA__FN size_t asthra__heap_visit_shared(void); /* caller owns no heap */
 ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h);
 ASTHRA__FN AsthraSafetyLevel asthra__heap_level(void);
+
+/* heap_page.c: pages and the bins where they wait; caller owns h. */
+ASTHRA__FN void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t all,
+                                  size_t block_size); /* the record of a fresh span */
+ASTHRA__FN void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block); /* a freed one */
+/* All free blocks of the bin's first page; NULL: no memory. */
+ASTHRA__FN Asthra__HeapBlock *asthra__bin_take(Asthra__Heap *h, unsigned bin);
+ASTHRA__FN void asthra__bins_shed(Asthra__Heap *h);     /* gives empty pages back */
+ASTHRA__FN size_t asthra__bins_hollow(Asthra__Heap *h); /* gives back what it can of the others */
+ASTHRA__FN void asthra__bins_leave(Asthra__Heap *h); /* nothing comes from these pages any more */
+/* Whether these bytes of the page lie, in part, in memory that is gone. */
+ASTHRA__FN bool asthra__page_is_hollow(const Asthra__HeapPage *p, size_t start, size_t bytes);
 
 /* heap.c; caller owns h. */
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h); /* takes what other threads freed */
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h);  /* gives empty pages back */
+/* Both, and hollow memory: bytes of that. */
+ASTHRA__FN size_t asthra__heap_trim_one(Asthra__Heap *h);
 ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel level);
+ASTHRA__FN void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block); /* a freed one */
+ASTHRA__FN bool asthra__heap_is_watched(AsthraMemoryZone zone);
+ASTHRA__FN void asthra__heap_count_failure(AsthraMemoryZone zone);
+/* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
+ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
+                                          const void *site);
+/* For callers that have called others, under the rule of asthra__thread_raw. */
+ASTHRA__FN void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone, const void *site);
 
+/* heap_find.c: from any address, while other threads take and free. */
 typedef struct Asthra__Found { /* the block of an address: of a page, or huge, or neither */
     Asthra__HeapPage *page;
     Asthra__Huge *huge;
@@ -7140,6 +7222,14 @@ static inline size_t asthra__found_charge(const Asthra__Found *f) {
     return f->level == ASTHRA_SAFETY_NONE ? f->capacity : f->size;
 }
 
+/* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
+ASTHRA__FN void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
+                                    Asthra__Found *f);
+
+/* heap_free.c */
+ASTHRA__COLD ASTHRA__FN void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone,
+                                                    const void *site, const char *verb);
+/* Caller owns h; the block may be another heap's. */
 ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f); /* freed, small */
 
 /* heap_full.c; caller owns h. */
@@ -7183,26 +7273,6 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Ast
                                                                        const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block);
-
-/* ---- what a sanitizer is told ---- */
-
-/* Looks at records while others may be changing them, and believes nothing that it could not read
- * in a segment: what it says of a block at rest is right. */
-#if ASTHRA__TSAN
-#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
-#else
-#define ASTHRA__HEAP_PEEK
-#endif
-
-#if ASTHRA__ASAN
-void __asan_poison_memory_region(void const volatile *addr, size_t size);
-void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
-#define asthra__heap_hide(start, bytes) __asan_poison_memory_region((start), (bytes))
-#define asthra__heap_show(start, bytes) __asan_unpoison_memory_region((start), (bytes))
-#else
-#define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
-#define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
-#endif
 
 #elif ASTHRA_HAS_CORE
 
@@ -7514,13 +7584,15 @@ ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices) {
 ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
     Asthra__Segment *s =
         (Asthra__Segment *)((uintptr_t)page & ~((uintptr_t)ASTHRA__REGION_BYTES - 1));
-    asthra__lock(&asthra__segments.lock);
     unsigned first = (unsigned)(page - s->pages), slices = page->slices;
     uint64_t mask = asthra__slice_mask(first, slices);
+    bool is_gone = asthra__load(&page->hollow, relaxed) != 0 && /* then the rest goes too */
+                   asthra__os_discard(page->start, (size_t)slices * ASTHRA__SLICE_BYTES);
+    asthra__lock(&asthra__segments.lock);
     page->slices = 0;
     if (s->free == 0) asthra__segment_enlist(s);
     s->free |= mask;
-    s->touched |= mask;
+    if (!is_gone) s->touched |= mask;
     asthra__segment_tick();
     asthra__unlock(&asthra__segments.lock);
 }
@@ -7604,6 +7676,11 @@ static size_t asthra__segment_return(void) {
         asthra__segment_unmap(s);
     }
     return bytes;
+}
+
+ASTHRA__FN bool asthra__page_is_lent(const Asthra__HeapPage *page) {
+    uintptr_t segment = (uintptr_t)page & ~((uintptr_t)ASTHRA__REGION_BYTES - 1);
+    return ((const Asthra__Segment *)segment)->raw != NULL;
 }
 
 ASTHRA__FN bool asthra__segment_is_lent(void) {
@@ -7904,26 +7981,140 @@ ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h) {
     return !asthra__heap_is_shared(h) && h->level != ASTHRA_SAFETY_FULL;
 }
 
-ASTHRA__FN void asthra__heap_visit_idle(void) {
+ASTHRA__FN size_t asthra__heap_visit_idle(void) {
+    size_t bytes = 0;
     asthra__lock(&asthra__heaps.lock);
-    for (size_t z = 0; z < ASTHRA__ZONES; z++) {
-        for (Asthra__Heap *h = asthra__heaps.idle[z]; h != NULL; h = h->next_idle) {
-            asthra__heap_drain(h);
-            asthra__heap_shed(h);
-        }
-    }
+    for (size_t z = 0; z < ASTHRA__ZONES; z++)
+        for (Asthra__Heap *h = asthra__heaps.idle[z]; h != NULL; h = h->next_idle)
+            bytes += asthra__heap_trim_one(h);
     asthra__unlock(&asthra__heaps.lock);
+    return bytes;
 }
 
-ASTHRA__FN void asthra__heap_visit_shared(void) {
+ASTHRA__FN size_t asthra__heap_visit_shared(void) {
+    size_t bytes = 0;
     asthra__lock(&asthra__heaps.shared_lock);
     for (size_t z = 0; z < ASTHRA__ZONES; z++) {
         Asthra__Heap *h = &asthra__heaps.shared[z];
         if (h->level == ASTHRA_SAFETY_DEFAULT) continue; /* nobody has entered it yet */
-        asthra__heap_drain(h);
-        asthra__heap_shed(h);
+        bytes += asthra__heap_trim_one(h);
     }
     asthra__unlock(&asthra__heaps.shared_lock);
+    return bytes;
+}
+
+#endif
+
+/* ---- [heap] body ---------------------------------------------------- memory/heap_block.c ---- */
+/* heap - the words in a block that are ours.                                [heap] body: block
+ *
+ * Links of free blocks, trailers and marks; and what a block's page says of it.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+/* ---- links ---- */
+
+/* Links are kept with some bits turned that no address has: what a user writes into a freed block
+ * hardly ever makes a link of it. */
+#if UINTPTR_MAX > 0xffffffffu
+#define ASTHRA__LINK_BITS ((uintptr_t)0xa57a00000000000b)
+#define ASTHRA__LINK_NEVER ((uintptr_t)0xffff00000000000f)
+#else
+#define ASTHRA__LINK_BITS ((uintptr_t)0xb)
+#define ASTHRA__LINK_NEVER ((uintptr_t)0xf)
+#endif
+
+ASTHRA__FN ASTHRA__HEAP_OWN uintptr_t asthra__block_link(const Asthra__HeapBlock *b) {
+    return b->link ^ ASTHRA__LINK_BITS;
+}
+ASTHRA__FN ASTHRA__HEAP_OWN void asthra__block_set_next(Asthra__HeapBlock *b,
+                                                        Asthra__HeapBlock *next) {
+    b->link = (uintptr_t)next ^ ASTHRA__LINK_BITS;
+}
+ASTHRA__FN ASTHRA__FAST Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b) {
+    uintptr_t next = asthra__block_link(b);
+    if (ASTHRA__UNLIKELY((next & ASTHRA__LINK_NEVER) != 0)) asthra__heap_damaged(b);
+    return (Asthra__HeapBlock *)next;
+}
+
+/* ---- trailers ---- */
+
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define asthra__trailer_turn(trailer) __builtin_bswap64(trailer) /* the kind comes first */
+#else
+#define asthra__trailer_turn(trailer) (trailer)
+#endif
+
+static ASTHRA__FAST ASTHRA__ATOMIC(uint64_t) * asthra__trailer_at(const char *b, size_t capacity) {
+    return (ASTHRA__ATOMIC(uint64_t) *)(uintptr_t)(b + capacity - ASTHRA__TRAILER_BYTES);
+}
+ASTHRA__FN ASTHRA__HEAP_OWN uint64_t asthra__trailer_get(const char *block, size_t capacity) {
+    return asthra__trailer_turn(asthra__load(asthra__trailer_at(block, capacity), relaxed));
+}
+ASTHRA__FN ASTHRA__HEAP_OWN void asthra__trailer_set(char *block, size_t capacity,
+                                                     uint64_t trailer) {
+    asthra__store(asthra__trailer_at(block, capacity), asthra__trailer_turn(trailer), relaxed);
+}
+ASTHRA__FN ASTHRA__HEAP_OWN bool asthra__trailer_replace(char *block, size_t capacity,
+                                                         uint64_t before, uint64_t after) {
+    before = asthra__trailer_turn(before);
+    return asthra__cas(asthra__trailer_at(block, capacity), &before, asthra__trailer_turn(after),
+                       acq_rel);
+}
+
+ASTHRA__FN ASTHRA__HEAP_OWN void asthra__tail_mark(char *place) {
+    *(unsigned char *)place = ASTHRA__TRAILER_LIVE;
+}
+ASTHRA__FN ASTHRA__HEAP_OWN bool asthra__tail_is_whole(const char *place) {
+    return *(const unsigned char *)place == ASTHRA__TRAILER_LIVE;
+}
+
+/* The trailer last: a load of it that comes soon shall find all of it in one store. */
+ASTHRA__FN ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacity, size_t size) {
+    asthra__tail_mark(block + size);
+    asthra__trailer_set(block, capacity, ASTHRA__TRAILER_MARK + ((uint64_t)(capacity - size) << 8));
+}
+
+ASTHRA__FN ASTHRA__FAST void asthra__block_make(const Asthra__HeapPage *p, char *block,
+                                                Asthra__HeapBlock *next) {
+    asthra__block_set_next((Asthra__HeapBlock *)(void *)block, next);
+    if (p->level != ASTHRA_SAFETY_NONE)
+        asthra__trailer_set(block, p->block_size, ASTHRA__TRAILER_NEVER);
+}
+
+ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {
+    return asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block);
+}
+
+/* Of any address: whether a block of the page begins there. For an offset and a size below 2^32 the
+ * product, modulo 2^64, is below the inverse if and only if the size divides the offset (Lemire,
+ * Kaser, Kurz: Faster remainder by direct computation, 2019). */
+ASTHRA__FN ASTHRA__FAST bool asthra__begins_block(const Asthra__HeapPage *p, const void *ptr) {
+    uint64_t offset = (uintptr_t)ptr - (uintptr_t)p->start;
+    return offset < p->bytes && offset * p->inverse < p->inverse;
+}
+ASTHRA__FN ASTHRA__FAST uint64_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
+    return (uint64_t)(uintptr_t)site << 16 | h->tag;
+}
+
+ASTHRA__FN ASTHRA__FAST uint64_t asthra__block_slack(const Asthra__HeapPage *p, const char *block) {
+    size_t capacity = p->block_size;
+    if (ASTHRA__UNLIKELY(!asthra__begins_block(p, block))) return UINT64_MAX;
+    uint64_t slack = asthra__trailer_slack(asthra__trailer_get(block, capacity));
+    if (ASTHRA__UNLIKELY(slack > capacity)) return UINT64_MAX;
+    bool is_whole = asthra__tail_is_whole(block + capacity - (size_t)slack);
+    return ASTHRA__LIKELY(is_whole) ? slack : UINT64_MAX;
+}
+
+ASTHRA__FN ASTHRA__FAST bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr,
+                                                   Asthra__HeapPage **p) {
+    uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
+    *p = NULL;
+    if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
+        return false;
+    *p = asthra__segment_page(segment, ptr);
+    return ASTHRA__LIKELY(asthra__load(&(*p)->quick, relaxed) == h);
 }
 
 #endif
@@ -7965,11 +8156,6 @@ ASTHRA__FN void asthra__heap_visit_shared(void) {
 
 #include <string.h>
 
-static struct {
-    bool (*is_pinned)(const void *start, size_t size);
-    ASTHRA__ATOMIC(size_t) stack_pins; /* of chunks of the stack zone */
-} asthra__heap;
-
 /* ---- classes ---- */
 
 /* Bins of sizes up to 1,024, by sixteens. */
@@ -8009,188 +8195,6 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
     return size == 0 ? page : asthra__round_up(size, page);
 }
 
-/* ---- words in blocks; a sanitizer is told that these are ours ---- */
-
-#if ASTHRA__ASAN
-#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
-#elif ASTHRA__TSAN
-#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
-#else
-#define ASTHRA__HEAP_OWN ASTHRA__FAST
-#endif
-
-/* Links are kept with some bits turned that no address has: what a user writes into a freed block
- * hardly ever makes a link of it. */
-#if UINTPTR_MAX > 0xffffffffu
-#define ASTHRA__LINK_BITS ((uintptr_t)0xa57a00000000000b)
-#define ASTHRA__LINK_NEVER ((uintptr_t)0xffff00000000000f)
-#else
-#define ASTHRA__LINK_BITS ((uintptr_t)0xb)
-#define ASTHRA__LINK_NEVER ((uintptr_t)0xf)
-#endif
-
-static ASTHRA__HEAP_OWN uintptr_t asthra__block_link(const Asthra__HeapBlock *b) {
-    return b->link ^ ASTHRA__LINK_BITS;
-}
-static ASTHRA__HEAP_OWN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next) {
-    b->link = (uintptr_t)next ^ ASTHRA__LINK_BITS;
-}
-/* The next free block; panics if a user has written over the link. */
-static ASTHRA__FAST Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b) {
-    uintptr_t next = asthra__block_link(b);
-    if (ASTHRA__UNLIKELY((next & ASTHRA__LINK_NEVER) != 0)) asthra__heap_damaged(b);
-    return (Asthra__HeapBlock *)next;
-}
-
-/* ---- trailers ---- */
-
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#define asthra__trailer_turn(trailer) __builtin_bswap64(trailer) /* the kind comes first */
-#else
-#define asthra__trailer_turn(trailer) (trailer)
-#endif
-
-static ASTHRA__FAST ASTHRA__ATOMIC(uint64_t) * asthra__trailer_at(const char *b, size_t capacity) {
-    return (ASTHRA__ATOMIC(uint64_t) *)(uintptr_t)(b + capacity - ASTHRA__TRAILER_BYTES);
-}
-static ASTHRA__HEAP_OWN uint64_t asthra__trailer_get(const char *block, size_t capacity) {
-    return asthra__trailer_turn(asthra__load(asthra__trailer_at(block, capacity), relaxed));
-}
-static ASTHRA__HEAP_OWN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer) {
-    asthra__store(asthra__trailer_at(block, capacity), asthra__trailer_turn(trailer), relaxed);
-}
-static ASTHRA__HEAP_OWN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
-                                                     uint64_t after) {
-    before = asthra__trailer_turn(before);
-    return asthra__cas(asthra__trailer_at(block, capacity), &before, asthra__trailer_turn(after),
-                       acq_rel);
-}
-
-/* The first byte that was not asked for; if nothing is left but the trailer, the trailer's kind. */
-static ASTHRA__HEAP_OWN void asthra__tail_mark(char *place) {
-    *(unsigned char *)place = ASTHRA__TRAILER_LIVE;
-}
-static ASTHRA__HEAP_OWN bool asthra__tail_is_whole(const char *place) {
-    return *(const unsigned char *)place == ASTHRA__TRAILER_LIVE;
-}
-
-/* The trailer last: a load of it that comes soon shall find all of it in one store. */
-static ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacity, size_t size) {
-    asthra__tail_mark(block + size);
-    asthra__trailer_set(block, capacity, ASTHRA__TRAILER_MARK + ((uint64_t)(capacity - size) << 8));
-}
-
-static ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {
-    return asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block);
-}
-
-/* Of any address: whether a block of the page begins there. For an offset and a size below 2^32 the
- * product, modulo 2^64, is below the inverse if and only if the size divides the offset (Lemire,
- * Kaser, Kurz: Faster remainder by direct computation, 2019). */
-static ASTHRA__FAST bool asthra__begins_block(const Asthra__HeapPage *p, const void *ptr) {
-    uint64_t offset = (uintptr_t)ptr - (uintptr_t)p->start;
-    return offset < p->bytes && offset * p->inverse < p->inverse;
-}
-
-/* ---- pages and bins: the owner's side, rarely ---- */
-
-static void asthra__page_enlist(Asthra__Heap *h, Asthra__HeapPage *p) {
-    Asthra__HeapPage *head = h->bins[p->bin];
-    p->is_listed = true;
-    if (head == NULL) {
-        p->next = p->prev = p;
-        h->bins[p->bin] = p;
-        return;
-    }
-    p->next = head;
-    p->prev = head->prev;
-    p->prev->next = head->prev = p;
-}
-
-static void asthra__page_unlist(Asthra__Heap *h, Asthra__HeapPage *p) {
-    if (h->bins[p->bin] == p) h->bins[p->bin] = p->next == p ? NULL : p->next;
-    p->next->prev = p->prev;
-    p->prev->next = p->next;
-    p->is_listed = false;
-}
-
-/* The page has no block in use. */
-static void asthra__page_give_back(Asthra__Heap *h, Asthra__HeapPage *p) {
-    if (p->is_listed) asthra__page_unlist(h, p);
-    asthra__store(&p->quick, asthra__not_quick(), relaxed);
-    asthra__segment_give(p);
-}
-
-/* Puts a freed block of the owner's onto its page's list. The last page of a bin stays when it is
- * empty, or a loop of a few allocations and frees would take and give slices. */
-static void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block) {
-    Asthra__HeapPage *p = asthra__page_of(block);
-    asthra__block_set_next(block, p->free);
-    p->free = block;
-    if (--p->used == 0 && !(p->is_listed && p->next == p)) {
-        asthra__page_give_back(h, p);
-    } else if (!p->is_listed && p->level == h->level) {
-        asthra__page_enlist(h, p);
-    }
-}
-
-/* Fills the record of a fresh span. Blocks begin at multiples of the largest power of two that
- * divides their size, or of a slice. */
-static void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t all,
-                              size_t block_size) {
-    Asthra__HeapPage *p = span->page;
-    size_t room = all / block_size;
-    p->zone = (int8_t)h->zone;
-    p->level = h->level;
-    p->is_zero = span->is_zero;
-    p->start = span->start;
-    p->block_size = (uint32_t)block_size;
-    p->bytes = (uint32_t)(room * block_size);
-    p->inverse = UINT64_MAX / block_size + 1;
-    p->free = NULL;
-    p->used = p->made = 0;
-    p->room = (uint16_t)room;
-    p->is_listed = false;
-    asthra__heap_hide(p->start, p->bytes);
-}
-
-static Asthra__HeapPage *asthra__page_make(Asthra__Heap *h, unsigned bin) {
-    size_t size = asthra__bin_size(bin);
-    unsigned slices = size <= ASTHRA__SMALL_MAX ? 1 : ASTHRA__MEDIUM_SLICES;
-    Asthra__Span span = asthra__segment_take(slices);
-    Asthra__HeapPage *p = span.page;
-    if (p == NULL) return NULL;
-    p->heap = h;
-    p->bin = (uint8_t)bin;
-    asthra__page_fill(h, &span, (size_t)slices * ASTHRA__SLICE_BYTES, size);
-    asthra__store(&p->quick, asthra__heap_is_quick(h) ? h : asthra__not_quick(), relaxed);
-    asthra__page_enlist(h, p);
-    return p;
-}
-
-/* Makes up to 4 KiB of blocks, lowest first: memory is touched as it is needed. */
-static void asthra__page_extend(Asthra__HeapPage *p) {
-    size_t count = 4096 / p->block_size, left = (size_t)p->room - p->made;
-    if (count == 0) count = 1;
-    if (count > left) count = left;
-    char *block = p->start + (size_t)p->made * p->block_size;
-    p->free = (Asthra__HeapBlock *)(void *)block;
-    for (size_t i = 1; i <= count; i++, block += p->block_size) {
-        asthra__block_set_next((void *)block, i < count ? (void *)(block + p->block_size) : NULL);
-        if (p->level != ASTHRA_SAFETY_NONE)
-            asthra__trailer_set(block, p->block_size, ASTHRA__TRAILER_NEVER);
-    }
-    p->made = (uint16_t)(p->made + count);
-}
-
-/* The first page of the bin that has a block, or can make one; NULL: none has. */
-static Asthra__HeapPage *asthra__bin_search(Asthra__Heap *h, unsigned bin) {
-    Asthra__HeapPage *p = h->bins[bin];
-    if (p == NULL && (p = asthra__page_make(h, bin)) == NULL) return NULL;
-    if (p->free == NULL) asthra__page_extend(p);
-    return p;
-}
-
 /* ---- caches ---- */
 
 /* How far a cache may grow beyond what it was filled with: 32 KiB, but 4 to 128 blocks. */
@@ -8223,14 +8227,9 @@ static bool asthra__cache_fill(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapCache *c = &h->caches[bin];
     asthra__heap_drain(h);
     if (c->free != NULL) return true;
-    Asthra__HeapPage *p = asthra__bin_search(h, bin);
-    if (p == NULL) return false;
-    c->free = p->free;
+    c->free = asthra__bin_take(h, bin);
     c->left = asthra__cache_limit(c->size);
-    p->free = NULL;
-    p->used = p->made;
-    if (p->made == p->room) asthra__page_unlist(h, p);
-    return true;
+    return c->free != NULL;
 }
 
 /* A block of the owner's, marked as freed. Returns what is left: below 0, the cache is full. */
@@ -8246,7 +8245,7 @@ static ASTHRA__FAST void asthra__cache_take(Asthra__HeapCache *c, Asthra__HeapBl
     c->left++;
 }
 
-static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
+ASTHRA__FN void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
     const Asthra__HeapPage *p = asthra__page_of(block);
     Asthra__HeapCache *c = &h->caches[p->bin];
     if (p->level != h->level)
@@ -8282,15 +8281,15 @@ ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
 
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
     asthra__quarantine_flush(h);
-    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         asthra__cache_shrink(h, &h->caches[bin], 0);
-        Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev;
-        while (p != NULL) {
-            Asthra__HeapPage *next = p == last ? NULL : p->next;
-            if (p->used == 0) asthra__page_give_back(h, p);
-            p = next;
-        }
-    }
+    asthra__bins_shed(h);
+}
+
+ASTHRA__FN size_t asthra__heap_trim_one(Asthra__Heap *h) {
+    asthra__heap_drain(h);
+    asthra__heap_shed(h);
+    return asthra__bins_hollow(h);
 }
 
 static ASTHRA__HEAP_PEEK bool asthra__page_slow_down(Asthra__HeapPage *p, void *user) {
@@ -8304,8 +8303,7 @@ ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel lev
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         h->caches[bin].size = (uint32_t)asthra__bin_size(bin);
     asthra__heap_shed(h);
-    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
-        while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
+    asthra__bins_leave(h);
     if (h->level != ASTHRA_SAFETY_DEFAULT) /* else it is new and has no pages */
         asthra__segment_each(asthra__page_slow_down, h);
     h->level = (uint8_t)level;
@@ -8336,38 +8334,10 @@ static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size,
     return block;
 }
 
-/* The trailer of what is freed here and now. */
-static ASTHRA__FAST uint64_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
-    return (uint64_t)(uintptr_t)site << 16 | h->tag;
-}
-
-/* How many bytes the user did not ask for of the live block that begins here; more than the
- * capacity: there is none, or something wrote past its end. */
-static ASTHRA__FAST uint64_t asthra__block_slack(const Asthra__HeapPage *p, const char *block) {
-    size_t capacity = p->block_size;
-    if (ASTHRA__UNLIKELY(!asthra__begins_block(p, block))) return UINT64_MAX;
-    uint64_t slack = asthra__trailer_slack(asthra__trailer_get(block, capacity));
-    if (ASTHRA__UNLIKELY(slack > capacity)) return UINT64_MAX;
-    bool is_whole = asthra__tail_is_whole(block + capacity - (size_t)slack);
-    return ASTHRA__LIKELY(is_whole) ? slack : UINT64_MAX;
-}
-
 /* The cache is full, or the account has a step behind it. */
 ASTHRA__COLD static void asthra__heap_settle(Asthra__Heap *h, Asthra__HeapCache *c) {
     if (c->left < 0) asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
     if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_tell(&h->account, h->zone);
-}
-
-/* Whether the address is in a page whose blocks the heap may free without asking. *p is NULL if it
- * is in no page. */
-static ASTHRA__FAST bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr,
-                                               Asthra__HeapPage **p) {
-    uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
-    *p = NULL;
-    if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
-        return false;
-    *p = asthra__segment_page(segment, ptr);
-    return ASTHRA__LIKELY(asthra__load(&(*p)->quick, relaxed) == h);
 }
 
 /* false: nothing was done, because something is wrong; the slow path finds out what it is. */
@@ -8442,9 +8412,8 @@ static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
     return asthra__huge_give_out(h, asthra__huge_map(room, alignment), size);
 }
 
-/* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
-static Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
-                                      const void *site) {
+ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
+                                          const void *site) {
     if (ASTHRA__LIKELY(level != ASTHRA_SAFETY_FULL || zone == ASTHRA_MEMORY_ZONE_STACK))
         return (Asthra__Deed){0, 0};
     return asthra__deed_here(site);
@@ -8472,13 +8441,13 @@ static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMem
     return ptr;
 }
 
-static void asthra__heap_count_failure(AsthraMemoryZone zone) {
+ASTHRA__FN void asthra__heap_count_failure(AsthraMemoryZone zone) {
     Asthra__Heap *h = asthra__heap_enter(zone);
     asthra__account_fail(&h->account);
     asthra__heap_leave(h);
 }
 
-static bool asthra__heap_is_watched(AsthraMemoryZone zone) {
+ASTHRA__FN bool asthra__heap_is_watched(AsthraMemoryZone zone) {
     return asthra__zone_is_watched() && zone != ASTHRA_MEMORY_ZONE_STACK;
 }
 
@@ -8518,9 +8487,8 @@ ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZ
     return asthra__heap_alloc_for(size, zone, __builtin_return_address(0));
 }
 
-/* For callers that have called others, under the rule of asthra__thread_raw. */
-static ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
-                                                    const void *site) {
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
+                                                        const void *site) {
     return asthra__heap_alloc_for(size, zone, site);
 }
 
@@ -8537,7 +8505,363 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
                                    __builtin_return_address(0));
 }
 
-/* ---- finding the block of an address ---- */
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
+    size_t all;
+    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
+    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
+    if (ptr == NULL) return NULL;
+    if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
+        Asthra__Found f;
+        asthra__heap_find(ptr, &f);
+        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
+    }
+    return memset(ptr, 0, all);
+}
+
+ASTHRA__FN ASTHRA__FAST void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone,
+                                                    const void *site, const char *verb) {
+    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
+    Asthra__HeapPage *p;
+    bool is_done = ASTHRA__LIKELY(h != NULL) && ASTHRA__LIKELY(!asthra__zone_is_watched()) &&
+                   ASTHRA__LIKELY(asthra__page_is_quick(h, ptr, &p)) &&
+                   ASTHRA__LIKELY(asthra__heap_free_quick(h, p, ptr, zone, site));
+    if (ASTHRA__UNLIKELY(!is_done)) asthra__heap_free_slow(ptr, zone, site, verb);
+}
+
+ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
+                                                   const void *site, const char *verb) {
+    asthra__heap_free_here(ptr, zone, site, verb);
+}
+
+#endif
+
+/* ---- [heap] body ----------------------------------------------------- memory/heap_page.c ---- */
+/* heap - pages of blocks, and the bins where they wait.                     [heap] body: page
+ *
+ * What the owner of a page does, rarely.
+ *
+ * Hollow memory. Few blocks are enough to keep a page, and then its class alone can use what is
+ * free in it. So before a heap grows by memory that nobody has touched yet, it looks for as much
+ * that it can give back to the system: units of its pages, of 4 KiB or what the system makes them,
+ * in which no block is in use. A bit for each unit of a page says that it is hollow: its memory is
+ * gone, the blocks that lie in it, wholly or in part, are out of the list of free ones and counted
+ * by `gone`. A page without a free block makes those of its lowest hollow units anew before it
+ * makes blocks that never were, and that too is memory by which the heap grows. Nothing is given
+ * back while a heap goes on in what it has. When the last block of a page with hollow units is
+ * freed, the rest of it goes at once: a slice is either touched or gone.
+ *
+ * A look costs a walk over the free blocks of a page, so a page is looked at again only when the
+ * number of its blocks in use is another one, and a heap that grows by one page walks over as many
+ * blocks as a page may have. The full level keeps its freed blocks as they are.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+enum { ASTHRA__PAGE_UNITS = 64, ASTHRA__SWEEP_LOOKS = 32, ASTHRA__SWEEP_BLOCKS = 4096 };
+
+/* ---- bins ---- */
+
+static void asthra__page_enlist(Asthra__Heap *h, Asthra__HeapPage *p) {
+    Asthra__HeapPage *head = h->bins[p->bin];
+    p->is_listed = true;
+    if (head == NULL) {
+        p->next = p->prev = p;
+        h->bins[p->bin] = p;
+        return;
+    }
+    p->next = head;
+    p->prev = head->prev;
+    p->prev->next = head->prev = p;
+}
+
+/* The next of the bin; NULL: it was the last. */
+static Asthra__HeapPage *asthra__page_after(const Asthra__Heap *h, const Asthra__HeapPage *p) {
+    return p->next == h->bins[p->bin] ? NULL : p->next;
+}
+
+static void asthra__page_unlist(Asthra__Heap *h, Asthra__HeapPage *p) {
+    if (h->sweep == p) h->sweep = asthra__page_after(h, p);
+    if (h->bins[p->bin] == p) h->bins[p->bin] = p->next == p ? NULL : p->next;
+    p->next->prev = p->prev;
+    p->prev->next = p->next;
+    p->is_listed = false;
+}
+
+/* The page has no block in use. */
+static void asthra__page_give_back(Asthra__Heap *h, Asthra__HeapPage *p) {
+    if (p->is_listed) asthra__page_unlist(h, p);
+    asthra__store(&p->quick, asthra__not_quick(), relaxed);
+    asthra__segment_give(p);
+}
+
+/* The last page of a bin stays when it is empty, or a loop of a few allocations and frees would
+ * take and give slices. */
+ASTHRA__FN void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block) {
+    Asthra__HeapPage *p = asthra__page_of(block);
+    asthra__block_set_next(block, p->free);
+    p->free = block;
+    if (--p->used == 0 && !(p->is_listed && p->next == p)) {
+        asthra__page_give_back(h, p);
+    } else if (!p->is_listed && p->level == h->level) {
+        asthra__page_enlist(h, p);
+    }
+}
+
+ASTHRA__FN void asthra__bins_shed(Asthra__Heap *h) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        for (Asthra__HeapPage *p = h->bins[bin], *next; p != NULL; p = next) {
+            next = asthra__page_after(h, p);
+            if (p->used == 0) asthra__page_give_back(h, p);
+        }
+    }
+}
+
+ASTHRA__FN void asthra__bins_leave(Asthra__Heap *h) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
+        while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
+}
+
+/* ---- hollow units ---- */
+
+static ASTHRA__HEAP_PEEK unsigned asthra__unit_shift(const Asthra__HeapPage *p) {
+    size_t least = (size_t)p->slices * ASTHRA__SLICE_BYTES / ASTHRA__PAGE_UNITS;
+    size_t page = asthra__os_page_size();
+    return (unsigned)__builtin_ctzl(page < least ? least : page);
+}
+
+typedef struct Asthra__Reach { /* from first to last */
+    unsigned first, last;
+} Asthra__Reach;
+
+static Asthra__Reach asthra__units_of(const Asthra__HeapPage *p, size_t block, unsigned shift) {
+    size_t start = block * p->block_size, end = start + p->block_size - 1;
+    return (Asthra__Reach){(unsigned)(start >> shift), (unsigned)(end >> shift)};
+}
+static Asthra__Reach asthra__blocks_of(const Asthra__HeapPage *p, unsigned unit, unsigned shift) {
+    size_t start = (size_t)unit << shift, end = start + ((size_t)1 << shift) - 1;
+    unsigned last = (unsigned)(end / p->block_size);
+    return (Asthra__Reach){(unsigned)(start / p->block_size), last < p->made ? last : p->made - 1u};
+}
+
+static uint64_t asthra__reach_mask(Asthra__Reach units) {
+    return (~UINT64_C(0) >> (63 - (units.last - units.first) % 64)) << units.first % 64;
+}
+
+static bool asthra__block_is_gone(const Asthra__HeapPage *p, size_t block, unsigned shift) {
+    uint64_t units = asthra__reach_mask(asthra__units_of(p, block, shift));
+    return (asthra__load(&p->hollow, relaxed) & units) != 0;
+}
+
+/* Of a page that is being made the fields may not fit together. */
+ASTHRA__FN ASTHRA__HEAP_PEEK bool asthra__page_is_hollow(const Asthra__HeapPage *p, size_t start,
+                                                         size_t bytes) {
+    uint64_t hollow = asthra__load(&p->hollow, relaxed);
+    if (ASTHRA__LIKELY(hollow == 0)) return false;
+    unsigned shift = asthra__unit_shift(p);
+    Asthra__Reach units = {(unsigned)(start >> shift), (unsigned)((start + bytes - 1) >> shift)};
+    return (hollow & asthra__reach_mask(units)) != 0;
+}
+
+static size_t asthra__block_number(const Asthra__HeapPage *p, const Asthra__HeapBlock *b) {
+    return (size_t)((const char *)b - p->start) / p->block_size;
+}
+
+/* Those in which there are blocks, all of them free, and not yet hollow. */
+static uint64_t asthra__units_empty(const Asthra__HeapPage *p, unsigned shift) {
+    uint16_t idle[ASTHRA__PAGE_UNITS] = {0}; /* blocks in the unit that nobody has */
+    uint64_t hollow = asthra__load(&p->hollow, relaxed), empty = 0;
+    size_t all = (size_t)p->slices * ASTHRA__SLICE_BYTES;
+    size_t end = p->made == p->room ? all : (size_t)p->made * p->block_size;
+    for (const Asthra__HeapBlock *b = p->free; b != NULL; b = asthra__block_next(b)) {
+        Asthra__Reach units = asthra__units_of(p, asthra__block_number(p, b), shift);
+        for (unsigned u = units.first; u <= units.last; u++) idle[u]++;
+    }
+    for (size_t block = 0; hollow != 0 && block < p->made; block++) {
+        Asthra__Reach units = asthra__units_of(p, block, shift);
+        if ((hollow & asthra__reach_mask(units)) == 0) continue;
+        for (unsigned u = units.first; u <= units.last; u++) idle[u]++;
+    }
+    for (unsigned u = 0; (size_t)(u + 1) << shift <= end; u++) {
+        Asthra__Reach blocks = asthra__blocks_of(p, u, shift);
+        if (idle[u] != 0 && idle[u] == blocks.last - blocks.first + 1) empty |= UINT64_C(1) << u;
+    }
+    return empty & ~hollow;
+}
+
+/* Takes the blocks of hollow units out of the page's list. */
+static void asthra__page_strain(Asthra__HeapPage *p, unsigned shift) {
+    Asthra__HeapBlock *b = p->free, *next;
+    for (p->free = NULL; b != NULL; b = next) {
+        next = asthra__block_next(b);
+        if (asthra__block_is_gone(p, asthra__block_number(p, b), shift)) {
+            p->gone++;
+        } else {
+            asthra__block_set_next(b, p->free);
+            p->free = b;
+        }
+    }
+}
+
+static size_t asthra__units_discard(const Asthra__HeapPage *p, uint64_t units, unsigned shift) {
+    size_t bytes = 0;
+    while (units != 0) {
+        unsigned first = (unsigned)__builtin_ctzll(units), last = first;
+        while (last + 1 < ASTHRA__PAGE_UNITS && (units >> (last + 1) & 1)) last++;
+        units &= ~asthra__reach_mask((Asthra__Reach){first, last});
+        size_t run = (size_t)(last - first + 1) << shift;
+        if (asthra__os_discard(p->start + ((size_t)first << shift), run)) bytes += run;
+    }
+    return bytes;
+}
+
+static uint32_t asthra__page_idle(const Asthra__HeapPage *p) { /* blocks in its list */
+    return (uint32_t)p->made - p->gone - p->used;
+}
+
+/* Bytes given back. A page that has given some is the last of its bin: fuller ones come first. */
+static size_t asthra__page_hollow(Asthra__Heap *h, Asthra__HeapPage *p) {
+    unsigned shift = asthra__unit_shift(p);
+    p->swept = (uint16_t)p->used;
+    if ((size_t)asthra__page_idle(p) * p->block_size < (size_t)1 << shift) return 0;
+    if (p->level == ASTHRA_SAFETY_FULL || asthra__page_is_lent(p)) return 0;
+    uint64_t empty = asthra__units_empty(p, shift);
+    if (empty == 0) return 0;
+    asthra__store(&p->hollow, asthra__load(&p->hollow, relaxed) | empty, relaxed);
+    asthra__page_strain(p, shift);
+    asthra__page_unlist(h, p);
+    asthra__page_enlist(h, p);
+    return asthra__units_discard(p, empty, shift);
+}
+
+ASTHRA__FN size_t asthra__bins_hollow(Asthra__Heap *h) {
+    size_t bytes = 0;
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev, *next;
+        for (; p != NULL; p = p == last ? NULL : next) {
+            next = p->next;
+            if (p->swept != (uint16_t)p->used) bytes += asthra__page_hollow(h, p);
+        }
+    }
+    return bytes;
+}
+
+/* Goes on where the last sweep ended, until it has given back what the heap is about to take. */
+static void asthra__heap_sweep(Asthra__Heap *h, size_t wanted) {
+    size_t given = 0;
+    uint32_t walked = 0;
+    unsigned bins = 0, looks = 0;
+    while (given < wanted && walked < ASTHRA__SWEEP_BLOCKS && looks < ASTHRA__SWEEP_LOOKS &&
+           bins <= ASTHRA__HEAP_BINS) {
+        Asthra__HeapPage *p = h->sweep;
+        if (p == NULL) {
+            h->sweep_bin = (uint8_t)((h->sweep_bin + ASTHRA__HEAP_BINS - 1u) % ASTHRA__HEAP_BINS);
+            h->sweep = h->bins[h->sweep_bin];
+            bins++;
+            continue;
+        }
+        h->sweep = asthra__page_after(h, p);
+        looks++;
+        if (p->swept == (uint16_t)p->used) continue;
+        walked += asthra__page_idle(p);
+        given += asthra__page_hollow(h, p);
+    }
+}
+
+/* Makes the blocks of the lowest hollow units anew, of as many as it takes to have one. Returns the
+ * bytes of these. */
+static size_t asthra__page_remake(Asthra__HeapPage *p) {
+    size_t bytes = 0;
+    unsigned shift = asthra__unit_shift(p);
+    uint64_t hollow = asthra__load(&p->hollow, relaxed);
+    while (hollow != 0 && p->free == NULL) {
+        Asthra__Reach blocks = asthra__blocks_of(p, (unsigned)__builtin_ctzll(hollow), shift);
+        hollow &= hollow - 1;
+        bytes += (size_t)1 << shift;
+        asthra__store(&p->hollow, hollow, relaxed);
+        for (size_t i = blocks.last + 1u; i-- > blocks.first;) {
+            char *block = p->start + i * p->block_size;
+            if (asthra__block_is_gone(p, i, shift)) continue;
+            asthra__block_make(p, block, p->free);
+            p->free = (void *)block;
+            p->gone--;
+        }
+    }
+    return bytes;
+}
+
+/* ---- making pages and blocks ---- */
+
+/* Blocks begin at multiples of the largest power of two that divides their size, or of a slice. */
+ASTHRA__FN void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t all,
+                                  size_t block_size) {
+    Asthra__HeapPage *p = span->page;
+    size_t room = all / block_size;
+    p->zone = (int8_t)h->zone;
+    p->level = h->level;
+    p->is_zero = span->is_zero;
+    p->start = span->start;
+    p->block_size = (uint32_t)block_size;
+    p->bytes = (uint32_t)(room * block_size);
+    p->inverse = UINT64_MAX / block_size + 1;
+    p->free = NULL;
+    p->used = p->made = p->gone = 0;
+    p->swept = UINT16_MAX;
+    asthra__store(&p->hollow, 0u, relaxed);
+    p->room = (uint16_t)room;
+    p->is_listed = false;
+    asthra__heap_hide(p->start, p->bytes);
+}
+
+static Asthra__HeapPage *asthra__page_make(Asthra__Heap *h, unsigned bin) {
+    size_t size = h->caches[bin].size;
+    unsigned slices = size <= ASTHRA__SMALL_MAX ? 1 : ASTHRA__MEDIUM_SLICES;
+    size_t all = (size_t)slices * ASTHRA__SLICE_BYTES;
+    Asthra__Span span = asthra__segment_take(slices);
+    Asthra__HeapPage *p = span.page;
+    if (p == NULL) return NULL;
+    p->heap = h;
+    p->bin = (uint8_t)bin;
+    asthra__page_fill(h, &span, all, size);
+    asthra__store(&p->quick, asthra__heap_is_quick(h) ? h : asthra__not_quick(), relaxed);
+    asthra__page_enlist(h, p);
+    if (span.is_zero) asthra__heap_sweep(h, all);
+    return p;
+}
+
+/* Makes up to 4 KiB of blocks, lowest first: memory is touched as it is needed. */
+static void asthra__page_extend(Asthra__HeapPage *p) {
+    size_t count = 4096 / p->block_size, left = (size_t)p->room - p->made;
+    if (count == 0) count = 1;
+    if (count > left) count = left;
+    char *block = p->start + (size_t)p->made * p->block_size;
+    p->free = (Asthra__HeapBlock *)(void *)block;
+    for (size_t i = 1; i <= count; i++, block += p->block_size)
+        asthra__block_make(p, block, i < count ? (void *)(block + p->block_size) : NULL);
+    p->made = (uint16_t)(p->made + count);
+}
+
+ASTHRA__FN Asthra__HeapBlock *asthra__bin_take(Asthra__Heap *h, unsigned bin) {
+    Asthra__HeapPage *p = h->bins[bin];
+    if (p == NULL && (p = asthra__page_make(h, bin)) == NULL) return NULL;
+    size_t grown = p->free == NULL && p->gone != 0 ? asthra__page_remake(p) : 0;
+    if (p->free == NULL) asthra__page_extend(p);
+    Asthra__HeapBlock *blocks = p->free;
+    p->free = NULL;
+    p->used = (uint32_t)p->made - p->gone;
+    if (p->made == p->room && p->gone == 0) asthra__page_unlist(h, p);
+    if (grown != 0) asthra__heap_sweep(h, grown);
+    return blocks;
+}
+
+#endif
+
+/* ---- [heap] body ----------------------------------------------------- memory/heap_find.c ---- */
+/* heap - the block of an address.                                           [heap] body: find
+ *
+ * From any address, and while other threads take and free.
+ */
+
+#if ASTHRA_HAS_MEMORY
 
 static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr,
                                                              Asthra__Found *f) {
@@ -8560,9 +8884,6 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge,
  * address that is followed lies in the page. */
 static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p,
                                                                       Asthra__Found *f) {
-    if ((size_t)(f->start - p->start) >= (size_t)p->made * p->block_size)
-        return ASTHRA_ADDRESS_SLACK;
-    if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
     uintptr_t b = (uintptr_t)p->free;
     for (unsigned n = 0; n < p->room && b - (uintptr_t)p->start < p->bytes; n++) {
         if (b == (uintptr_t)f->start) return ASTHRA_ADDRESS_FREED;
@@ -8598,9 +8919,11 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p
     f->zone = (AsthraMemoryZone)p->zone;
     if (offset >= p->bytes) return ASTHRA_ADDRESS_SLACK;
     f->start = p->start + offset / capacity * capacity;
+    offset = (size_t)(f->start - p->start);
+    if (offset >= (size_t)p->made * capacity) return ASTHRA_ADDRESS_SLACK;
+    if (p->slices == 0 || asthra__page_is_hollow(p, offset, capacity))
+        return ASTHRA_ADDRESS_FREED; /* its memory may be gone */
     if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
-    if ((size_t)(f->start - p->start) >= (size_t)p->made * capacity) return ASTHRA_ADDRESS_SLACK;
-    if (p->slices == 0) return ASTHRA_ADDRESS_FREED; /* its memory may be gone */
     /* Of a page that is being made the fields may not fit together. */
     if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
         return ASTHRA_ADDRESS_SLACK;
@@ -8643,9 +8966,8 @@ static bool asthra__found_is_whole(const Asthra__Found *f) {
     return !f->is_broken && (f->size == f->capacity || asthra__tail_is_whole(f->start + f->size));
 }
 
-/* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
-static void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
-                                Asthra__Found *f) {
+ASTHRA__FN void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
+                                    Asthra__Found *f) {
     AsthraAddressKind kind = asthra__heap_find(ptr, f);
     if (ASTHRA__UNLIKELY(kind != ASTHRA_ADDRESS_LIVE || f->start != ptr || f->zone != zone))
         asthra__heap_invalid(ptr, zone, verb);
@@ -8655,6 +8977,30 @@ static void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const ch
         asthra__heap_invalid(ptr, zone, verb);
     asthra__heap_overflown(f, verb);
 }
+ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
+                                           const char *verb) {
+    Asthra__Found f;
+    if (ptr == NULL) return 0;
+    asthra__heap_expect(ptr, zone, verb, &f);
+    return asthra__found_charge(&f);
+}
+
+#endif
+
+/* ---- [heap] body ----------------------------------------------------- memory/heap_free.c ---- */
+/* heap - frees that are not quick, other sizes, and pins.                   [heap] body: free
+ *
+ * A free that finds anything unusual about its block comes here.
+ */
+
+#if ASTHRA_HAS_MEMORY
+
+#include <string.h>
+
+static struct {
+    bool (*is_pinned)(const void *start, size_t size);
+    ASTHRA__ATOMIC(size_t) stack_pins; /* of chunks of the stack zone */
+} asthra__heap;
 
 /* ---- frees that are not quick ---- */
 
@@ -8695,7 +9041,6 @@ static void asthra__remote_push(Asthra__Heap *owner, Asthra__HeapBlock *block) {
     } while (!asthra__cas(&owner->remote, &head, block, release));
 }
 
-/* Caller owns h; the block may be another heap's. */
 ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
     if (f->page->heap == NULL)
         asthra__segment_give(f->page);
@@ -8741,8 +9086,8 @@ static bool asthra__heap_free_far(void *ptr, AsthraMemoryZone zone, const void *
     return true;
 }
 
-ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,
-                                                const char *verb) {
+ASTHRA__COLD ASTHRA__FN void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone,
+                                                    const void *site, const char *verb) {
     Asthra__Found f;
     if (ptr == NULL || asthra__heap_free_far(ptr, zone, site)) return;
     asthra__heap_expect(ptr, zone, verb, &f);
@@ -8762,43 +9107,7 @@ ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone
     asthra__heap_leave(h);
 }
 
-ASTHRA__FN ASTHRA__FAST void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone,
-                                                    const void *site, const char *verb) {
-    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
-    Asthra__HeapPage *p;
-    bool is_done = ASTHRA__LIKELY(h != NULL) && ASTHRA__LIKELY(!asthra__zone_is_watched()) &&
-                   ASTHRA__LIKELY(asthra__page_is_quick(h, ptr, &p)) &&
-                   ASTHRA__LIKELY(asthra__heap_free_quick(h, p, ptr, zone, site));
-    if (ASTHRA__UNLIKELY(!is_done)) asthra__heap_free_slow(ptr, zone, site, verb);
-}
-
-ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
-                                                   const void *site, const char *verb) {
-    asthra__heap_free_here(ptr, zone, site, verb);
-}
-
-/* ---- what is made of these ---- */
-
-ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
-                                           const char *verb) {
-    Asthra__Found f;
-    if (ptr == NULL) return 0;
-    asthra__heap_expect(ptr, zone, verb, &f);
-    return asthra__found_charge(&f);
-}
-
-ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
-    size_t all;
-    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
-    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
-    if (ptr == NULL) return NULL;
-    if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
-        Asthra__Found f;
-        asthra__heap_find(ptr, &f);
-        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
-    }
-    return memset(ptr, 0, all);
-}
+/* ---- a block of another size ---- */
 
 /* Whether a block may stay where it is: it fits, and leaves less than half unused. */
 static bool asthra__found_fits(const Asthra__Found *f, size_t size) {
@@ -8850,7 +9159,6 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
     asthra__heap_free(ptr, zone, site, verb);
     return moved;
 }
-
 /* ---- pins ---- */
 
 ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size)) {
@@ -9916,23 +10224,22 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     return w.mapped;
 }
 
-static void asthra__heap_shed_all(void) {
-    asthra__heap_visit_idle();
-    asthra__heap_visit_shared();
+static size_t asthra__heap_trim_all(void) {
+    size_t bytes = asthra__heap_visit_idle() + asthra__heap_visit_shared();
     for (size_t zone = 0; zone < ASTHRA__ZONES; zone++) {
         if (asthra__thread_place()->heaps[zone] == NULL) continue;
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
-        asthra__heap_drain(h);
-        asthra__heap_shed(h);
+        bytes += asthra__heap_trim_one(h);
         asthra__heap_leave(h);
     }
+    return bytes;
 }
 
 /* Twice: what waits in the quarantine of one heap goes home to another, visited before. */
 ASTHRA__FN size_t asthra__heap_trim(void) {
-    asthra__heap_shed_all();
-    asthra__heap_shed_all();
-    return asthra__segment_trim();
+    size_t bytes = asthra__heap_trim_all();
+    bytes += asthra__heap_trim_all();
+    return bytes + asthra__segment_trim();
 }
 
 #endif

@@ -155,6 +155,153 @@ TEST(heap, every_address_in_a_page_finds_its_block) {
     }
 }
 
+/* ---- hollow memory ---- */
+
+enum { HOLLOW_BLOCKS = 3000 };
+typedef struct Kept {
+    unsigned char *start;
+    size_t size;
+    unsigned char value;
+} Kept;
+
+static void keep(Kept *k, size_t size, unsigned char value) {
+    *k = (Kept){asthra_manual_alloc(size), size, value};
+    CHECK(k->start != NULL);
+    memset(k->start, value, size);
+}
+static void look_at(const Kept *k) {
+    for (size_t i = 0; i < k->size; i++)
+        if (k->start[i] != k->value)
+            test_fail(__FILE__, __LINE__, "byte %zu of %zu at %p", i, k->size, (void *)k->start);
+}
+static Asthra__Heap *own_heap(void) {
+    return asthra__thread()->heaps[ASTHRA_MEMORY_ZONE_MANUAL];
+}
+
+/* Each made block of a page is in its list, gone or in use, and gone if and only if it lies in a
+ * unit that is hollow. */
+static void check_pages(void) {
+    Asthra__Heap *h = own_heap();
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+        for (Asthra__HeapPage *p = h->bins[bin]; p != NULL; p = asthra__page_after(h, p)) {
+            size_t listed = 0, gone = 0;
+            for (Asthra__HeapBlock *b = p->free; b != NULL; b = asthra__block_next(b)) {
+                size_t offset = (size_t)((char *)b - p->start);
+                CHECK(!asthra__page_is_hollow(p, offset, p->block_size));
+                listed++;
+            }
+            for (size_t i = 0; i < p->made; i++)
+                gone += asthra__page_is_hollow(p, i * p->block_size, p->block_size);
+            CHECK_EQ(gone, p->gone);
+            CHECK_EQ(listed + gone + p->used, p->made);
+        }
+    }
+}
+
+static void hollow_as_a_model_says(AsthraSafetyLevel level, bool keeps) {
+    static Kept kept[HOLLOW_BLOCKS];
+    static const size_t sizes[] = {9000, 40, 300, 8000, 1000, 30000, 3000, 100};
+    uint64_t dice = 88172645463325252u;
+    size_t count = 0, gone = 0;
+    asthra__heap_set_level(level);
+    keeps_pages = keeps;
+    for (int round = 0; round < 400 / (int)test_thrift(); round++) {
+        size_t least = sizes[round % 8];
+        while (count < HOLLOW_BLOCKS / (1 + least / 1000)) {
+            dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
+            keep(&kept[count++], least + dice % least, (unsigned char)dice);
+        }
+        for (size_t i = 0, all = count, left = count = 0; i < all; i++) {
+            dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
+            look_at(&kept[i]);
+            /* in runs, so that there are holes of all sizes */
+            if ((i + left) % 40 >= 30 || dice % 16 == 0) {
+                kept[count++] = kept[i];
+            } else {
+                asthra_manual_free(kept[i].start);
+                left += dice % 64 == 0;
+            }
+        }
+        if (round % 3 == 0) gone += asthra__heap_trim_one(own_heap());
+        check_pages();
+    }
+    for (size_t i = 0; i < count; i++) look_at(&kept[i]), asthra_manual_free(kept[i].start);
+    CHECK(keeps ? gone == 0 : gone > 1 << 20);
+    asthra_memory_trim();
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).current, 0);
+}
+TEST_WITHIN(60, heap, blocks_keep_their_contents_while_what_lies_between_goes) {
+    hollow_as_a_model_says(ASTHRA_SAFETY_CHECKED, false);
+}
+TEST_WITHIN(60, heap, blocks_without_trailers_keep_theirs_too) {
+    hollow_as_a_model_says(ASTHRA_SAFETY_NONE, false);
+}
+TEST_WITHIN(60, heap, what_the_system_does_not_take_is_made_anew_all_the_same) {
+    hollow_as_a_model_says(ASTHRA_SAFETY_CHECKED, true);
+}
+
+enum { SPARSE = 4096, SPARSE_BYTES = 1000 };
+/* Blocks of which each tenth stays. */
+static void make_sparse(char **blocks) {
+    for (int i = 0; i < SPARSE; i++)
+        blocks[i] = memset(asthra_manual_alloc(SPARSE_BYTES), i, SPARSE_BYTES);
+    for (int i = 0; i < SPARSE; i++)
+        if (i % 10 != 0) asthra_manual_free(blocks[i]);
+}
+
+TEST(heap, trim_gives_back_what_lies_between_live_blocks) {
+    static char *blocks[SPARSE];
+    if (asthra__os_page_size() > 4096) SKIP("too few pages lie between");
+    make_sparse(blocks);
+    size_t live = (size_t)SPARSE * SPARSE_BYTES;
+    CHECK(asthra_memory_trim() > live / 3); /* 4 KiB without one of ten blocks of 1 KiB: half */
+    for (int i = 0; i < SPARSE; i++) {
+        AsthraAllocationInfo info;
+        CHECK(asthra_memory_describe(blocks[i] + 7, &info));
+        CHECK_EQ(info.kind, i % 10 == 0 ? ASTHRA_ADDRESS_LIVE : ASTHRA_ADDRESS_FREED);
+        CHECK(info.start == blocks[i]);
+        if (i % 10 == 0) CHECK_EQ(blocks[i][SPARSE_BYTES - 1], (char)i);
+    }
+    CHECK_EQ(asthra_memory_trim(), 0);
+    size_t mapped = asthra_memory_statistics_all().mapped;
+    for (int i = 0; i < SPARSE; i++) /* there is room for as many */
+        if (i % 10 != 0) CHECK((blocks[i] = asthra_manual_alloc(SPARSE_BYTES)) != NULL);
+    CHECK_EQ(asthra_memory_statistics_all().mapped, mapped);
+    for (int i = 0; i < SPARSE; i++) asthra_manual_free(blocks[i]);
+}
+
+TEST(heap, before_it_grows_a_heap_gives_back_what_lies_between_live_blocks) {
+    static char *blocks[SPARSE];
+    if (asthra__os_page_size() > 4096) SKIP("too few pages lie between");
+    make_sparse(blocks);
+    Asthra__HeapPage *page = asthra__page_of(blocks[SPARSE / 2]);
+    CHECK_EQ(page->hollow, 0u);
+    for (int i = 0; i < SPARSE; i++) CHECK(asthra_manual_alloc(SPARSE_BYTES * 2) != NULL);
+    CHECK(page->hollow != 0);
+    CHECK_EQ(blocks[SPARSE / 2 / 10 * 10][5], (char)(SPARSE / 2 / 10 * 10));
+    check_pages();
+}
+
+static char *freed_and_gone(void) {
+    static char *blocks[SPARSE];
+    make_sparse(blocks);
+    asthra_memory_trim();
+    for (int i = 0; i < SPARSE; i++) {
+        const Asthra__HeapPage *p = asthra__page_of(blocks[i]);
+        if (asthra__page_is_hollow(p, (size_t)(blocks[i] - p->start), p->block_size))
+            return blocks[i];
+    }
+    SKIP("no memory is gone");
+    return NULL;
+}
+TEST_PANICS(heap, a_second_free_of_a_block_whose_memory_is_gone_is_reported,
+            "Invalid pointer in manual_free") {
+    asthra_manual_free(freed_and_gone());
+}
+TEST_PANICS(heap, a_block_whose_memory_is_gone_was_freed, "freed before") {
+    asthra_manual_realloc(freed_and_gone(), 5);
+}
+
 /* A slice that has served many classes: what was the start of a block is the inside of another, and
  * what ended one lies in the middle of another that was not handed out. */
 TEST(heap, blocks_of_the_class_before_are_forgotten) {

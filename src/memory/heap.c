@@ -35,11 +35,6 @@
 
 #include <string.h>
 
-static struct {
-    bool (*is_pinned)(const void *start, size_t size);
-    ASTHRA__ATOMIC(size_t) stack_pins; /* of chunks of the stack zone */
-} asthra__heap;
-
 /* ---- classes ---- */
 
 /* Bins of sizes up to 1,024, by sixteens. */
@@ -79,188 +74,6 @@ static size_t asthra__heap_capacity(size_t size, size_t alignment) {
     return size == 0 ? page : asthra__round_up(size, page);
 }
 
-/* ---- words in blocks; a sanitizer is told that these are ours ---- */
-
-#if ASTHRA__ASAN
-#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
-#elif ASTHRA__TSAN
-#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
-#else
-#define ASTHRA__HEAP_OWN ASTHRA__FAST
-#endif
-
-/* Links are kept with some bits turned that no address has: what a user writes into a freed block
- * hardly ever makes a link of it. */
-#if UINTPTR_MAX > 0xffffffffu
-#define ASTHRA__LINK_BITS ((uintptr_t)0xa57a00000000000b)
-#define ASTHRA__LINK_NEVER ((uintptr_t)0xffff00000000000f)
-#else
-#define ASTHRA__LINK_BITS ((uintptr_t)0xb)
-#define ASTHRA__LINK_NEVER ((uintptr_t)0xf)
-#endif
-
-static ASTHRA__HEAP_OWN uintptr_t asthra__block_link(const Asthra__HeapBlock *b) {
-    return b->link ^ ASTHRA__LINK_BITS;
-}
-static ASTHRA__HEAP_OWN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next) {
-    b->link = (uintptr_t)next ^ ASTHRA__LINK_BITS;
-}
-/* The next free block; panics if a user has written over the link. */
-static ASTHRA__FAST Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b) {
-    uintptr_t next = asthra__block_link(b);
-    if (ASTHRA__UNLIKELY((next & ASTHRA__LINK_NEVER) != 0)) asthra__heap_damaged(b);
-    return (Asthra__HeapBlock *)next;
-}
-
-/* ---- trailers ---- */
-
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#define asthra__trailer_turn(trailer) __builtin_bswap64(trailer) /* the kind comes first */
-#else
-#define asthra__trailer_turn(trailer) (trailer)
-#endif
-
-static ASTHRA__FAST ASTHRA__ATOMIC(uint64_t) * asthra__trailer_at(const char *b, size_t capacity) {
-    return (ASTHRA__ATOMIC(uint64_t) *)(uintptr_t)(b + capacity - ASTHRA__TRAILER_BYTES);
-}
-static ASTHRA__HEAP_OWN uint64_t asthra__trailer_get(const char *block, size_t capacity) {
-    return asthra__trailer_turn(asthra__load(asthra__trailer_at(block, capacity), relaxed));
-}
-static ASTHRA__HEAP_OWN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer) {
-    asthra__store(asthra__trailer_at(block, capacity), asthra__trailer_turn(trailer), relaxed);
-}
-static ASTHRA__HEAP_OWN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
-                                                     uint64_t after) {
-    before = asthra__trailer_turn(before);
-    return asthra__cas(asthra__trailer_at(block, capacity), &before, asthra__trailer_turn(after),
-                       acq_rel);
-}
-
-/* The first byte that was not asked for; if nothing is left but the trailer, the trailer's kind. */
-static ASTHRA__HEAP_OWN void asthra__tail_mark(char *place) {
-    *(unsigned char *)place = ASTHRA__TRAILER_LIVE;
-}
-static ASTHRA__HEAP_OWN bool asthra__tail_is_whole(const char *place) {
-    return *(const unsigned char *)place == ASTHRA__TRAILER_LIVE;
-}
-
-/* The trailer last: a load of it that comes soon shall find all of it in one store. */
-static ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacity, size_t size) {
-    asthra__tail_mark(block + size);
-    asthra__trailer_set(block, capacity, ASTHRA__TRAILER_MARK + ((uint64_t)(capacity - size) << 8));
-}
-
-static ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {
-    return asthra__segment_page((uintptr_t)block & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1), block);
-}
-
-/* Of any address: whether a block of the page begins there. For an offset and a size below 2^32 the
- * product, modulo 2^64, is below the inverse if and only if the size divides the offset (Lemire,
- * Kaser, Kurz: Faster remainder by direct computation, 2019). */
-static ASTHRA__FAST bool asthra__begins_block(const Asthra__HeapPage *p, const void *ptr) {
-    uint64_t offset = (uintptr_t)ptr - (uintptr_t)p->start;
-    return offset < p->bytes && offset * p->inverse < p->inverse;
-}
-
-/* ---- pages and bins: the owner's side, rarely ---- */
-
-static void asthra__page_enlist(Asthra__Heap *h, Asthra__HeapPage *p) {
-    Asthra__HeapPage *head = h->bins[p->bin];
-    p->is_listed = true;
-    if (head == NULL) {
-        p->next = p->prev = p;
-        h->bins[p->bin] = p;
-        return;
-    }
-    p->next = head;
-    p->prev = head->prev;
-    p->prev->next = head->prev = p;
-}
-
-static void asthra__page_unlist(Asthra__Heap *h, Asthra__HeapPage *p) {
-    if (h->bins[p->bin] == p) h->bins[p->bin] = p->next == p ? NULL : p->next;
-    p->next->prev = p->prev;
-    p->prev->next = p->next;
-    p->is_listed = false;
-}
-
-/* The page has no block in use. */
-static void asthra__page_give_back(Asthra__Heap *h, Asthra__HeapPage *p) {
-    if (p->is_listed) asthra__page_unlist(h, p);
-    asthra__store(&p->quick, asthra__not_quick(), relaxed);
-    asthra__segment_give(p);
-}
-
-/* Puts a freed block of the owner's onto its page's list. The last page of a bin stays when it is
- * empty, or a loop of a few allocations and frees would take and give slices. */
-static void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block) {
-    Asthra__HeapPage *p = asthra__page_of(block);
-    asthra__block_set_next(block, p->free);
-    p->free = block;
-    if (--p->used == 0 && !(p->is_listed && p->next == p)) {
-        asthra__page_give_back(h, p);
-    } else if (!p->is_listed && p->level == h->level) {
-        asthra__page_enlist(h, p);
-    }
-}
-
-/* Fills the record of a fresh span. Blocks begin at multiples of the largest power of two that
- * divides their size, or of a slice. */
-static void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t all,
-                              size_t block_size) {
-    Asthra__HeapPage *p = span->page;
-    size_t room = all / block_size;
-    p->zone = (int8_t)h->zone;
-    p->level = h->level;
-    p->is_zero = span->is_zero;
-    p->start = span->start;
-    p->block_size = (uint32_t)block_size;
-    p->bytes = (uint32_t)(room * block_size);
-    p->inverse = UINT64_MAX / block_size + 1;
-    p->free = NULL;
-    p->used = p->made = 0;
-    p->room = (uint16_t)room;
-    p->is_listed = false;
-    asthra__heap_hide(p->start, p->bytes);
-}
-
-static Asthra__HeapPage *asthra__page_make(Asthra__Heap *h, unsigned bin) {
-    size_t size = asthra__bin_size(bin);
-    unsigned slices = size <= ASTHRA__SMALL_MAX ? 1 : ASTHRA__MEDIUM_SLICES;
-    Asthra__Span span = asthra__segment_take(slices);
-    Asthra__HeapPage *p = span.page;
-    if (p == NULL) return NULL;
-    p->heap = h;
-    p->bin = (uint8_t)bin;
-    asthra__page_fill(h, &span, (size_t)slices * ASTHRA__SLICE_BYTES, size);
-    asthra__store(&p->quick, asthra__heap_is_quick(h) ? h : asthra__not_quick(), relaxed);
-    asthra__page_enlist(h, p);
-    return p;
-}
-
-/* Makes up to 4 KiB of blocks, lowest first: memory is touched as it is needed. */
-static void asthra__page_extend(Asthra__HeapPage *p) {
-    size_t count = 4096 / p->block_size, left = (size_t)p->room - p->made;
-    if (count == 0) count = 1;
-    if (count > left) count = left;
-    char *block = p->start + (size_t)p->made * p->block_size;
-    p->free = (Asthra__HeapBlock *)(void *)block;
-    for (size_t i = 1; i <= count; i++, block += p->block_size) {
-        asthra__block_set_next((void *)block, i < count ? (void *)(block + p->block_size) : NULL);
-        if (p->level != ASTHRA_SAFETY_NONE)
-            asthra__trailer_set(block, p->block_size, ASTHRA__TRAILER_NEVER);
-    }
-    p->made = (uint16_t)(p->made + count);
-}
-
-/* The first page of the bin that has a block, or can make one; NULL: none has. */
-static Asthra__HeapPage *asthra__bin_search(Asthra__Heap *h, unsigned bin) {
-    Asthra__HeapPage *p = h->bins[bin];
-    if (p == NULL && (p = asthra__page_make(h, bin)) == NULL) return NULL;
-    if (p->free == NULL) asthra__page_extend(p);
-    return p;
-}
-
 /* ---- caches ---- */
 
 /* How far a cache may grow beyond what it was filled with: 32 KiB, but 4 to 128 blocks. */
@@ -293,14 +106,9 @@ static bool asthra__cache_fill(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapCache *c = &h->caches[bin];
     asthra__heap_drain(h);
     if (c->free != NULL) return true;
-    Asthra__HeapPage *p = asthra__bin_search(h, bin);
-    if (p == NULL) return false;
-    c->free = p->free;
+    c->free = asthra__bin_take(h, bin);
     c->left = asthra__cache_limit(c->size);
-    p->free = NULL;
-    p->used = p->made;
-    if (p->made == p->room) asthra__page_unlist(h, p);
-    return true;
+    return c->free != NULL;
 }
 
 /* A block of the owner's, marked as freed. Returns what is left: below 0, the cache is full. */
@@ -316,7 +124,7 @@ static ASTHRA__FAST void asthra__cache_take(Asthra__HeapCache *c, Asthra__HeapBl
     c->left++;
 }
 
-static void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
+ASTHRA__FN void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block) {
     const Asthra__HeapPage *p = asthra__page_of(block);
     Asthra__HeapCache *c = &h->caches[p->bin];
     if (p->level != h->level)
@@ -352,15 +160,15 @@ ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h) {
 
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h) {
     asthra__quarantine_flush(h);
-    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
+    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         asthra__cache_shrink(h, &h->caches[bin], 0);
-        Asthra__HeapPage *p = h->bins[bin], *last = p == NULL ? NULL : p->prev;
-        while (p != NULL) {
-            Asthra__HeapPage *next = p == last ? NULL : p->next;
-            if (p->used == 0) asthra__page_give_back(h, p);
-            p = next;
-        }
-    }
+    asthra__bins_shed(h);
+}
+
+ASTHRA__FN size_t asthra__heap_trim_one(Asthra__Heap *h) {
+    asthra__heap_drain(h);
+    asthra__heap_shed(h);
+    return asthra__bins_hollow(h);
 }
 
 static ASTHRA__HEAP_PEEK bool asthra__page_slow_down(Asthra__HeapPage *p, void *user) {
@@ -374,8 +182,7 @@ ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel lev
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
         h->caches[bin].size = (uint32_t)asthra__bin_size(bin);
     asthra__heap_shed(h);
-    for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++)
-        while (h->bins[bin] != NULL) asthra__page_unlist(h, h->bins[bin]);
+    asthra__bins_leave(h);
     if (h->level != ASTHRA_SAFETY_DEFAULT) /* else it is new and has no pages */
         asthra__segment_each(asthra__page_slow_down, h);
     h->level = (uint8_t)level;
@@ -406,38 +213,10 @@ static ASTHRA__FAST void *asthra__heap_alloc_quick(Asthra__Heap *h, size_t size,
     return block;
 }
 
-/* The trailer of what is freed here and now. */
-static ASTHRA__FAST uint64_t asthra__freed_by(const Asthra__Heap *h, const void *site) {
-    return (uint64_t)(uintptr_t)site << 16 | h->tag;
-}
-
-/* How many bytes the user did not ask for of the live block that begins here; more than the
- * capacity: there is none, or something wrote past its end. */
-static ASTHRA__FAST uint64_t asthra__block_slack(const Asthra__HeapPage *p, const char *block) {
-    size_t capacity = p->block_size;
-    if (ASTHRA__UNLIKELY(!asthra__begins_block(p, block))) return UINT64_MAX;
-    uint64_t slack = asthra__trailer_slack(asthra__trailer_get(block, capacity));
-    if (ASTHRA__UNLIKELY(slack > capacity)) return UINT64_MAX;
-    bool is_whole = asthra__tail_is_whole(block + capacity - (size_t)slack);
-    return ASTHRA__LIKELY(is_whole) ? slack : UINT64_MAX;
-}
-
 /* The cache is full, or the account has a step behind it. */
 ASTHRA__COLD static void asthra__heap_settle(Asthra__Heap *h, Asthra__HeapCache *c) {
     if (c->left < 0) asthra__cache_shrink(h, c, asthra__cache_limit(c->size) / 2);
     if (h->zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_tell(&h->account, h->zone);
-}
-
-/* Whether the address is in a page whose blocks the heap may free without asking. *p is NULL if it
- * is in no page. */
-static ASTHRA__FAST bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr,
-                                               Asthra__HeapPage **p) {
-    uintptr_t segment = (uintptr_t)ptr & ~(uintptr_t)(ASTHRA__REGION_BYTES - 1);
-    *p = NULL;
-    if (ASTHRA__UNLIKELY(asthra__region_entry(ptr) != segment + ASTHRA__REGION_SEGMENT))
-        return false;
-    *p = asthra__segment_page(segment, ptr);
-    return ASTHRA__LIKELY(asthra__load(&(*p)->quick, relaxed) == h);
 }
 
 /* false: nothing was done, because something is wrong; the slow path finds out what it is. */
@@ -512,9 +291,8 @@ static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
     return asthra__huge_give_out(h, asthra__huge_map(room, alignment), size);
 }
 
-/* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
-static Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
-                                      const void *site) {
+ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
+                                          const void *site) {
     if (ASTHRA__LIKELY(level != ASTHRA_SAFETY_FULL || zone == ASTHRA_MEMORY_ZONE_STACK))
         return (Asthra__Deed){0, 0};
     return asthra__deed_here(site);
@@ -542,13 +320,13 @@ static void *asthra__heap_alloc_counted(size_t size, size_t alignment, AsthraMem
     return ptr;
 }
 
-static void asthra__heap_count_failure(AsthraMemoryZone zone) {
+ASTHRA__FN void asthra__heap_count_failure(AsthraMemoryZone zone) {
     Asthra__Heap *h = asthra__heap_enter(zone);
     asthra__account_fail(&h->account);
     asthra__heap_leave(h);
 }
 
-static bool asthra__heap_is_watched(AsthraMemoryZone zone) {
+ASTHRA__FN bool asthra__heap_is_watched(AsthraMemoryZone zone) {
     return asthra__zone_is_watched() && zone != ASTHRA_MEMORY_ZONE_STACK;
 }
 
@@ -588,9 +366,8 @@ ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZ
     return asthra__heap_alloc_for(size, zone, __builtin_return_address(0));
 }
 
-/* For callers that have called others, under the rule of asthra__thread_raw. */
-static ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
-                                                    const void *site) {
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
+                                                        const void *site) {
     return asthra__heap_alloc_for(size, zone, site);
 }
 
@@ -607,229 +384,17 @@ ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, Asthr
                                    __builtin_return_address(0));
 }
 
-/* ---- finding the block of an address ---- */
-
-static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__huge_find(Asthra__Huge *huge, const void *ptr,
-                                                             Asthra__Found *f) {
-    size_t offset = (size_t)((const char *)ptr - huge->start);
-    bool is_live = asthra__load(&huge->is_live, acquire) != 0;
-    *f = (Asthra__Found){NULL,
-                         huge,
-                         huge->start,
-                         huge->mapped,
-                         huge->size,
-                         (AsthraMemoryZone)huge->zone,
-                         (AsthraSafetyLevel)huge->level,
-                         false};
-    if (offset >= huge->mapped) return ASTHRA_ADDRESS_SLACK;
-    return is_live ? ASTHRA_ADDRESS_LIVE : ASTHRA_ADDRESS_FREED;
-}
-
-/* Where there are no states: whether the block is in the page's list of free ones. Those in a cache
- * are taken for live, and while the owner changes the list the answer may be wrong; but every
- * address that is followed lies in the page. */
-static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find_unmarked(const Asthra__HeapPage *p,
-                                                                      Asthra__Found *f) {
-    if ((size_t)(f->start - p->start) >= (size_t)p->made * p->block_size)
-        return ASTHRA_ADDRESS_SLACK;
-    if (p->slices == 0) return ASTHRA_ADDRESS_FREED;
-    uintptr_t b = (uintptr_t)p->free;
-    for (unsigned n = 0; n < p->room && b - (uintptr_t)p->start < p->bytes; n++) {
-        if (b == (uintptr_t)f->start) return ASTHRA_ADDRESS_FREED;
-        b = asthra__block_link((const Asthra__HeapBlock *)b);
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
+    size_t all;
+    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
+    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
+    if (ptr == NULL) return NULL;
+    if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
+        Asthra__Found f;
+        asthra__heap_find(ptr, &f);
+        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
     }
-    f->size = f->capacity;
-    return ASTHRA_ADDRESS_LIVE;
-}
-
-/* What a trailer tells of the block that it ends. */
-static AsthraAddressKind asthra__trailer_read(uint64_t trailer, Asthra__Found *f) {
-    uint64_t slack = asthra__trailer_slack(trailer);
-    switch (trailer & 255) {
-    case ASTHRA__TRAILER_NEVER: return ASTHRA_ADDRESS_SLACK;
-    case ASTHRA__TRAILER_FREED:
-    case ASTHRA__TRAILER_FAR: return ASTHRA_ADDRESS_FREED;
-    default: break;
-    }
-    f->is_broken = slack > f->capacity;
-    f->size = f->capacity - (f->is_broken ? ASTHRA__TRAILER_BYTES : (size_t)slack);
-    return ASTHRA_ADDRESS_LIVE;
-}
-
-static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p, const void *ptr,
-                                                             Asthra__Found *f) {
-    size_t offset = (size_t)((const char *)ptr - p->start), capacity = p->block_size;
-    *f = (Asthra__Found){0};
-    f->page = p;
-    f->capacity = capacity;
-    f->zone = ASTHRA_MEMORY_ZONE_NONE;
-    f->level = (AsthraSafetyLevel)p->level;
-    if (capacity == 0) return ASTHRA_ADDRESS_SLACK; /* the slice was in no page yet */
-    f->zone = (AsthraMemoryZone)p->zone;
-    if (offset >= p->bytes) return ASTHRA_ADDRESS_SLACK;
-    f->start = p->start + offset / capacity * capacity;
-    if (f->level == ASTHRA_SAFETY_NONE) return asthra__page_find_unmarked(p, f);
-    if ((size_t)(f->start - p->start) >= (size_t)p->made * capacity) return ASTHRA_ADDRESS_SLACK;
-    if (p->slices == 0) return ASTHRA_ADDRESS_FREED; /* its memory may be gone */
-    /* Of a page that is being made the fields may not fit together. */
-    if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
-        return ASTHRA_ADDRESS_SLACK;
-    return asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
-}
-
-/* Also of addresses whose pages change hands meanwhile. */
-ASTHRA__FN ASTHRA__HEAP_PEEK AsthraAddressKind asthra__heap_find(const void *ptr,
-                                                                 Asthra__Found *f) {
-    uintptr_t entry = asthra__region_entry(ptr), kind = entry % ASTHRA__REGION_KINDS;
-    uintptr_t record = entry - kind;
-    if (kind == ASTHRA__REGION_HUGE) return asthra__huge_find((Asthra__Huge *)record, ptr, f);
-    if (kind == ASTHRA__REGION_SEGMENT)
-        return asthra__page_find(asthra__segment_page(record, ptr), ptr, f);
-    if (kind == ASTHRA__REGION_GUARD)
-        return asthra__huge_find(asthra__guard_find(record, ptr), ptr, f);
-    *f = (Asthra__Found){0};
-    f->zone = ASTHRA_MEMORY_ZONE_NONE;
-    return ASTHRA_ADDRESS_FOREIGN;
-}
-
-ASTHRA__FN AsthraMemoryZone asthra__heap_zone_of(const void *ptr) {
-    Asthra__Found f;
-    AsthraAddressKind kind = asthra__heap_find(ptr, &f);
-    /* Beside a huge block, and where one was, others may have their mappings. */
-    bool is_gone = kind != ASTHRA_ADDRESS_LIVE && f.huge != NULL && !f.huge->is_guarded;
-    return is_gone ? ASTHRA_MEMORY_ZONE_NONE : f.zone;
-}
-
-ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
-    if (f->huge != NULL) return f->huge->freed_by;
-    if (f->level == ASTHRA_SAFETY_NONE) return 0;
-    uint64_t trailer = asthra__trailer_get(f->start, f->capacity);
-    unsigned kind = trailer & 255; /* none of the two if the page's memory is gone */
-    return kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR ? trailer : 0;
-}
-
-/* Of a live block: whether nobody wrote past its end. */
-static bool asthra__found_is_whole(const Asthra__Found *f) {
-    return !f->is_broken && (f->size == f->capacity || asthra__tail_is_whole(f->start + f->size));
-}
-
-/* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
-static void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
-                                Asthra__Found *f) {
-    AsthraAddressKind kind = asthra__heap_find(ptr, f);
-    if (ASTHRA__UNLIKELY(kind != ASTHRA_ADDRESS_LIVE || f->start != ptr || f->zone != zone))
-        asthra__heap_invalid(ptr, zone, verb);
-    if (f->level == ASTHRA_SAFETY_NONE || asthra__found_is_whole(f)) return;
-    Asthra__Found again; /* another thread's free may have written there just now */
-    if (asthra__heap_find(ptr, &again) != ASTHRA_ADDRESS_LIVE)
-        asthra__heap_invalid(ptr, zone, verb);
-    asthra__heap_overflown(f, verb);
-}
-
-/* ---- frees that are not quick ---- */
-
-static void asthra__heap_refuse_pinned(const Asthra__Found *f, const char *verb) {
-    uint32_t pins = f->page != NULL ? asthra__load(&f->page->pins, acquire)
-                                    : asthra__load(&f->huge->pins, acquire);
-    if (ASTHRA__LIKELY(pins == 0) || asthra__heap.is_pinned == NULL) return;
-    if (asthra__heap.is_pinned(f->start, f->capacity)) asthra__heap_still_pinned(f, verb);
-}
-
-static bool asthra__huge_mark_freed(Asthra__Huge *huge, uint64_t by) {
-    if (asthra__exchange(&huge->is_live, 0u, acq_rel) == 0) return false;
-    huge->freed_by = by;
-    return true;
-}
-
-/* Marks the block as freed. Of two threads that free one block one gets past this, unless the other
- * is the owner and quick: then the owner's mark replaces the far one, which drain misses. */
-static void asthra__found_mark_freed(const Asthra__Found *f, AsthraMemoryZone zone,
-                                     const Asthra__Heap *h, uint64_t by, const char *verb) {
-    bool is_done = f->huge == NULL && f->level == ASTHRA_SAFETY_NONE;
-    if (f->huge != NULL) {
-        is_done = asthra__huge_mark_freed(f->huge, by);
-    } else if (!is_done) {
-        uint64_t trailer = asthra__trailer_get(f->start, f->capacity);
-        if (f->page->heap != NULL && f->page->heap != h)
-            by += ASTHRA__TRAILER_FAR - ASTHRA__TRAILER_FREED;
-        is_done = asthra__trailer_slack(trailer) <= f->capacity &&
-                  asthra__trailer_replace(f->start, f->capacity, trailer, by);
-    }
-    if (ASTHRA__UNLIKELY(!is_done)) asthra__heap_invalid(f->start, zone, verb);
-}
-
-static void asthra__remote_push(Asthra__Heap *owner, Asthra__HeapBlock *block) {
-    Asthra__HeapBlock *head = asthra__load(&owner->remote, relaxed);
-    do {
-        asthra__block_set_next(block, head);
-    } while (!asthra__cas(&owner->remote, &head, block, release));
-}
-
-/* Caller owns h; the block may be another heap's. */
-ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
-    if (f->page->heap == NULL)
-        asthra__segment_give(f->page);
-    else if (f->page->heap == h)
-        asthra__heap_put(h, (void *)f->start);
-    else
-        asthra__remote_push(f->page->heap, (void *)f->start);
-}
-
-static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f) {
-    if (f->huge != NULL) {
-        asthra__huge_unmap(f->huge);
-        return;
-    }
-    asthra__heap_hide(f->start, f->capacity);
-    if (f->level == ASTHRA_SAFETY_FULL && asthra__quarantine_add(h, f)) return;
-    asthra__heap_go_home(h, f);
-}
-
-/* A block of another heap's page, if nothing is wrong with it and nobody wants to be asked: only
- * where it goes is looked up. false: nothing was done. */
-static bool asthra__heap_free_far(void *ptr, AsthraMemoryZone zone, const void *site) {
-    Asthra__HeapPage *p;
-    Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
-    if (h == NULL || asthra__zone_is_watched() || zone == ASTHRA_MEMORY_ZONE_STACK) return false;
-    if (asthra__page_is_quick(h, ptr, &p) || p == NULL || p->zone != (int8_t)zone) return false;
-    if (p->heap == NULL || p->heap == h || p->level == ASTHRA_SAFETY_FULL ||
-        asthra__load(&p->pins, acquire) != 0)
-        return false;
-    size_t capacity = p->block_size, charge = capacity;
-    if (p->level != ASTHRA_SAFETY_NONE) {
-        uint64_t slack = asthra__block_slack(p, ptr), by = asthra__freed_by(h, site);
-        if (slack > capacity ||
-            !asthra__trailer_replace(ptr, capacity, ASTHRA__TRAILER_MARK + (slack << 8),
-                                     by - ASTHRA__TRAILER_FREED + ASTHRA__TRAILER_FAR))
-            return false;
-        charge -= (size_t)slack;
-    }
-    if (asthra__account_free_quick(&h->account, charge) < 0)
-        asthra__account_tell(&h->account, zone);
-    asthra__heap_hide(ptr, capacity);
-    asthra__remote_push(p->heap, ptr);
-    return true;
-}
-
-ASTHRA__COLD static void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone, const void *site,
-                                                const char *verb) {
-    Asthra__Found f;
-    if (ptr == NULL || asthra__heap_free_far(ptr, zone, site)) return;
-    asthra__heap_expect(ptr, zone, verb, &f);
-    asthra__heap_refuse_pinned(&f, verb);
-    if (asthra__heap_is_watched(zone)) {
-        asthra__zone_tell_free(ptr, zone);
-        asthra__zone_release(asthra__found_charge(&f));
-    }
-    Asthra__Deed deed = asthra__heap_deed(f.level, zone, site);
-    if (f.level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
-    Asthra__Heap *h = asthra__heap_enter(zone);
-    size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, h, asthra__freed_by(h, site), verb);
-    if (f.level == ASTHRA_SAFETY_FULL) asthra__full_freed(&f, deed);
-    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
-    asthra__found_give(h, &f);
-    asthra__heap_leave(h);
+    return memset(ptr, 0, all);
 }
 
 ASTHRA__FN ASTHRA__FAST void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone,
@@ -845,105 +410,6 @@ ASTHRA__FN ASTHRA__FAST void asthra__heap_free_here(void *ptr, AsthraMemoryZone 
 ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
                                                    const void *site, const char *verb) {
     asthra__heap_free_here(ptr, zone, site, verb);
-}
-
-/* ---- what is made of these ---- */
-
-ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
-                                           const char *verb) {
-    Asthra__Found f;
-    if (ptr == NULL) return 0;
-    asthra__heap_expect(ptr, zone, verb, &f);
-    return asthra__found_charge(&f);
-}
-
-ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
-    size_t all;
-    if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
-    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
-    if (ptr == NULL) return NULL;
-    if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
-        Asthra__Found f;
-        asthra__heap_find(ptr, &f);
-        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
-    }
-    return memset(ptr, 0, all);
-}
-
-/* Whether a block may stay where it is: it fits, and leaves less than half unused. */
-static bool asthra__found_fits(const Asthra__Found *f, size_t size) {
-    size_t room = f->capacity - (f->level == ASTHRA_SAFETY_NONE ? 0 : ASTHRA__TRAILER_BYTES);
-    return size <= room && size >= f->capacity / 2 && f->level != ASTHRA_SAFETY_FULL;
-}
-
-static void asthra__found_remark(const Asthra__Found *f, size_t size) {
-    asthra__heap_hide(f->start, f->capacity);
-    asthra__heap_show(f->start, size);
-    if (f->huge == NULL) {
-        asthra__block_mark_live(f->start, f->capacity, size);
-    } else {
-        f->huge->size = size;
-        asthra__tail_mark(f->start + size);
-    }
-}
-
-/* false: the limit does not let it grow. */
-static bool asthra__found_resize(Asthra__Found *f, size_t size) {
-    bool is_watched = asthra__heap_is_watched(f->zone);
-    size_t before = asthra__found_charge(f);
-    size_t after = f->level == ASTHRA_SAFETY_NONE ? f->capacity : size;
-    if (is_watched && after > before && !asthra__zone_admit(after - before, f->zone)) {
-        asthra__heap_count_failure(f->zone);
-        return false;
-    }
-    if (is_watched) asthra__zone_tell_free(f->start, f->zone);
-    if (f->level != ASTHRA_SAFETY_NONE) asthra__found_remark(f, size);
-    Asthra__Heap *h = asthra__heap_enter(f->zone);
-    asthra__account_resize(&h->account, before, after, f->zone);
-    asthra__heap_leave(h);
-    if (is_watched && before > after) asthra__zone_release(before - after);
-    if (is_watched) asthra__zone_tell_alloc(f->start, size, f->zone);
-    return true;
-}
-
-ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
-                                      const void *site, const char *verb) {
-    Asthra__Found f;
-    if (ptr == NULL) return asthra__heap_alloc_at(size, zone, site);
-    asthra__heap_expect(ptr, zone, verb, &f);
-    asthra__heap_refuse_pinned(&f, verb);
-    if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
-    char *moved = asthra__heap_alloc_at(size, zone, site);
-    if (moved == NULL) return NULL;
-    size_t old = asthra__found_charge(&f);
-    memcpy(moved, ptr, old < size ? old : size);
-    asthra__heap_free(ptr, zone, site, verb);
-    return moved;
-}
-
-/* ---- pins ---- */
-
-ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size)) {
-    asthra__heap.is_pinned = is_pinned;
-}
-
-/* Releases of the stack zone look for pins while there are any. Who takes the last pin away and
- * then sees that another came meanwhile puts the mark back; partner: the mark of who came. */
-static void asthra__heap_count_stack_pin(int more) {
-    size_t count = asthra__add(&asthra__heap.stack_pins, (size_t)more, seq_cst) + (size_t)more;
-    asthra__trace_set(ASTHRA__TRACE_ZONE_PINS, count != 0);
-    if (count == 0 && asthra__load(&asthra__heap.stack_pins, seq_cst) != 0)
-        asthra__trace_set(ASTHRA__TRACE_ZONE_PINS, true);
-}
-
-/* The quick word is the owner's, but a page that once held a pin may stay slow for ever. */
-ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more) {
-    Asthra__Found f;
-    asthra__heap_find(ptr, &f);
-    if (f.page == NULL && f.huge == NULL) return;
-    asthra__add(f.page != NULL ? &f.page->pins : &f.huge->pins, (uint32_t)more, acq_rel);
-    if (f.page != NULL) asthra__store(&f.page->quick, asthra__not_quick(), release);
-    if (f.zone == ASTHRA_MEMORY_ZONE_STACK) asthra__heap_count_stack_pin(more);
 }
 
 #endif

@@ -64,6 +64,35 @@ ASTHRA__FN void asthra__heap_settle_level(void); /* the calling thread's heaps f
 ASTHRA__FN void asthra__heap_count_pin(const void *ptr, int more);
 ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size));
 
+/* ---- what a sanitizer is told ---- */
+
+/* Looks at records while others may be changing them, and believes nothing that it could not read
+ * in a segment: what it says of a block at rest is right. */
+#if ASTHRA__TSAN
+#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
+#else
+#define ASTHRA__HEAP_PEEK
+#endif
+
+#if ASTHRA__ASAN
+void __asan_poison_memory_region(void const volatile *addr, size_t size);
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#define asthra__heap_hide(start, bytes) __asan_poison_memory_region((start), (bytes))
+#define asthra__heap_show(start, bytes) __asan_unpoison_memory_region((start), (bytes))
+#else
+#define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
+#define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
+/* Of words in blocks that are ours. */
+#if ASTHRA__ASAN
+#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#elif ASTHRA__TSAN
+#define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
+#else
+#define ASTHRA__HEAP_OWN ASTHRA__FAST
+#endif
+
 /* ---- what the files of the heap share ---- */
 
 enum {
@@ -92,7 +121,7 @@ struct Asthra__HeapPage {
     char *start;                /* of the first block */
     uint64_t inverse;           /* 2^64 / block_size, rounded up: what asthra__begins_block wants */
     uint32_t block_size, bytes; /* bytes: of all blocks */
-    uint32_t used;              /* blocks that are not in `free`, as the owner knows */
+    uint32_t used;              /* blocks neither in `free` nor gone, as the owner knows */
     uint16_t made, room;        /* blocks that were ever in `free`; that fit */
     uint8_t slices;             /* 0: the slice is in no page */
     uint8_t level, bin;
@@ -100,7 +129,9 @@ struct Asthra__HeapPage {
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
     Asthra__HeapPage *next, *prev;          /* in the bin: a ring */
+    ASTHRA__ATOMIC(uint64_t) hollow;        /* a bit for each unit whose memory is gone */
     ASTHRA__ATOMIC(uint32_t) pins;
+    uint16_t gone, swept; /* blocks in hollow units; `used` when it was looked for such units */
     int8_t zone;
     bool is_zero; /* its memory was zero when the page was made */
 };
@@ -114,12 +145,13 @@ typedef struct Asthra__HeapCache { /* free blocks of one class, at hand */
 struct Asthra__Heap {
     Asthra__HeapCache caches[ASTHRA__HEAP_BINS];
     Asthra__HeapPage *bins[ASTHRA__HEAP_BINS]; /* rings of pages with room; NULL: none */
+    Asthra__HeapPage *sweep;                   /* in sweep_bin: the next to be looked at, or NULL */
     Asthra__Account account;
     struct Asthra__Full *full; /* the full level's; NULL: none yet */
     AsthraMemoryZone zone;
     uint32_t quick_below; /* sizes that a quick path may serve */
     uint32_t extra;       /* bytes of a block that are ours */
-    uint8_t level;
+    uint8_t level, sweep_bin;
     uint16_t number;
     uint64_t tag;                    /* of the trailer of what is freed here: all but the site */
     ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
@@ -162,6 +194,32 @@ static inline uint64_t asthra__trailer_slack(uint64_t trailer) {
     return rest >> 8 | rest << 56;
 }
 
+/* heap_block.c: links, trailers and marks, and what a block's page says of it. */
+ASTHRA__FN uintptr_t asthra__block_link(const Asthra__HeapBlock *b);
+ASTHRA__FN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next);
+/* The next free block; panics if a user has written over the link. */
+ASTHRA__FN Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b);
+/* A free one that was not handed out yet, for all that anybody knows. */
+ASTHRA__FN void asthra__block_make(const Asthra__HeapPage *p, char *block, Asthra__HeapBlock *next);
+ASTHRA__FN uint64_t asthra__trailer_get(const char *block, size_t capacity);
+ASTHRA__FN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer);
+ASTHRA__FN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
+                                        uint64_t after);
+/* The first byte that was not asked for; if nothing is left but the trailer, the trailer's kind. */
+ASTHRA__FN void asthra__tail_mark(char *place);
+ASTHRA__FN bool asthra__tail_is_whole(const char *place);
+ASTHRA__FN void asthra__block_mark_live(char *block, size_t capacity, size_t size);
+/* How many bytes the user did not ask for of the live block that begins here; more than the
+ * capacity: there is none, or something wrote past its end. */
+ASTHRA__FN uint64_t asthra__block_slack(const Asthra__HeapPage *p, const char *block);
+ASTHRA__FN uint64_t asthra__freed_by(const Asthra__Heap *h, const void *site); /* a trailer */
+ASTHRA__FN Asthra__HeapPage *asthra__page_of(const void *block);
+/* Of any address: whether a block of the page begins there. */
+ASTHRA__FN bool asthra__begins_block(const Asthra__HeapPage *p, const void *ptr);
+/* Whether the address is in a page whose blocks the heap may free without asking. *p is NULL if it
+ * is in no page. */
+ASTHRA__FN bool asthra__page_is_quick(const Asthra__Heap *h, const void *ptr, Asthra__HeapPage **p);
+
 /* In the place of an owner: no heap is here. */
 static inline Asthra__Heap *asthra__not_quick(void) {
     return (Asthra__Heap *)(uintptr_t)1;
@@ -187,7 +245,8 @@ ASTHRA__FN void asthra__segment_set_nodes(Asthra__NodeNow node_now);
 /* From asthra__alloc, with room to begin at a multiple of `alignment`; *raw is what is to be freed.
  * NULL: no memory. */
 ASTHRA__FN void *asthra__segment_borrow(size_t bytes, size_t alignment, void **raw);
-ASTHRA__FN bool asthra__segment_is_lent(void);           /* some segment is an allocator's */
+ASTHRA__FN bool asthra__segment_is_lent(void); /* some segment is an allocator's */
+ASTHRA__FN bool asthra__page_is_lent(const Asthra__HeapPage *page);
 ASTHRA__FN void *asthra__segment_metadata(size_t bytes); /* zeroed, for ever; NULL: no memory */
 ASTHRA__FN void asthra__segment_fork_before(void);
 ASTHRA__FN void asthra__segment_fork_after(void);
@@ -238,17 +297,40 @@ ASTHRA__FN Asthra__Heap *asthra__heap_enter(AsthraMemoryZone zone); /* the threa
 ASTHRA__FN void asthra__heap_leave(Asthra__Heap *h);
 ASTHRA__FN Asthra__Heap *asthra__heap_next(Asthra__Heap *h, AsthraMemoryZone zone); /* NULL first */
 ASTHRA__FN uint64_t asthra__heap_thread(unsigned number); /* that it serves, or served last */
-/* Give the empty pages back of heaps whose thread has ended, and of those that have none. */
-ASTHRA__FN void asthra__heap_visit_idle(void);
-ASTHRA__FN void asthra__heap_visit_shared(void); /* caller owns no heap */
+/* Trim the heaps whose thread has ended, and those that have none. Return bytes given back. */
+ASTHRA__FN size_t asthra__heap_visit_idle(void);
+ASTHRA__FN size_t asthra__heap_visit_shared(void); /* caller owns no heap */
 ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h);
 ASTHRA__FN AsthraSafetyLevel asthra__heap_level(void);
+
+/* heap_page.c: pages and the bins where they wait; caller owns h. */
+ASTHRA__FN void asthra__page_fill(Asthra__Heap *h, const Asthra__Span *span, size_t all,
+                                  size_t block_size); /* the record of a fresh span */
+ASTHRA__FN void asthra__page_push(Asthra__Heap *h, Asthra__HeapBlock *block); /* a freed one */
+/* All free blocks of the bin's first page; NULL: no memory. */
+ASTHRA__FN Asthra__HeapBlock *asthra__bin_take(Asthra__Heap *h, unsigned bin);
+ASTHRA__FN void asthra__bins_shed(Asthra__Heap *h);     /* gives empty pages back */
+ASTHRA__FN size_t asthra__bins_hollow(Asthra__Heap *h); /* gives back what it can of the others */
+ASTHRA__FN void asthra__bins_leave(Asthra__Heap *h); /* nothing comes from these pages any more */
+/* Whether these bytes of the page lie, in part, in memory that is gone. */
+ASTHRA__FN bool asthra__page_is_hollow(const Asthra__HeapPage *p, size_t start, size_t bytes);
 
 /* heap.c; caller owns h. */
 ASTHRA__FN void asthra__heap_drain(Asthra__Heap *h); /* takes what other threads freed */
 ASTHRA__FN void asthra__heap_shed(Asthra__Heap *h);  /* gives empty pages back */
+/* Both, and hollow memory: bytes of that. */
+ASTHRA__FN size_t asthra__heap_trim_one(Asthra__Heap *h);
 ASTHRA__FN void asthra__heap_change_level(Asthra__Heap *h, AsthraSafetyLevel level);
+ASTHRA__FN void asthra__heap_put(Asthra__Heap *h, Asthra__HeapBlock *block); /* a freed one */
+ASTHRA__FN bool asthra__heap_is_watched(AsthraMemoryZone zone);
+ASTHRA__FN void asthra__heap_count_failure(AsthraMemoryZone zone);
+/* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
+ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
+                                          const void *site);
+/* For callers that have called others, under the rule of asthra__thread_raw. */
+ASTHRA__FN void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone, const void *site);
 
+/* heap_find.c: from any address, while other threads take and free. */
 typedef struct Asthra__Found { /* the block of an address: of a page, or huge, or neither */
     Asthra__HeapPage *page;
     Asthra__Huge *huge;
@@ -264,6 +346,14 @@ static inline size_t asthra__found_charge(const Asthra__Found *f) {
     return f->level == ASTHRA_SAFETY_NONE ? f->capacity : f->size;
 }
 
+/* Finds a block that a caller names, or panics: `ptr` is the start of a live one of the zone. */
+ASTHRA__FN void asthra__heap_expect(const void *ptr, AsthraMemoryZone zone, const char *verb,
+                                    Asthra__Found *f);
+
+/* heap_free.c */
+ASTHRA__COLD ASTHRA__FN void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone,
+                                                    const void *site, const char *verb);
+/* Caller owns h; the block may be another heap's. */
 ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f); /* freed, small */
 
 /* heap_full.c; caller owns h. */
@@ -307,26 +397,6 @@ ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_still_pinned(const Ast
                                                                        const char *verb);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_damaged(const void *block);
 ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__heap_freed_at_once(const void *block);
-
-/* ---- what a sanitizer is told ---- */
-
-/* Looks at records while others may be changing them, and believes nothing that it could not read
- * in a segment: what it says of a block at rest is right. */
-#if ASTHRA__TSAN
-#define ASTHRA__HEAP_PEEK __attribute__((__noinline__, __no_sanitize__("thread")))
-#else
-#define ASTHRA__HEAP_PEEK
-#endif
-
-#if ASTHRA__ASAN
-void __asan_poison_memory_region(void const volatile *addr, size_t size);
-void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
-#define asthra__heap_hide(start, bytes) __asan_poison_memory_region((start), (bytes))
-#define asthra__heap_show(start, bytes) __asan_unpoison_memory_region((start), (bytes))
-#else
-#define asthra__heap_hide(start, bytes) ((void)(start), (void)(bytes))
-#define asthra__heap_show(start, bytes) ((void)(start), (void)(bytes))
-#endif
 
 #elif ASTHRA_HAS_CORE
 

@@ -296,13 +296,15 @@ ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices) {
 ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
     Asthra__Segment *s =
         (Asthra__Segment *)((uintptr_t)page & ~((uintptr_t)ASTHRA__REGION_BYTES - 1));
-    asthra__lock(&asthra__segments.lock);
     unsigned first = (unsigned)(page - s->pages), slices = page->slices;
     uint64_t mask = asthra__slice_mask(first, slices);
+    bool is_gone = asthra__load(&page->hollow, relaxed) != 0 && /* then the rest goes too */
+                   asthra__os_discard(page->start, (size_t)slices * ASTHRA__SLICE_BYTES);
+    asthra__lock(&asthra__segments.lock);
     page->slices = 0;
     if (s->free == 0) asthra__segment_enlist(s);
     s->free |= mask;
-    s->touched |= mask;
+    if (!is_gone) s->touched |= mask;
     asthra__segment_tick();
     asthra__unlock(&asthra__segments.lock);
 }
@@ -386,6 +388,11 @@ static size_t asthra__segment_return(void) {
         asthra__segment_unmap(s);
     }
     return bytes;
+}
+
+ASTHRA__FN bool asthra__page_is_lent(const Asthra__HeapPage *page) {
+    uintptr_t segment = (uintptr_t)page & ~((uintptr_t)ASTHRA__REGION_BYTES - 1);
+    return ((const Asthra__Segment *)segment)->raw != NULL;
 }
 
 ASTHRA__FN bool asthra__segment_is_lent(void) {

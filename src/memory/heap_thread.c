@@ -161,26 +161,26 @@ ASTHRA__FN bool asthra__heap_is_quick(const Asthra__Heap *h) {
     return !asthra__heap_is_shared(h) && h->level != ASTHRA_SAFETY_FULL;
 }
 
-ASTHRA__FN void asthra__heap_visit_idle(void) {
+ASTHRA__FN size_t asthra__heap_visit_idle(void) {
+    size_t bytes = 0;
     asthra__lock(&asthra__heaps.lock);
-    for (size_t z = 0; z < ASTHRA__ZONES; z++) {
-        for (Asthra__Heap *h = asthra__heaps.idle[z]; h != NULL; h = h->next_idle) {
-            asthra__heap_drain(h);
-            asthra__heap_shed(h);
-        }
-    }
+    for (size_t z = 0; z < ASTHRA__ZONES; z++)
+        for (Asthra__Heap *h = asthra__heaps.idle[z]; h != NULL; h = h->next_idle)
+            bytes += asthra__heap_trim_one(h);
     asthra__unlock(&asthra__heaps.lock);
+    return bytes;
 }
 
-ASTHRA__FN void asthra__heap_visit_shared(void) {
+ASTHRA__FN size_t asthra__heap_visit_shared(void) {
+    size_t bytes = 0;
     asthra__lock(&asthra__heaps.shared_lock);
     for (size_t z = 0; z < ASTHRA__ZONES; z++) {
         Asthra__Heap *h = &asthra__heaps.shared[z];
         if (h->level == ASTHRA_SAFETY_DEFAULT) continue; /* nobody has entered it yet */
-        asthra__heap_drain(h);
-        asthra__heap_shed(h);
+        bytes += asthra__heap_trim_one(h);
     }
     asthra__unlock(&asthra__heaps.shared_lock);
+    return bytes;
 }
 
 #endif

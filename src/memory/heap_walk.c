@@ -77,23 +77,22 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     return w.mapped;
 }
 
-static void asthra__heap_shed_all(void) {
-    asthra__heap_visit_idle();
-    asthra__heap_visit_shared();
+static size_t asthra__heap_trim_all(void) {
+    size_t bytes = asthra__heap_visit_idle() + asthra__heap_visit_shared();
     for (size_t zone = 0; zone < ASTHRA__ZONES; zone++) {
         if (asthra__thread_place()->heaps[zone] == NULL) continue;
         Asthra__Heap *h = asthra__heap_enter((AsthraMemoryZone)zone);
-        asthra__heap_drain(h);
-        asthra__heap_shed(h);
+        bytes += asthra__heap_trim_one(h);
         asthra__heap_leave(h);
     }
+    return bytes;
 }
 
 /* Twice: what waits in the quarantine of one heap goes home to another, visited before. */
 ASTHRA__FN size_t asthra__heap_trim(void) {
-    asthra__heap_shed_all();
-    asthra__heap_shed_all();
-    return asthra__segment_trim();
+    size_t bytes = asthra__heap_trim_all();
+    bytes += asthra__heap_trim_all();
+    return bytes + asthra__segment_trim();
 }
 
 #endif
