@@ -66,22 +66,22 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 
 VARIANTS := plain clang asan tsan noasm nothreads aarch64 musl
 plain.cc := $(CC)
-plain.flags := -O2 -g
+plain.flags := -O2 -g1
 clang.cc := clang
 clang.flags := -O2
 asan.cc := $(CC)
-asan.flags := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DASTHRA_RT_DEBUG=2
+asan.flags := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -DASTHRA_RT_DEBUG=2
 tsan.cc := $(CC)
-tsan.flags := -O1 -g -fsanitize=thread -DASTHRA_RT_DEBUG=1
+tsan.flags := -O1 -g1 -fsanitize=thread -DASTHRA_RT_DEBUG=1
 noasm.cc := $(CC)
-noasm.flags := -O1 -DASTHRA_RT_NO_ASM
+noasm.flags := -O0 -DASTHRA_RT_NO_ASM
 nothreads.cc := $(CC)
-nothreads.flags := -O1 -DASTHRA_RT_NO_THREADS
+nothreads.flags := -O0 -DASTHRA_RT_NO_THREADS
 aarch64.cc := aarch64-linux-gnu-gcc
-aarch64.flags := -O2 -static
+aarch64.flags := -O1 -static
 aarch64.run := qemu-aarch64
 musl.cc := musl-gcc
-musl.flags := -O1 -static -fno-omit-frame-pointer
+musl.flags := -O0 -static -fno-omit-frame-pointer
 musl.more := tests/house/musl.c
 
 # Seconds that one test may take where everything is slower.

@@ -378,9 +378,9 @@ static void soak(void (*program)(uint64_t), bool is_compared, double seconds) {
 
 /* An hour at most; without ASTHRA_SOAK_SEEDS each ends after some seconds. */
 TEST_WITHIN(3600, soak, seeded_programs_come_out_even_and_repeat_themselves) {
-    soak(seeded, true, 7);
+    soak(seeded, true, test_thrift() == 1 ? 7 : 2);
 }
 TEST_WITHIN(3600, soak, threaded_programs_come_out_even) {
     NEED_THREADS();
-    soak(threaded, false, 7);
+    soak(threaded, false, test_thrift() == 1 ? 7 : 2);
 }

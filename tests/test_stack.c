@@ -515,7 +515,7 @@ static void *sums_down(void *depth) {
 }
 TEST(stack, regions_of_tasks_that_await_one_another_are_apart) {
     start(2, 0);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < (test_thrift() == 20 ? 4 : 20); i++)
         CHECK_EQ((intptr_t)asthra_await(asthra_spawn(sums_down, (void *)200)), 20100);
     CHECK_EQ(current_bytes(), 0);
     asthra_runtime_shutdown();
@@ -910,7 +910,7 @@ static void lives_with_faults(void) {
 TEST_WITHIN(120, stack, at_every_mapping_that_fails_the_region_stays_as_it_was) {
     for (int on = 0; on < 2; on++) {
         int status = 0;
-        for (long at = 1; status != 43; at++) {
+        for (long at = 1; status != 43; at += test_thrift() == 20 ? 5 : 1) {
             CHECK(at < 1000);
             pid_t child = fork();
             CHECK(child >= 0);
@@ -1056,7 +1056,7 @@ TEST_WITHIN(60, stack, is_as_the_model_says_under_seeds) {
 }
 TEST_WITHIN(60, stack, is_as_the_model_says_at_every_level) {
     for (int level = ASTHRA_SAFETY_NONE; level <= ASTHRA_SAFETY_FULL; level++) {
-        for (uint64_t seed = 1; seed <= model_rounds(10); seed++) {
+        for (uint64_t seed = 1; seed <= model_rounds(test_thrift() == 20 ? 5 : 10); seed++) {
             start(2, seed % 3);
             asthra__heap_set_level((AsthraSafetyLevel)level);
             model_many(seed);

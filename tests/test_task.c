@@ -302,13 +302,14 @@ TEST(task, is_valid_never_panics) {
 TEST(task, ids_are_never_used_twice) {
     enum { N = 20000 };
     static uint64_t seen[N];
-    for (int i = 0; i < N; i++) {
+    int n = N / (int)test_thrift();
+    for (int i = 0; i < n; i++) {
         AsthraTaskHandle h = asthra_spawn(add_one, NULL);
         seen[i] = asthra_task_id(h);
         CHECK(seen[i] != 0);
         asthra_await(h);
     }
-    for (int i = 1; i < N; i++) {
+    for (int i = 1; i < n; i++) {
         for (int k = i - 1; k >= 0 && k > i - 40; k--) CHECK(seen[i] != seen[k]);
     }
 }
@@ -366,7 +367,7 @@ static void *counts(void *unused) {
 
 TEST(task, a_detached_task_runs_on_and_frees_itself) {
     uint32_t highest = 0;
-    for (int i = 0; i < 5000; i++) {
+    for (int i = 0; i < 5000 / (int)test_thrift(); i++) {
         AsthraTaskHandle h = asthra_spawn(counts, NULL);
         if ((uint32_t)h.bits > highest) highest = (uint32_t)h.bits;
         asthra_task_detach(h);
@@ -377,7 +378,7 @@ TEST(task, a_detached_task_runs_on_and_frees_itself) {
 
 TEST(task, descriptors_that_one_thread_makes_and_another_ends_are_used_again) {
     start(4);
-    for (int round = 0; round < 50; round++) {
+    for (int round = 0; round < (test_thrift() == 20 ? 10 : 50); round++) {
         AsthraTaskHandle h[500];
         for (int i = 0; i < 500; i++) h[i] = asthra_spawn(counts, NULL);
         for (int i = 0; i < 500; i++) {
@@ -1081,7 +1082,7 @@ static void *deep(void *depth) {
 static void go_deep(size_t workers) {
     intptr_t depth = UNDER_TSAN ? 2000 : 100000;
     start(workers);
-    for (int i = 0; i < (UNDER_ASAN ? 1 : 3); i++) {
+    for (int i = 0; i < (test_thrift() == 20 ? 1 : 3); i++) {
         CHECK_EQ((intptr_t)asthra_await(asthra_spawn(deep, NUMBER(depth))), depth);
     }
     asthra_runtime_shutdown();
@@ -1696,7 +1697,7 @@ TEST(task, a_late_cancel_never_hits_the_next_task_in_its_place) {
     pthread_t t[2];
     start(3);
     for (int i = 0; i < 2; i++) CHECK_EQ(pthread_create(&t[i], NULL, cancels_all_day, NULL), 0);
-    for (int i = 0; i < (UNDER_TSAN ? 300 : 5000); i++) {
+    for (int i = 0; i < (5000 / (int)test_thrift()); i++) {
         uint32_t status[4] = {99, 99, 99, 99};
         AsthraTaskHandle bystanders[4], victim = asthra_spawn(short_chain, NUMBER(3));
         AsthraTaskHandle second = asthra_task_retain(victim);

@@ -60,9 +60,9 @@ ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics(AsthraMemoryZone z
 ASTHRA_RT_API AsthraMemoryStatistics asthra_memory_statistics_all(void); /* of all zones */
 
 /* Gives free memory back to the system, what lies between live blocks too: what the calling thread
- * and ended threads hold, and what no thread holds. What came from an allocator of the configuration goes back to it once no runtime
- * with an allocator runs; no thread may ask about addresses in freed blocks meanwhile. Returns the
- * bytes given back. */
+ * and ended threads hold, and what no thread holds. What came from an allocator of the
+ * configuration goes back to it once no runtime with an allocator runs; no thread may ask about
+ * addresses in freed blocks meanwhile. Returns the bytes given back. */
 ASTHRA_RT_API size_t asthra_memory_trim(void);
 
 #endif

@@ -65,16 +65,19 @@ done
 check all-off build -DASTHRA_RT_ONLY
 check all-off-has-no-stb_ds uses_no stbds
 for trait in $traits; do
+    case $trait in THREADS | STDIO) level=-Os ;; *) level=-O0 ;; esac
     check "no-$trait" build "-DASTHRA_RT_NO_$trait"
     case $trait in
     THREADS) check no-THREADS-no-pthread uses_no '^(pthread|sem|mtx|cnd|thrd|tss)_' ;;
     STDIO) check no-STDIO-no-stdio uses_no 'printf(_chk)?$|^f?put[sc]|^fwrite|^std(err|out)$' ;;
     esac
 done
+level=-O0
 check lock-pins build -DASTHRA_RT_LOCK_PINS
 check lock-pins-without-PINNED-is-refused refused -DASTHRA_RT_LOCK_PINS -DASTHRA_RT_NO_PINNED
-check all-traits-off build $(flags NO_ $traits)
 for debug in 1 2; do check "debug-$debug" build "-DASTHRA_RT_DEBUG=$debug"; done
+level=-Os
+check all-traits-off build $(flags NO_ $traits)
 for row in $needs; do
     check "${row%:*}-without-${row#*:}-is-refused" refused -DASTHRA_RT_ONLY \
         "-DASTHRA_RT_WITH_${row%:*}"

@@ -51,7 +51,7 @@ for cc in $found; do
     check "$cc-contract-macros" only_ours
     check "$cc-body-macros" only_ours '#define ASTHRA_RT_IMPLEMENTATION'
     check "$cc-host-macros-come-back" host_macros
-    check "$cc-exports-O2" exports -O2
+    check "$cc-exports-O1" exports -O1
     check "$cc-exports-O0" exports -O0
     check "$cc-statics" statics
     check "$cc-contract-names" contract
