@@ -1682,6 +1682,9 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
  * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
+/* Whole pages of memory that was mapped here: what they hold is elsewhere then, and they are zero.
+ * false: refused, and all is as before. */
+ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes);
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and
@@ -1850,6 +1853,7 @@ enum {
     ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
     ASTHRA__OS_PIDFD_SELF = -10000,    /* PIDFD_SELF_THREAD, Linux 6.15 */
     ASTHRA__OS_DONTNEED_LOCKED = 24,   /* MADV_DONTNEED_LOCKED, Linux 5.18 */
+    ASTHRA__OS_MOVE = 1 | 2 | 4,       /* MREMAP_MAYMOVE, _FIXED, _DONTUNMAP: Linux 5.7 */
     ASTHRA__OS_PROCESS_MADVISE = 440,  /* the same number on every processor */
     ASTHRA__OS_FUTEX_WAIT = 128,       /* FUTEX_WAIT | FUTEX_PRIVATE_FLAG */
     ASTHRA__OS_FUTEX_WAKE = 129,
@@ -2079,6 +2083,13 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     int saved = errno; /* EINVAL: locked memory */
     bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
                    madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
+    errno = saved;
+    return is_done;
+}
+
+ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes) {
+    int saved = errno;
+    bool is_done = syscall(SYS_mremap, from, bytes, bytes, ASTHRA__OS_MOVE, to) == (long)to;
     errno = saved;
     return is_done;
 }
@@ -7157,13 +7168,19 @@ struct Asthra__Huge { /* never unmapped */
     int8_t zone;
     uint8_t level;
     bool is_guarded;                /* heap_guard.c's: the mapping goes on, closed */
+    bool is_zero;                   /* when it was taken */
+    int64_t kept_since;             /* its mapping waits for another use */
     uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
     Asthra__Note note;              /* at the full level, both */
     uint64_t freeing_task;
 };
-ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment);
-ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge);
+ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment); /* NULL: no memory */
+ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge);
+/* Mappings that wait for another use: gives them back, or the old ones; counts their bytes. */
+ASTHRA__FN size_t asthra__huge_trim(void);
+ASTHRA__FN void asthra__huge_decay(void);
+ASTHRA__FN size_t asthra__huge_kept(size_t *resident); /* *resident grows */
 ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user);
 ASTHRA__FN void asthra__huge_fork_before(void);
 ASTHRA__FN void asthra__huge_fork_after(void);
@@ -7571,12 +7588,14 @@ static unsigned asthra__segment_node(void) {
 
 ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices) {
     unsigned node = asthra__segment_node();
+    asthra__huge_decay();
     Asthra__Span span = asthra__segment_look(slices, node);
     if (span.page != NULL) return span;
     asthra__heap_visit_idle(); /* heaps of threads that have ended may have empty pages */
     span = asthra__segment_look(slices, node);
     if (span.page != NULL) return span;
     Asthra__Segment *s = asthra__segment_make(node);
+    if (s == NULL && asthra__huge_trim() != 0) s = asthra__segment_make(node);
     if (s != NULL) return asthra__segment_add(s, slices);
     return node == ASTHRA__NODE_ANY ? span : asthra__segment_look(slices, ASTHRA__NODE_ANY);
 }
@@ -7716,15 +7735,32 @@ ASTHRA__FN void asthra__segment_fork_after(void) {
  * are used again in the order in which they were freed, so that the memory of a free lasts long.
  *
  * While a caller's allocator is in use the mapping is a block of it with room to align inside.
+ *
+ * A program that takes and frees megabytes in a loop would spend its time in the system, which
+ * makes each page anew. So a freed mapping waits a tenth of a second, if nobody calls the heap
+ * longer, for a block of its size or down to half of that; what is too large is cut off. At the
+ * full level it goes at once: touching it faults.
  */
 
 #if ASTHRA_HAS_MEMORY
 
+enum {
+    ASTHRA__HUGE_KEPT = 16,
+    ASTHRA__HUGE_KEPT_BYTES = 32 << 20, /* of all */
+    ASTHRA__HUGE_KEPT_MOST = 16 << 20   /* of one */
+};
+#define ASTHRA__HUGE_KEPT_NS INT64_C(100000000)
+
 static struct {
-    Asthra__Lock lock; /* of the queue of free records, and of additions to all */
+    Asthra__Lock lock; /* of the queue of free records, of those kept, and of additions to all */
     ASTHRA__ATOMIC(Asthra__Huge *) all;
     Asthra__Huge *first_free, *last_free;
+    Asthra__Huge *kept[ASTHRA__HUGE_KEPT]; /* freed, but mapped: the oldest first */
+    ASTHRA__ATOMIC(unsigned) kept_count;
+    size_t kept_bytes;
 } asthra__huge;
+
+/* ---- records ---- */
 
 static Asthra__Huge *asthra__huge_record_take(void) {
     asthra__lock(&asthra__huge.lock);
@@ -7756,47 +7792,168 @@ static void asthra__huge_record_give(Asthra__Huge *huge) {
     asthra__unlock(&asthra__huge.lock);
 }
 
+/* ---- mappings ---- */
+
 /* Fills huge->start, NULL: no memory, and what tells how to give it back. */
-static void asthra__huge_get(Asthra__Huge *huge, size_t bytes, size_t alignment) {
+static void asthra__huge_map(Asthra__Huge *huge, size_t bytes, size_t alignment) {
     huge->raw = NULL;
     huge->mapped = bytes;
     huge->start = asthra__alloc_is_hooked() ? asthra__segment_borrow(bytes, alignment, &huge->raw)
                                             : asthra__os_map_aligned(bytes, alignment);
+    huge->is_zero = huge->raw == NULL;
 }
 
-static void asthra__huge_give(const Asthra__Huge *huge) {
+static void asthra__huge_unmap(Asthra__Huge *huge) {
+    asthra__heap_show(huge->start, huge->mapped);
     if (huge->raw != NULL)
         asthra__free(huge->raw);
     else
         asthra__os_unmap(huge->start, huge->mapped);
 }
 
-ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment) {
-    size_t page = asthra__os_page_size();
-    size_t mapped = size == 0 ? page : (size + page - 1) & ~(page - 1);
-    if (mapped < size || mapped > PTRDIFF_MAX) return NULL;
-    if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
+/* What lies behind the first `bytes` goes. */
+static void asthra__huge_cut(Asthra__Huge *huge, size_t bytes) {
+    size_t units = (bytes + ASTHRA__REGION_BYTES - 1) & ~(size_t)(ASTHRA__REGION_BYTES - 1);
+    if (units < huge->mapped)
+        asthra__region_drop(huge->start + units, huge->mapped - units, huge, ASTHRA__REGION_HUGE);
+    if (bytes < huge->mapped) asthra__os_unmap(huge->start + bytes, huge->mapped - bytes);
+    huge->mapped = bytes;
+}
+
+/* ---- mappings that wait for another use ---- */
+
+static bool asthra__huge_is_worth_keeping(const Asthra__Huge *huge) {
+    return huge->raw == NULL && huge->mapped <= ASTHRA__HUGE_KEPT_MOST &&
+           huge->level != ASTHRA_SAFETY_FULL;
+}
+
+/* Caller holds the lock. */
+static Asthra__Huge *asthra__huge_kept_out(unsigned i) {
+    Asthra__Huge *huge = asthra__huge.kept[i];
+    unsigned count = asthra__load(&asthra__huge.kept_count, relaxed) - 1;
+    for (; i < count; i++) asthra__huge.kept[i] = asthra__huge.kept[i + 1];
+    asthra__huge.kept_bytes -= huge->mapped;
+    asthra__store(&asthra__huge.kept_count, count, relaxed);
+    return huge;
+}
+
+/* The smallest that is large enough and no more than twice as large; NULL: there is none. */
+static Asthra__Huge *asthra__huge_kept_take(size_t bytes, size_t alignment) {
+    unsigned best = ASTHRA__HUGE_KEPT;
+    asthra__lock(&asthra__huge.lock);
+    for (unsigned i = asthra__load(&asthra__huge.kept_count, relaxed); i-- > 0;) {
+        const Asthra__Huge *huge = asthra__huge.kept[i];
+        if (huge->mapped < bytes || huge->mapped / 2 > bytes) continue;
+        if (((uintptr_t)huge->start & (alignment - 1)) != 0) continue;
+        if (best == ASTHRA__HUGE_KEPT || huge->mapped < asthra__huge.kept[best]->mapped) best = i;
+    }
+    Asthra__Huge *huge = best == ASTHRA__HUGE_KEPT ? NULL : asthra__huge_kept_out(best);
+    asthra__unlock(&asthra__huge.lock);
+    if (huge == NULL) return NULL;
+    asthra__huge_cut(huge, bytes);
+    asthra__heap_show(huge->start, bytes);
+    huge->is_zero = false;
+    return huge;
+}
+
+/* The oldest, if it was put there before `since`, or there are too many; NULL: none. */
+static Asthra__Huge *asthra__huge_kept_old(int64_t since) {
+    Asthra__Huge *huge = NULL;
+    asthra__lock(&asthra__huge.lock);
+    unsigned count = asthra__load(&asthra__huge.kept_count, relaxed);
+    if (count != 0 && (asthra__huge.kept[0]->kept_since < since || count == ASTHRA__HUGE_KEPT ||
+                       asthra__huge.kept_bytes > ASTHRA__HUGE_KEPT_BYTES))
+        huge = asthra__huge_kept_out(0);
+    asthra__unlock(&asthra__huge.lock);
+    return huge;
+}
+
+static size_t asthra__huge_give_old(int64_t since) {
+    Asthra__Huge *huge;
+    size_t bytes = 0;
+    while ((huge = asthra__huge_kept_old(since)) != NULL) {
+        bytes += huge->mapped;
+        asthra__huge_unmap(huge);
+        asthra__huge_record_give(huge);
+    }
+    return bytes;
+}
+
+ASTHRA__FN size_t asthra__huge_trim(void) {
+    return asthra__huge_give_old(INT64_MAX);
+}
+
+ASTHRA__FN void asthra__huge_decay(void) {
+    if (ASTHRA__LIKELY(asthra__load(&asthra__huge.kept_count, relaxed) == 0)) return;
+    asthra__huge_give_old(asthra__os_now_ns() - ASTHRA__HUGE_KEPT_NS);
+}
+
+static void asthra__huge_keep(Asthra__Huge *huge) {
+    int64_t now = asthra__os_now_ns();
+    asthra__heap_hide(huge->start, huge->mapped);
+    asthra__lock(&asthra__huge.lock);
+    unsigned count = asthra__load(&asthra__huge.kept_count, relaxed);
+    bool has_room = count < ASTHRA__HUGE_KEPT; /* else others came between */
+    if (has_room) {
+        huge->kept_since = now;
+        asthra__huge.kept[count] = huge;
+        asthra__huge.kept_bytes += huge->mapped;
+        asthra__store(&asthra__huge.kept_count, count + 1, relaxed);
+    }
+    asthra__unlock(&asthra__huge.lock);
+    if (!has_room) {
+        asthra__huge_unmap(huge);
+        asthra__huge_record_give(huge);
+    }
+    asthra__huge_give_old(now - ASTHRA__HUGE_KEPT_NS);
+}
+
+ASTHRA__FN size_t asthra__huge_kept(size_t *resident) {
+    asthra__lock(&asthra__huge.lock);
+    size_t bytes = asthra__huge.kept_bytes;
+    for (unsigned i = asthra__load(&asthra__huge.kept_count, relaxed); i-- > 0;)
+        *resident += asthra__os_resident(asthra__huge.kept[i]->start, asthra__huge.kept[i]->mapped);
+    asthra__unlock(&asthra__huge.lock);
+    return bytes;
+}
+
+/* ---- blocks ---- */
+
+static Asthra__Huge *asthra__huge_take_fresh(size_t bytes, size_t alignment) {
     Asthra__Huge *huge = asthra__huge_record_take();
     if (huge == NULL) return NULL;
-    asthra__huge_get(huge, mapped, alignment);
+    asthra__huge_map(huge, bytes, alignment);
     if (huge->start != NULL) {
-        huge->size = size;
-        if (asthra__region_claim(huge->start, mapped, huge, ASTHRA__REGION_HUGE)) return huge;
-        asthra__huge_give(huge);
+        if (asthra__region_claim(huge->start, bytes, huge, ASTHRA__REGION_HUGE)) return huge;
+        asthra__huge_unmap(huge);
         huge->start = NULL;
     }
     asthra__huge_record_give(huge);
     return NULL;
 }
 
-ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge) {
+ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment) {
+    size_t page = asthra__os_page_size();
+    size_t bytes = size == 0 ? page : (size + page - 1) & ~(page - 1);
+    if (bytes < size || bytes > PTRDIFF_MAX) return NULL;
+    if (alignment < ASTHRA__REGION_BYTES) alignment = ASTHRA__REGION_BYTES;
+    Asthra__Huge *huge =
+        asthra__alloc_is_hooked() ? NULL : asthra__huge_kept_take(bytes, alignment);
+    if (huge == NULL) huge = asthra__huge_take_fresh(bytes, alignment);
+    if (huge == NULL && asthra__huge_trim() != 0) huge = asthra__huge_take_fresh(bytes, alignment);
+    asthra__huge_decay();
+    return huge;
+}
+
+ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge) {
     if (ASTHRA__UNLIKELY(huge->is_guarded)) {
         asthra__guard_give(huge);
-        return;
+    } else if (asthra__huge_is_worth_keeping(huge)) {
+        asthra__huge_keep(huge);
+    } else {
+        asthra__huge_unmap(huge);
+        asthra__huge_record_give(huge);
     }
-    asthra__heap_show(huge->start, huge->mapped);
-    asthra__huge_give(huge);
-    asthra__huge_record_give(huge);
 }
 
 ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user),
@@ -8409,7 +8566,7 @@ static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (room <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
         return asthra__large_take(h, room, size);
-    return asthra__huge_give_out(h, asthra__huge_map(room, alignment), size);
+    return asthra__huge_give_out(h, asthra__huge_take(room, alignment), size);
 }
 
 ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
@@ -8513,7 +8670,7 @@ ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemo
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
         asthra__heap_find(ptr, &f);
-        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
+        if (f.huge != NULL ? f.huge->is_zero : f.page->is_zero) return ptr;
     }
     return memset(ptr, 0, all);
 }
@@ -9052,7 +9209,7 @@ ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
 
 static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f) {
     if (f->huge != NULL) {
-        asthra__huge_unmap(f->huge);
+        asthra__huge_give(f->huge);
         return;
     }
     asthra__heap_hide(f->start, f->capacity);
@@ -9145,6 +9302,22 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     return true;
 }
 
+/* Whether whole pages may go elsewhere: a mapping of the system's that has no closed pages. */
+static bool asthra__found_is_movable(const Asthra__Found *f) {
+    return f->huge != NULL && f->huge->raw == NULL && !f->huge->is_guarded;
+}
+
+/* To a block that is not smaller than `bytes`. What was the old block's may be zero afterwards. */
+static void asthra__found_move(const Asthra__Found *f, char *to, size_t bytes) {
+    Asthra__Found g;
+    size_t pages = bytes & ~(asthra__os_page_size() - 1);
+    asthra__heap_find(to, &g);
+    if (!asthra__found_is_movable(f) || !asthra__found_is_movable(&g) ||
+        !asthra__os_move_pages(to, f->start, pages))
+        pages = 0;
+    memcpy(to + pages, f->start + pages, bytes - pages);
+}
+
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb) {
     Asthra__Found f;
@@ -9154,11 +9327,16 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
     char *moved = asthra__heap_alloc_at(size, zone, site);
     if (moved == NULL) return NULL;
-    size_t old = asthra__found_charge(&f);
-    memcpy(moved, ptr, old < size ? old : size);
+    size_t kept = asthra__found_charge(&f);
+    if (kept > size) kept = size;
+    if (kept > ASTHRA__LARGE_MAX)
+        asthra__found_move(&f, moved, kept);
+    else
+        memcpy(moved, ptr, kept);
     asthra__heap_free(ptr, zone, site, verb);
     return moved;
 }
+
 /* ---- pins ---- */
 
 ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size)) {
@@ -10220,6 +10398,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     else
         asthra__segment_each(asthra__measure_page, &w);
     asthra__huge_each(asthra__measure_huge, &w);
+    if (zone == ASTHRA_MEMORY_ZONE_NONE) w.mapped += asthra__huge_kept(&w.resident);
     *resident = w.resident;
     return w.mapped;
 }
@@ -10239,7 +10418,7 @@ static size_t asthra__heap_trim_all(void) {
 ASTHRA__FN size_t asthra__heap_trim(void) {
     size_t bytes = asthra__heap_trim_all();
     bytes += asthra__heap_trim_all();
-    return bytes + asthra__segment_trim();
+    return bytes + asthra__segment_trim() + asthra__huge_trim();
 }
 
 #endif

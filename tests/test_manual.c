@@ -1497,18 +1497,75 @@ TEST(manual, memory_goes_back_to_the_system_after_trim) {
     if (!IS_SANITIZED) CHECK(resident_bytes() + 49000000 <= full);
 }
 
-TEST(manual, memory_goes_back_to_the_system_by_itself_after_a_while) {
-    NEED_NO_EMULATOR("what is resident is the emulator's");
-    if (IS_SANITIZED) SKIP("a sanitizer's own memory is counted too");
-    allocate_many();
+static void goes_back_by_itself(size_t count, size_t size) {
+    for (size_t i = 0; i < count; i++) many[i] = memset(asthra_manual_alloc(size), 1, size);
     size_t full = resident_bytes();
-    free_many();
-    while (resident_bytes() + MANY * MANY_BYTES / 10 * 9 > full) {
+    for (size_t i = 0; i < count; i++) asthra_manual_free(many[i]);
+    while (resident_bytes() + count * size / 10 * 9 > full) {
         struct timespec pause = {0, 10000000};
         nanosleep(&pause, NULL);
         void *block = asthra_manual_alloc(100000); /* somebody must pass by */
         asthra_manual_free(block);
     }
+}
+/* A mapping that was freed waits for a block that is not much smaller. */
+TEST(manual, a_large_mapping_is_used_again) {
+    size_t sizes[] = {9000000, 8999990, 5000000, 4500001};
+    for (int level = ASTHRA_SAFETY_NONE; level <= ASTHRA_SAFETY_CHECKED; level++) {
+        AsthraRuntimeConfig c = asthra_runtime_config_default();
+        c.memory_safety_level = (AsthraSafetyLevel)level;
+        CHECK(asthra_runtime_init(&c));
+        asthra_memory_trim();
+        char *first = memset(asthra_manual_alloc(sizes[0]), 0x5a, sizes[0]);
+        for (size_t i = 1; i < 4; i++) {
+            asthra_manual_free(first);
+            CHECK(asthra_memory_statistics_all().mapped >= sizes[i - 1]);
+            char *next = asthra_manual_alloc_zeroed(1, sizes[i]);
+            CHECK(next == first);
+            CHECK(is_zero(next, sizes[i]));
+            CHECK(asthra_manual_usable_size(next) >= sizes[i]);
+            CHECK_EQ(asthra_memory_zone_of(first + sizes[i] + 8192), ASTHRA_MEMORY_ZONE_NONE);
+            memset(next, 0x5a, sizes[i]);
+        }
+        asthra_manual_free(first);
+        char *small = asthra_manual_alloc(2200000); /* less than half */
+        CHECK(small != first);
+        asthra_manual_free(small);
+        CHECK(asthra_memory_trim() >= 2200000);
+        CHECK_EQ(statistics().current, 0);
+        asthra_runtime_shutdown();
+    }
+}
+TEST_PANICS(manual, a_second_free_of_a_mapping_that_waits_is_reported,
+            "Invalid pointer in manual_free") {
+    char *block = asthra_manual_alloc(9000000);
+    asthra_manual_free(block);
+    asthra_manual_free(block);
+}
+TEST(manual, realloc_of_whole_mappings_keeps_what_fits) {
+    static const size_t steps[] = {2500000, 5000001, 70000000, 69000000, 9000000, 2300000, 100};
+    unsigned *block = asthra_manual_alloc(steps[0]);
+    for (size_t i = 0; i < steps[0] / sizeof *block; i++) block[i] = (unsigned)i * 7;
+    size_t least = steps[0];
+    for (size_t k = 1; k < sizeof steps / sizeof *steps; k++) {
+        unsigned *other = asthra_manual_alloc(3000000); /* in its way */
+        block = asthra_manual_realloc(block, steps[k]);
+        CHECK(block != NULL);
+        if (steps[k] < least) least = steps[k];
+        for (size_t i = 0; i < least / sizeof *block; i++) CHECK(block[i] == (unsigned)i * 7);
+        ((char *)block)[steps[k] - 1] = 1;
+        least = least / 4 * 4 - (least == steps[k] ? 4 : 0);
+        asthra_manual_free(other);
+    }
+    asthra_manual_free(block);
+    CHECK_EQ(statistics().current, 0);
+}
+
+TEST(manual, memory_goes_back_to_the_system_by_itself_after_a_while) {
+    NEED_NO_EMULATOR("what is resident is the emulator's");
+    if (IS_SANITIZED) SKIP("a sanitizer's own memory is counted too");
+    goes_back_by_itself(MANY, MANY_BYTES);
+    goes_back_by_itself(3, 9000000);
 }
 
 TEST(manual, what_is_used_again_stays_in_memory) {

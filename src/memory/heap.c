@@ -288,7 +288,7 @@ static void *asthra__heap_take(Asthra__Heap *h, size_t size, size_t alignment) {
     if (bin < ASTHRA__HEAP_BINS) return asthra__small_take(h, bin, size);
     if (room <= ASTHRA__LARGE_MAX && alignment <= ASTHRA__SLICE_BYTES)
         return asthra__large_take(h, room, size);
-    return asthra__huge_give_out(h, asthra__huge_map(room, alignment), size);
+    return asthra__huge_give_out(h, asthra__huge_take(room, alignment), size);
 }
 
 ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
@@ -392,7 +392,7 @@ ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemo
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
         asthra__heap_find(ptr, &f);
-        if (f.huge != NULL ? f.huge->raw == NULL : f.page->is_zero) return ptr;
+        if (f.huge != NULL ? f.huge->is_zero : f.page->is_zero) return ptr;
     }
     return memset(ptr, 0, all);
 }

@@ -63,7 +63,7 @@ ASTHRA__FN void asthra__heap_go_home(Asthra__Heap *h, const Asthra__Found *f) {
 
 static void asthra__found_give(Asthra__Heap *h, const Asthra__Found *f) {
     if (f->huge != NULL) {
-        asthra__huge_unmap(f->huge);
+        asthra__huge_give(f->huge);
         return;
     }
     asthra__heap_hide(f->start, f->capacity);
@@ -156,6 +156,22 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     return true;
 }
 
+/* Whether whole pages may go elsewhere: a mapping of the system's that has no closed pages. */
+static bool asthra__found_is_movable(const Asthra__Found *f) {
+    return f->huge != NULL && f->huge->raw == NULL && !f->huge->is_guarded;
+}
+
+/* To a block that is not smaller than `bytes`. What was the old block's may be zero afterwards. */
+static void asthra__found_move(const Asthra__Found *f, char *to, size_t bytes) {
+    Asthra__Found g;
+    size_t pages = bytes & ~(asthra__os_page_size() - 1);
+    asthra__heap_find(to, &g);
+    if (!asthra__found_is_movable(f) || !asthra__found_is_movable(&g) ||
+        !asthra__os_move_pages(to, f->start, pages))
+        pages = 0;
+    memcpy(to + pages, f->start + pages, bytes - pages);
+}
+
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb) {
     Asthra__Found f;
@@ -165,11 +181,16 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
     char *moved = asthra__heap_alloc_at(size, zone, site);
     if (moved == NULL) return NULL;
-    size_t old = asthra__found_charge(&f);
-    memcpy(moved, ptr, old < size ? old : size);
+    size_t kept = asthra__found_charge(&f);
+    if (kept > size) kept = size;
+    if (kept > ASTHRA__LARGE_MAX)
+        asthra__found_move(&f, moved, kept);
+    else
+        memcpy(moved, ptr, kept);
     asthra__heap_free(ptr, zone, site, verb);
     return moved;
 }
+
 /* ---- pins ---- */
 
 ASTHRA__FN void asthra__heap_set_pin_test(bool (*is_pinned)(const void *start, size_t size)) {

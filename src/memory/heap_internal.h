@@ -281,13 +281,19 @@ struct Asthra__Huge { /* never unmapped */
     int8_t zone;
     uint8_t level;
     bool is_guarded;                /* heap_guard.c's: the mapping goes on, closed */
+    bool is_zero;                   /* when it was taken */
+    int64_t kept_since;             /* its mapping waits for another use */
     uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
     Asthra__Note note;              /* at the full level, both */
     uint64_t freeing_task;
 };
-ASTHRA__FN Asthra__Huge *asthra__huge_map(size_t size, size_t alignment);
-ASTHRA__FN void asthra__huge_unmap(Asthra__Huge *huge);
+ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment); /* NULL: no memory */
+ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge);
+/* Mappings that wait for another use: gives them back, or the old ones; counts their bytes. */
+ASTHRA__FN size_t asthra__huge_trim(void);
+ASTHRA__FN void asthra__huge_decay(void);
+ASTHRA__FN size_t asthra__huge_kept(size_t *resident); /* *resident grows */
 ASTHRA__FN void asthra__huge_each(bool (*visit)(Asthra__Huge *huge, void *user), void *user);
 ASTHRA__FN void asthra__huge_fork_before(void);
 ASTHRA__FN void asthra__huge_fork_after(void);

@@ -283,12 +283,14 @@ static unsigned asthra__segment_node(void) {
 
 ASTHRA__FN Asthra__Span asthra__segment_take(unsigned slices) {
     unsigned node = asthra__segment_node();
+    asthra__huge_decay();
     Asthra__Span span = asthra__segment_look(slices, node);
     if (span.page != NULL) return span;
     asthra__heap_visit_idle(); /* heaps of threads that have ended may have empty pages */
     span = asthra__segment_look(slices, node);
     if (span.page != NULL) return span;
     Asthra__Segment *s = asthra__segment_make(node);
+    if (s == NULL && asthra__huge_trim() != 0) s = asthra__segment_make(node);
     if (s != NULL) return asthra__segment_add(s, slices);
     return node == ASTHRA__NODE_ANY ? span : asthra__segment_look(slices, ASTHRA__NODE_ANY);
 }

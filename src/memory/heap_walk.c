@@ -73,6 +73,7 @@ ASTHRA__FN size_t asthra__heap_mapped(AsthraMemoryZone zone, size_t *resident) {
     else
         asthra__segment_each(asthra__measure_page, &w);
     asthra__huge_each(asthra__measure_huge, &w);
+    if (zone == ASTHRA_MEMORY_ZONE_NONE) w.mapped += asthra__huge_kept(&w.resident);
     *resident = w.resident;
     return w.mapped;
 }
@@ -92,7 +93,7 @@ static size_t asthra__heap_trim_all(void) {
 ASTHRA__FN size_t asthra__heap_trim(void) {
     size_t bytes = asthra__heap_trim_all();
     bytes += asthra__heap_trim_all();
-    return bytes + asthra__segment_trim();
+    return bytes + asthra__segment_trim() + asthra__huge_trim();
 }
 
 #endif

@@ -50,6 +50,7 @@ enum {
     ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
     ASTHRA__OS_PIDFD_SELF = -10000,    /* PIDFD_SELF_THREAD, Linux 6.15 */
     ASTHRA__OS_DONTNEED_LOCKED = 24,   /* MADV_DONTNEED_LOCKED, Linux 5.18 */
+    ASTHRA__OS_MOVE = 1 | 2 | 4,       /* MREMAP_MAYMOVE, _FIXED, _DONTUNMAP: Linux 5.7 */
     ASTHRA__OS_PROCESS_MADVISE = 440,  /* the same number on every processor */
     ASTHRA__OS_FUTEX_WAIT = 128,       /* FUTEX_WAIT | FUTEX_PRIVATE_FLAG */
     ASTHRA__OS_FUTEX_WAKE = 129,
@@ -279,6 +280,13 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     int saved = errno; /* EINVAL: locked memory */
     bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
                    madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
+    errno = saved;
+    return is_done;
+}
+
+ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes) {
+    int saved = errno;
+    bool is_done = syscall(SYS_mremap, from, bytes, bytes, ASTHRA__OS_MOVE, to) == (long)to;
     errno = saved;
     return is_done;
 }
