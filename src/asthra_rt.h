@@ -136,6 +136,7 @@ extern "C" {
 #include "platform/sys_internal.h"
 #include "platform/os_internal.h"
 #include "platform/os_linux.c"
+#include "platform/os_linux_pages.c"
 #include "platform/os_linux_fault.c"
 #include "platform/swap_internal.h"
 #include "platform/swap_x86_64.c"

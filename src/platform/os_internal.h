@@ -141,5 +141,14 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
 
+/* ---- what the files of one system share; Linux ---- */
+
+/* Reads at most room - 1 bytes of a file of /proc or /sys as a string; "" if there is none. */
+ASTHRA__FN size_t asthra__os_read_file(const char *path, char *out, size_t room);
+/* Counts the mappings of this process. If `inside` is not 0 stops at the one that holds it; *start
+ * and *end are its bounds, *before is the end of the one below it. 0: not found, or no /proc. */
+ASTHRA__FN size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uintptr_t *start,
+                                       uintptr_t *end);
+
 #endif
 #endif

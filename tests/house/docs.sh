@@ -27,7 +27,7 @@ wrapped() {
     grep -v '^#' "$1"
     echo 'return 0; }'
 }
-bodies() { "$CC" -std=gnu11 -Os $INCLUDES -c -o "$OUT/bodies.o" build/asthra_rt.c; }
+bodies() { "$CC" -std=gnu11 -O0 $INCLUDES -c -o "$OUT/bodies.o" build/asthra_rt.c; }
 # block NAME: the bodies come from the block itself or from an object beside it.
 block() {
     source=$1.c bodies=$OUT/bodies.o
@@ -36,7 +36,7 @@ block() {
         source=$1.wrapped.c
     fi
     grep -q 'define ASTHRA_RT_IMPLEMENTATION' "$source" && bodies=''
-    "$CC" -std=gnu11 -Os -Wall -Wextra -Werror $INCLUDES -o "$1" "$source" $bodies -pthread &&
+    "$CC" -std=gnu11 -O0 -Wall -Wextra -Werror $INCLUDES -o "$1" "$source" $bodies -pthread &&
         "$1" >"$1.out" </dev/null && { [ ! -r "$1.expected" ] || diff -u "$1.expected" "$1.out"; }
 }
 # shell NAME: its commands, with CC for cc.
