@@ -32,8 +32,9 @@ static void *house_send(void *channel) {
 static int house_channel(void) {
     AsthraChannel *c = asthra_channel_create(sizeof(int), 2, "house");
     HOUSE_EXPECT(c != NULL);
-    AsthraTaskHandle sender = asthra_spawn(house_send, c);
     int value = 0, sum = 0;
+    HOUSE_EXPECT(asthra_channel_send(c, &value).status == ASTHRA_OK); /* seen by the compiler */
+    AsthraTaskHandle sender = asthra_spawn(house_send, c);
     while (asthra_channel_next(c, &value, sizeof value)) sum += value;
     asthra_await(sender);
     asthra_channel_destroy(c);

@@ -30,7 +30,7 @@ units() {
 }
 # The routines in assembly are strong and hidden, so that a second runtime in a program cannot link.
 static() {
-    quiet compile $WARNINGS -DASTHRA_RT_STATIC -o "$OUT/static.o" tests/house/features.c &&
+    quiet compile -O2 $WARNINGS -DASTHRA_RT_STATIC -o "$OUT/static.o" tests/house/features.c &&
         "$CC" -o "$OUT/static" "$OUT/static.o" -pthread && "$OUT/static" &&
         [ "$(nm -g --defined-only "$OUT/static.o" | awk '$3 !~ /^asthra__/ { print $3 }')" = main ]
 }
