@@ -6941,9 +6941,12 @@ typedef struct Asthra__HeapRunner {       /* hooks: of what runs on the calling 
 
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
-ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
-ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone);
-ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone);
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone,
+                                                     const void *site);
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone,
+                                           const void *site);
+ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone,
+                                            const void *site);
 /* NULL allocates; size 0 is a block of no bytes. The old block stays as it was on failure. */
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb);
@@ -6951,7 +6954,7 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
 ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
                                                    const void *site, const char *verb);
 /* The same two, part of their callers, under the rule of asthra__thread_raw. */
-ASTHRA__FN void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone, const void *site);
 ASTHRA__FN void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone, const void *site,
                                        const char *verb);
 ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
@@ -7250,8 +7253,6 @@ ASTHRA__FN void asthra__heap_count_failure(AsthraMemoryZone zone);
 /* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
 ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
                                           const void *site);
-/* For callers that have called others, under the rule of asthra__thread_raw. */
-ASTHRA__FN void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone, const void *site);
 
 /* heap_find.c: from any address, while other threads take and free. */
 typedef struct Asthra__Found { /* the block of an address: of a page, or huge, or neither */
@@ -8660,8 +8661,8 @@ ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
     return ptr;
 }
 
-static ASTHRA__FAST void *asthra__heap_alloc_for(size_t size, AsthraMemoryZone zone,
-                                                 const void *site) {
+ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone,
+                                                      const void *site) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
         void *ptr = asthra__heap_alloc_quick(h, size, zone);
@@ -8670,32 +8671,25 @@ static ASTHRA__FAST void *asthra__heap_alloc_for(size_t size, AsthraMemoryZone z
     return asthra__heap_alloc_slow(size, 16, zone, site);
 }
 
-ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
-    return asthra__heap_alloc_for(size, zone, __builtin_return_address(0));
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone,
+                                                     const void *site) {
+    return asthra__heap_alloc_here(size, zone, site);
 }
 
-ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
-                                                        const void *site) {
-    return asthra__heap_alloc_for(size, zone, site);
-}
-
-ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
-    return asthra__heap_alloc_here(size, zone);
-}
-
-ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
+ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone,
+                                            const void *site) {
     if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }
-    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone,
-                                   __builtin_return_address(0));
+    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone, site);
 }
 
-ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone,
+                                           const void *site) {
     size_t all;
     if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
-    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
+    char *ptr = asthra__heap_alloc(all, zone, site);
     if (ptr == NULL) return NULL;
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;
@@ -9351,11 +9345,11 @@ static void asthra__found_move(const Asthra__Found *f, char *to, size_t bytes) {
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb) {
     Asthra__Found f;
-    if (ptr == NULL) return asthra__heap_alloc_at(size, zone, site);
+    if (ptr == NULL) return asthra__heap_alloc(size, zone, site);
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
-    char *moved = asthra__heap_alloc_at(size, zone, site);
+    char *moved = asthra__heap_alloc(size, zone, site);
     if (moved == NULL) return NULL;
     size_t kept = asthra__found_charge(&f);
     if (kept > size) kept = size;
@@ -10463,15 +10457,17 @@ ASTHRA__FN size_t asthra__heap_trim(void) {
 #if ASTHRA_HAS_MANUAL
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc(size_t size) {
-    return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL, __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc_zeroed(size_t count, size_t size) {
-    return asthra__heap_alloc_zeroed(count, size, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_zeroed(count, size, ASTHRA_MEMORY_ZONE_MANUAL,
+                                     __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc_aligned(size_t size, size_t alignment) {
-    return asthra__heap_alloc_aligned(size, alignment, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_aligned(size, alignment, ASTHRA_MEMORY_ZONE_MANUAL,
+                                      __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_realloc(void *ptr, size_t size) {
@@ -10691,7 +10687,7 @@ static struct {
 /* ---- the zone ---- */
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_pinned_alloc(size_t size) {
-    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED);
+    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED, __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_pinned_free(void *ptr) {
@@ -11458,7 +11454,7 @@ static bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
         (size_t)(c->end - asthra__stack_chunk_base(c)) >= asthra__stack_need(size)) {
         r->spare = NULL;
     } else {
-        c = asthra__heap_alloc(bytes, ASTHRA_MEMORY_ZONE_STACK);
+        c = asthra__heap_alloc(bytes, ASTHRA_MEMORY_ZONE_STACK, NULL);
         if (c == NULL) return false;
         asthra__stack_chunk_fill(r, c, bytes);
     }
@@ -11590,7 +11586,8 @@ static void asthra__stack_setup(void) {
 static Asthra__StackRegion *asthra__stack_make(void) {
     asthra__once(&asthra__stack.once, asthra__stack_setup);
     asthra__stack_reap_orphans();
-    Asthra__StackRegion *r = asthra__heap_alloc(ASTHRA__STACK_FIRST, ASTHRA_MEMORY_ZONE_STACK);
+    Asthra__StackRegion *r =
+        asthra__heap_alloc(ASTHRA__STACK_FIRST, ASTHRA_MEMORY_ZONE_STACK, NULL);
     if (r == NULL) return NULL;
     memset(r, 0, sizeof *r);
     r->self = r;
@@ -13590,11 +13587,13 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
     (void)size; /* where no zone is in the build */
 #if ASTHRA_HAS_MANUAL
     if (ASTHRA__LIKELY(zone == ASTHRA_MEMORY_ZONE_MANUAL))
-        return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
+        return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL,
+                                       __builtin_return_address(0));
 #endif
     switch (zone) {
 #if ASTHRA_HAS_PINNED
-    case ASTHRA_MEMORY_ZONE_PINNED: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED);
+    case ASTHRA_MEMORY_ZONE_PINNED:
+        return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED, __builtin_return_address(0));
 #endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: return asthra_stack_alloc(size);

@@ -86,7 +86,8 @@ TEST(heap, aligned_classes_hold_the_size_at_the_alignment) {
 TEST(heap, blocks_begin_at_multiples_of_their_size_and_nowhere_else) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         size_t size = asthra__bin_size(bin);
-        char *block = asthra__heap_alloc(size - ASTHRA__TRAILER_BYTES, ASTHRA_MEMORY_ZONE_MANUAL);
+        char *block =
+            asthra__heap_alloc(size - ASTHRA__TRAILER_BYTES, ASTHRA_MEMORY_ZONE_MANUAL, NULL);
         Asthra__Found f;
         CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
         CHECK_EQ(f.page->block_size, size);
@@ -142,7 +143,8 @@ TEST(heap, blocks_that_were_not_given_out_yet_are_neither_live_nor_freed) {
 TEST(heap, every_address_in_a_page_finds_its_block) {
     for (unsigned bin = 0; bin < ASTHRA__HEAP_BINS; bin++) {
         size_t size = asthra__bin_size(bin);
-        char *start = asthra__heap_alloc(size - ASTHRA__TRAILER_BYTES, ASTHRA_MEMORY_ZONE_MANUAL);
+        char *start =
+            asthra__heap_alloc(size - ASTHRA__TRAILER_BYTES, ASTHRA_MEMORY_ZONE_MANUAL, NULL);
         Asthra__Found f;
         CHECK_EQ(asthra__heap_find(start, &f), ASTHRA_ADDRESS_LIVE);
         CHECK(start == f.page->start && f.page->block_size == size);
@@ -404,7 +406,7 @@ TEST(heap, a_call_of_another_zone_names_the_blocks_zone) {
         pid_t child = fork();
         if (child == 0) {
             asthra_panic_set_hook(note_other_zone, NULL);
-            misuses[i / 6](asthra__heap_alloc(kinds[i % 6], ASTHRA_MEMORY_ZONE_PINNED));
+            misuses[i / 6](asthra__heap_alloc(kinds[i % 6], ASTHRA_MEMORY_ZONE_PINNED, NULL));
             _exit(0);
         }
         CHECK_EQ(waitpid(child, &status, 0), child);
@@ -414,8 +416,8 @@ TEST(heap, a_call_of_another_zone_names_the_blocks_zone) {
 
 TEST(heap, a_walk_keeps_to_its_zone) {
     for (size_t i = 0; i < 100; i++) {
-        asthra__heap_alloc(i * 40, ASTHRA_MEMORY_ZONE_PINNED);
-        asthra__heap_alloc(i * 90000, ASTHRA_MEMORY_ZONE_STACK);
+        asthra__heap_alloc(i * 40, ASTHRA_MEMORY_ZONE_PINNED, NULL);
+        asthra__heap_alloc(i * 90000, ASTHRA_MEMORY_ZONE_STACK, NULL);
     }
     Asthra__AccountSum sum = {0, 0, 0, 0};
     asthra__heap_sum(ASTHRA_MEMORY_ZONE_PINNED, &sum);

@@ -352,8 +352,8 @@ ASTHRA__COLD static void *asthra__heap_alloc_slow(size_t size, size_t alignment,
     return ptr;
 }
 
-static ASTHRA__FAST void *asthra__heap_alloc_for(size_t size, AsthraMemoryZone zone,
-                                                 const void *site) {
+ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone,
+                                                      const void *site) {
     Asthra__Heap *h = asthra__thread_raw()->heaps[zone];
     if (ASTHRA__LIKELY(h != NULL && !asthra__zone_is_watched())) {
         void *ptr = asthra__heap_alloc_quick(h, size, zone);
@@ -362,32 +362,25 @@ static ASTHRA__FAST void *asthra__heap_alloc_for(size_t size, AsthraMemoryZone z
     return asthra__heap_alloc_slow(size, 16, zone, site);
 }
 
-ASTHRA__FN ASTHRA__FAST void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone) {
-    return asthra__heap_alloc_for(size, zone, __builtin_return_address(0));
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone,
+                                                     const void *site) {
+    return asthra__heap_alloc_here(size, zone, site);
 }
 
-ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone,
-                                                        const void *site) {
-    return asthra__heap_alloc_for(size, zone, site);
-}
-
-ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone) {
-    return asthra__heap_alloc_here(size, zone);
-}
-
-ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone) {
+ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone,
+                                            const void *site) {
     if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         asthra__error_set(ASTHRA_INVALID, "alignment is %zu, expected a power of two", alignment);
         return NULL;
     }
-    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone,
-                                   __builtin_return_address(0));
+    return asthra__heap_alloc_slow(size, alignment < 16 ? 16 : alignment, zone, site);
 }
 
-ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone) {
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone,
+                                           const void *site) {
     size_t all;
     if (__builtin_mul_overflow(count, size, &all)) all = SIZE_MAX; /* refused as too large */
-    char *ptr = asthra__heap_alloc_at(all, zone, __builtin_return_address(0));
+    char *ptr = asthra__heap_alloc(all, zone, site);
     if (ptr == NULL) return NULL;
     if (all > ASTHRA__MEDIUM_MAX && !asthra__heap_is_watched(zone)) { /* no hook wrote into it */
         Asthra__Found f;

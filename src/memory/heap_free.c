@@ -175,11 +175,11 @@ static void asthra__found_move(const Asthra__Found *f, char *to, size_t bytes) {
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb) {
     Asthra__Found f;
-    if (ptr == NULL) return asthra__heap_alloc_at(size, zone, site);
+    if (ptr == NULL) return asthra__heap_alloc(size, zone, site);
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
-    char *moved = asthra__heap_alloc_at(size, zone, site);
+    char *moved = asthra__heap_alloc(size, zone, site);
     if (moved == NULL) return NULL;
     size_t kept = asthra__found_charge(&f);
     if (kept > size) kept = size;

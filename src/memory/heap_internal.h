@@ -24,9 +24,12 @@ typedef struct Asthra__HeapRunner {       /* hooks: of what runs on the calling 
 
 /* ---- what zones call. NULL: the reason is in asthra_last_error. `verb` is for panics. ---- */
 
-ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone);
-ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone);
-ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone);
+ASTHRA__FN ASTHRA__NOINLINE void *asthra__heap_alloc(size_t size, AsthraMemoryZone zone,
+                                                     const void *site);
+ASTHRA__FN void *asthra__heap_alloc_zeroed(size_t count, size_t size, AsthraMemoryZone zone,
+                                           const void *site);
+ASTHRA__FN void *asthra__heap_alloc_aligned(size_t size, size_t alignment, AsthraMemoryZone zone,
+                                            const void *site);
 /* NULL allocates; size 0 is a block of no bytes. The old block stays as it was on failure. */
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
                                       const void *site, const char *verb);
@@ -34,7 +37,7 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
 ASTHRA__FN ASTHRA__NOINLINE void asthra__heap_free(void *ptr, AsthraMemoryZone zone,
                                                    const void *site, const char *verb);
 /* The same two, part of their callers, under the rule of asthra__thread_raw. */
-ASTHRA__FN void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone);
+ASTHRA__FN void *asthra__heap_alloc_here(size_t size, AsthraMemoryZone zone, const void *site);
 ASTHRA__FN void asthra__heap_free_here(void *ptr, AsthraMemoryZone zone, const void *site,
                                        const char *verb);
 ASTHRA__FN size_t asthra__heap_usable_size(const void *ptr, AsthraMemoryZone zone,
@@ -333,8 +336,6 @@ ASTHRA__FN void asthra__heap_count_failure(AsthraMemoryZone zone);
 /* Who asks for, or gives back, a block of this level; chunks of the stack zone do not tell. */
 ASTHRA__FN Asthra__Deed asthra__heap_deed(AsthraSafetyLevel level, AsthraMemoryZone zone,
                                           const void *site);
-/* For callers that have called others, under the rule of asthra__thread_raw. */
-ASTHRA__FN void *asthra__heap_alloc_at(size_t size, AsthraMemoryZone zone, const void *site);
 
 /* heap_find.c: from any address, while other threads take and free. */
 typedef struct Asthra__Found { /* the block of an address: of a page, or huge, or neither */

@@ -10,15 +10,17 @@
 #if ASTHRA_HAS_MANUAL
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc(size_t size) {
-    return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL, __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc_zeroed(size_t count, size_t size) {
-    return asthra__heap_alloc_zeroed(count, size, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_zeroed(count, size, ASTHRA_MEMORY_ZONE_MANUAL,
+                                     __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_alloc_aligned(size_t size, size_t alignment) {
-    return asthra__heap_alloc_aligned(size, alignment, ASTHRA_MEMORY_ZONE_MANUAL);
+    return asthra__heap_alloc_aligned(size, alignment, ASTHRA_MEMORY_ZONE_MANUAL,
+                                      __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_manual_realloc(void *ptr, size_t size) {

@@ -28,11 +28,13 @@ ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_alloc(size_t size, AsthraMemoryZone 
     (void)size; /* where no zone is in the build */
 #if ASTHRA_HAS_MANUAL
     if (ASTHRA__LIKELY(zone == ASTHRA_MEMORY_ZONE_MANUAL))
-        return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL);
+        return asthra__heap_alloc_here(size, ASTHRA_MEMORY_ZONE_MANUAL,
+                                       __builtin_return_address(0));
 #endif
     switch (zone) {
 #if ASTHRA_HAS_PINNED
-    case ASTHRA_MEMORY_ZONE_PINNED: return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED);
+    case ASTHRA_MEMORY_ZONE_PINNED:
+        return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED, __builtin_return_address(0));
 #endif
 #if ASTHRA_HAS_STACK
     case ASTHRA_MEMORY_ZONE_STACK: return asthra_stack_alloc(size);

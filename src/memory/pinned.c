@@ -51,7 +51,7 @@ static struct {
 /* ---- the zone ---- */
 
 ASTHRA_RT_API ASTHRA__NOINLINE void *asthra_pinned_alloc(size_t size) {
-    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED);
+    return asthra__heap_alloc(size, ASTHRA_MEMORY_ZONE_PINNED, __builtin_return_address(0));
 }
 
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_pinned_free(void *ptr) {

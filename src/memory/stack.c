@@ -290,7 +290,7 @@ static bool asthra__stack_chunk_push(Asthra__StackRegion *r, size_t size) {
         (size_t)(c->end - asthra__stack_chunk_base(c)) >= asthra__stack_need(size)) {
         r->spare = NULL;
     } else {
-        c = asthra__heap_alloc(bytes, ASTHRA_MEMORY_ZONE_STACK);
+        c = asthra__heap_alloc(bytes, ASTHRA_MEMORY_ZONE_STACK, NULL);
         if (c == NULL) return false;
         asthra__stack_chunk_fill(r, c, bytes);
     }
@@ -422,7 +422,8 @@ static void asthra__stack_setup(void) {
 static Asthra__StackRegion *asthra__stack_make(void) {
     asthra__once(&asthra__stack.once, asthra__stack_setup);
     asthra__stack_reap_orphans();
-    Asthra__StackRegion *r = asthra__heap_alloc(ASTHRA__STACK_FIRST, ASTHRA_MEMORY_ZONE_STACK);
+    Asthra__StackRegion *r =
+        asthra__heap_alloc(ASTHRA__STACK_FIRST, ASTHRA_MEMORY_ZONE_STACK, NULL);
     if (r == NULL) return NULL;
     memset(r, 0, sizeof *r);
     r->self = r;
