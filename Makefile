@@ -74,14 +74,14 @@ asan.flags := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -DA
 tsan.cc := $(CC)
 tsan.flags := -O1 -g1 -fsanitize=thread -DASTHRA_RT_DEBUG=1
 noasm.cc := $(CC)
-noasm.flags := -O0 -DASTHRA_RT_NO_ASM
+noasm.flags := -O1 -DASTHRA_RT_NO_ASM
 nothreads.cc := $(CC)
 nothreads.flags := -O0 -DASTHRA_RT_NO_THREADS
 aarch64.cc := aarch64-linux-gnu-gcc
 aarch64.flags := -O1 -static
 aarch64.run := qemu-aarch64
 musl.cc := musl-gcc
-musl.flags := -O0 -static -fno-omit-frame-pointer
+musl.flags := -O1 -static -fno-omit-frame-pointer
 musl.more := tests/house/musl.c
 
 # Seconds that one test may take where everything is slower.
