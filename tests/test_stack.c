@@ -285,7 +285,7 @@ TEST_PANICS(stack, a_copy_of_a_released_mark_is_not_the_next_one, "one released 
     CHECK(next.open && next.depth != copy.depth);
     asthra_stack_release(&copy);
 }
-TEST_PANICS(stack, no_mark_is_no_mark, "broken invariant") {
+TEST_PANICS(stack, no_mark_is_no_mark, "expected a mark, found NULL") {
     asthra_stack_release(NULL);
 }
 TEST_PANICS(stack, a_mark_of_zeros_is_not_open, "not open") {

@@ -219,6 +219,10 @@ ASTHRA__COLD ASTHRA_NORETURN static void asthra__stack_wrong_release(uint32_t fo
                     expected, who, found);
 }
 
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__stack_no_mark(void) {
+    asthra_panic_at(NULL, "Wrong release in stack_release: expected a mark, found NULL");
+}
+
 static ASTHRA__FAST void asthra__stack_expect_whole(const Asthra__StackRegion *r) {
     if (ASTHRA__UNLIKELY(asthra__foot_live(r->top) != r->live)) asthra__stack_overflown(r->top);
 }
@@ -725,7 +729,7 @@ ASTHRA__COLD static void asthra__stack_cut_slow(Asthra__StackRegion *r, char *to
 ASTHRA_RT_API ASTHRA__NOINLINE void asthra_stack_release(AsthraStackMark *mark) {
     Asthra__Thread *t = asthra__stack_place();
     Asthra__StackRegion *r = t->stack;
-    ASTHRA__CHECK(mark != NULL);
+    if (ASTHRA__UNLIKELY(mark == NULL)) asthra__stack_no_mark();
     uint64_t depth = mark->depth;
     uint32_t stamp = depth & ASTHRA__STAMP_MASK;
     uint32_t around = depth >> ASTHRA__STAMP_BITS & ASTHRA__STAMP_MASK;
