@@ -3,7 +3,7 @@
 . tests/house/lib.sh
 . tests/house/switches.sh
 
-level=-Os # what is left of a whole book takes four times as long to optimise as to compile
+level=-Os # -O0, four times as quick, where nobody looks at what is left
 build() {
     rm -f "$OUT/f.o"
     quiet "$CC" -std=gnu11 "$level" $WARNINGS $INCLUDES "$@" -c -o "$OUT/f.o" \
@@ -46,10 +46,9 @@ core_comes_with() {
 }
 
 check all-on build
+level=-O0
 for part in $parts; do
-    level=-O0
     check "no-$part" build $(flags NO_ $(goes "$part"))
-    level=-Os
     check "only-$part" build -DASTHRA_RT_ONLY $(flags WITH_ $(comes "$part"))
 done
 for part in $parts; do
@@ -62,6 +61,7 @@ for cc in $found; do
     check "$cc-only-ARENA-is-small" alone_is_small
     check "$cc-only-ARENA-works" alone_works
 done
+level=-Os
 check all-off build -DASTHRA_RT_ONLY
 check all-off-has-no-stb_ds uses_no stbds
 for trait in $traits; do
