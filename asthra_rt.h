@@ -1573,6 +1573,13 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #ifndef ASTHRA__ASAN
 #define ASTHRA__ASAN 0
 #endif
+/* Of functions that touch what AddressSanitizer was told to be nobody's. GCC may move the loads of
+ * one that is only not to be inlined into callers that are checked. */
+#if defined(__clang__)
+#define ASTHRA__ASAN_BLIND __attribute__((__noinline__, __no_sanitize__("address")))
+#else
+#define ASTHRA__ASAN_BLIND __attribute__((__noipa__, __no_sanitize__("address")))
+#endif
 #if defined(__SANITIZE_THREAD__)
 #define ASTHRA__TSAN 1
 #elif defined(__has_feature)
@@ -1595,26 +1602,26 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #define asthra__or(p, v, order) atomic_fetch_or_explicit((p), (v), memory_order_##order)
 #define asthra__and(p, v, order) atomic_fetch_and_explicit((p), (v), memory_order_##order)
 /* Strong; a failure reads with relaxed order into *expected. */
-#define asthra__cas(p, expected, v, order)                                                        \
-    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_##order,           \
+#define asthra__cas(p, expected, v, order)                                              \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_##order, \
                                             memory_order_relaxed)
 #else
 #define ASTHRA__ATOMIC(T) T
 #define asthra__load(p, order) (*(p))
 #define asthra__store(p, v, order) ((void)(*(p) = (v)))
-#define asthra__update(p, expression)                                                             \
-    __extension__({                                                                               \
-        __typeof__(p) asthra__p = (p);                                                            \
-        __typeof__(*asthra__p) asthra__old = *asthra__p;                                          \
-        *asthra__p = (__typeof__(asthra__old))(expression);                                       \
-        asthra__old;                                                                              \
+#define asthra__update(p, expression)                       \
+    __extension__({                                         \
+        __typeof__(p) asthra__p = (p);                      \
+        __typeof__(*asthra__p) asthra__old = *asthra__p;    \
+        *asthra__p = (__typeof__(asthra__old))(expression); \
+        asthra__old;                                        \
     })
 #define asthra__exchange(p, v, order) asthra__update(p, v)
 #define asthra__add(p, v, order) asthra__update(p, asthra__old + (v))
 #define asthra__sub(p, v, order) asthra__update(p, asthra__old - (v))
 #define asthra__or(p, v, order) asthra__update(p, asthra__old | (v))
-#define asthra__and(p, v, order) asthra__update(p, asthra__old & (v))
-#define asthra__cas(p, expected, v, order)                                                        \
+#define asthra__and(p, v, order) asthra__update(p, asthra__old &(v))
+#define asthra__cas(p, expected, v, order) \
     (*(p) == *(expected) ? (void)(*(p) = (v)), true : ((void)(*(expected) = *(p)), false))
 #endif
 
@@ -1682,9 +1689,13 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
  * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
-/* Whole pages of memory that was mapped here: what they hold is elsewhere then, and they are zero.
- * false: refused, and all is as before. */
-ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes);
+/* The pages of one mapping take the place of another's, and are more or fewer then. */
+typedef enum Asthra__OsMoved {
+    ASTHRA__OS_MOVED,
+    ASTHRA__OS_STAYED, /* refused; what was in the other's may be lost */
+    ASTHRA__OS_LOST    /* refused, and the other is not mapped any more */
+} Asthra__OsMoved;
+ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes);
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and
@@ -2253,7 +2264,8 @@ enum {
     ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
     ASTHRA__OS_PIDFD_SELF = -10000,    /* PIDFD_SELF_THREAD, Linux 6.15 */
     ASTHRA__OS_DONTNEED_LOCKED = 24,   /* MADV_DONTNEED_LOCKED, Linux 5.18 */
-    ASTHRA__OS_MOVE = 1 | 2 | 4,       /* MREMAP_MAYMOVE, _FIXED, _DONTUNMAP: Linux 5.7 */
+    ASTHRA__OS_MOVE = 1 | 2,           /* MREMAP_MAYMOVE, MREMAP_FIXED */
+    ASTHRA__OS_NOREPLACE = 0x100000,   /* MAP_FIXED_NOREPLACE, Linux 4.17; before that a hint */
     ASTHRA__OS_PROCESS_MADVISE = 440,  /* the same number on every processor */
     ASTHRA__OS_GUARDS_A_CALL = 64
 };
@@ -2462,11 +2474,27 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     return is_done;
 }
 
-ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes) {
+/* Whether all of it is mapped. */
+static bool asthra__os_is_mapped(void *start, size_t bytes) {
+    return msync(start, bytes, MS_ASYNC) == 0;
+}
+
+/* The kernel takes away what is in the way before it finds reasons to refuse: that `from` lies in
+ * several mappings, because the host has advised part of it, say. */
+ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes) {
     int saved = errno;
-    bool is_done = syscall(SYS_mremap, from, bytes, bytes, ASTHRA__OS_MOVE, to) == (long)to;
+    Asthra__OsMoved how = ASTHRA__OS_MOVED;
+    if (syscall(SYS_mremap, from, bytes, to_bytes, ASTHRA__OS_MOVE, to) != (long)to) {
+        void *again = mmap(to, to_bytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | ASTHRA__OS_NOREPLACE, -1, 0);
+        how = asthra__os_is_mapped(to, to_bytes) ? ASTHRA__OS_STAYED : ASTHRA__OS_LOST;
+        if (again != MAP_FAILED && again != to) munmap(again, to_bytes);
+    }
+#if ASTHRA__ASAN
+    if (how == ASTHRA__OS_MOVED) __asan_unpoison_memory_region(from, bytes);
+#endif
     errno = saved;
-    return is_done;
+    return how;
 }
 
 /* Fills the budget: how far the mappings of the process are from half of what it may have. */
@@ -7006,7 +7034,7 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 
 /* Of words in blocks that are ours. */
 #if ASTHRA__ASAN
-#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__HEAP_OWN ASTHRA__ASAN_BLIND
 #elif ASTHRA__TSAN
 #define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
 #else
@@ -7119,8 +7147,9 @@ ASTHRA__FN uintptr_t asthra__block_link(const Asthra__HeapBlock *b);
 ASTHRA__FN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next);
 /* The next free block; panics if a user has written over the link. */
 ASTHRA__FN Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b);
-/* A free one that was not handed out yet, for all that anybody knows. */
-ASTHRA__FN void asthra__block_make(const Asthra__HeapPage *p, char *block, Asthra__HeapBlock *next);
+ASTHRA__FN void
+asthra__block_make(const Asthra__HeapPage *p, char *block, Asthra__HeapBlock *next,
+                   uint64_t trailer); /* a free one; the level may have no trailer */
 ASTHRA__FN uint64_t asthra__trailer_get(const char *block, size_t capacity);
 ASTHRA__FN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer);
 ASTHRA__FN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
@@ -7158,6 +7187,8 @@ ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void 
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
 ASTHRA__FN size_t asthra__segment_mapped(size_t *resident); /* of all; *resident grows */
 ASTHRA__FN size_t asthra__segment_trim(void);
+ASTHRA__FN size_t
+asthra__segment_given(void); /* bytes, ever, of pages that went when they emptied */
 /* Which node of memory the calling thread is on; NULL, as at first: fresh memory comes from
  * anywhere. */
 typedef unsigned (*Asthra__NodeNow)(void);
@@ -7200,9 +7231,11 @@ struct Asthra__Huge { /* never unmapped */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
     uint8_t level;
-    bool is_guarded;                /* heap_guard.c's: the mapping goes on, closed */
-    bool is_zero;                   /* when it was taken */
-    int64_t kept_since;             /* its mapping waits for another use */
+    bool is_guarded; /* heap_guard.c's: the mapping goes on, closed */
+    bool is_zero;    /* when it was taken */
+    bool is_moved;   /* to another's mapping: its own is gone */
+    bool is_kept;    /* its mapping waits for another use */
+    int64_t kept_since;
     uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
     Asthra__Note note;              /* at the full level, both */
@@ -7210,6 +7243,11 @@ struct Asthra__Huge { /* never unmapped */
 };
 ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment); /* NULL: no memory */
 ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge);
+/* What the user's bytes of the block end with. */
+ASTHRA__FN void asthra__huge_mark(Asthra__Huge *huge);
+/* The pages of one block become those of another, whose own are lost; then `from` has none. false:
+ * nothing was done; or, with to->is_moved, the other has none any more. */
+ASTHRA__FN bool asthra__huge_move(Asthra__Huge *from, Asthra__Huge *to);
 /* Mappings that wait for another use: gives them back, or the old ones; counts their bytes. */
 ASTHRA__FN size_t asthra__huge_trim(void);
 ASTHRA__FN void asthra__huge_decay(void);
@@ -7392,6 +7430,7 @@ static struct {
     Asthra__Segment *available[ASTHRA__SEGMENT_NODES];
     ASTHRA__ATOMIC(Asthra__NodeNow) node_now; /* NULL: nodes do not matter */
     int64_t next_tick;
+    size_t given;   /* bytes that went back with the last block of a page; for trim */
     char *metadata; /* what is left of the last piece */
     size_t metadata_left;
 } asthra__segments;
@@ -7636,13 +7675,15 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
         (Asthra__Segment *)((uintptr_t)page & ~((uintptr_t)ASTHRA__REGION_BYTES - 1));
     unsigned first = (unsigned)(page - s->pages), slices = page->slices;
     uint64_t mask = asthra__slice_mask(first, slices);
-    bool is_gone = asthra__load(&page->hollow, relaxed) != 0 && /* then the rest goes too */
-                   asthra__os_discard(page->start, (size_t)slices * ASTHRA__SLICE_BYTES);
-    asthra__lock(&asthra__segments.lock);
+    bool is_gone = asthra__load(&page->hollow, relaxed) != 0; /* then the rest goes too */
     page->slices = 0;
+    asthra__compiler_fence(); /* who asks about its blocks meanwhile finds no page */
+    if (is_gone) is_gone = asthra__os_discard(page->start, (size_t)slices * ASTHRA__SLICE_BYTES);
+    asthra__lock(&asthra__segments.lock);
     if (s->free == 0) asthra__segment_enlist(s);
     s->free |= mask;
     if (!is_gone) s->touched |= mask;
+    if (is_gone) asthra__segments.given += (size_t)slices * ASTHRA__SLICE_BYTES;
     asthra__segment_tick();
     asthra__unlock(&asthra__segments.lock);
 }
@@ -7738,6 +7779,13 @@ ASTHRA__FN bool asthra__segment_is_lent(void) {
     bool is_lent = asthra__segments.lent != 0;
     asthra__unlock(&asthra__segments.lock);
     return is_lent;
+}
+
+ASTHRA__FN size_t asthra__segment_given(void) {
+    asthra__lock(&asthra__segments.lock);
+    size_t bytes = asthra__segments.given;
+    asthra__unlock(&asthra__segments.lock);
+    return bytes;
 }
 
 ASTHRA__FN size_t asthra__segment_trim(void) {
@@ -7863,6 +7911,7 @@ static Asthra__Huge *asthra__huge_kept_out(unsigned i) {
     Asthra__Huge *huge = asthra__huge.kept[i];
     unsigned count = asthra__load(&asthra__huge.kept_count, relaxed) - 1;
     for (; i < count; i++) asthra__huge.kept[i] = asthra__huge.kept[i + 1];
+    huge->is_kept = false;
     asthra__huge.kept_bytes -= huge->mapped;
     asthra__store(&asthra__huge.kept_count, count, relaxed);
     return huge;
@@ -7927,6 +7976,7 @@ static void asthra__huge_keep(Asthra__Huge *huge) {
     bool has_room = count < ASTHRA__HUGE_KEPT; /* else others came between */
     if (has_room) {
         huge->kept_since = now;
+        huge->is_kept = true;
         asthra__huge.kept[count] = huge;
         asthra__huge.kept_bytes += huge->mapped;
         asthra__store(&asthra__huge.kept_count, count + 1, relaxed);
@@ -7976,9 +8026,28 @@ ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment) {
     return huge;
 }
 
+ASTHRA__FN void asthra__huge_mark(Asthra__Huge *huge) {
+    if (huge->level == ASTHRA_SAFETY_NONE) return;
+    if (huge->size < huge->mapped) asthra__tail_mark(huge->start + huge->size); /* else guarded */
+    asthra__heap_hide(huge->start + huge->size, huge->mapped - huge->size);
+}
+
+ASTHRA__FN bool asthra__huge_move(Asthra__Huge *from, Asthra__Huge *to) {
+    bool is_plain = from->raw == NULL && to->raw == NULL && !from->is_guarded && !to->is_guarded;
+    if (!is_plain || from->level == ASTHRA_SAFETY_FULL) return false;
+    Asthra__OsMoved moved = asthra__os_move(from->start, from->mapped, to->start, to->mapped);
+    from->is_moved = moved == ASTHRA__OS_MOVED;
+    to->is_moved = moved == ASTHRA__OS_LOST;
+    if (!to->is_moved) asthra__huge_mark(to); /* its own may be lost */
+    return from->is_moved;
+}
+
 ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge) {
     if (ASTHRA__UNLIKELY(huge->is_guarded)) {
         asthra__guard_give(huge);
+    } else if (huge->is_moved) {
+        huge->is_moved = false;
+        asthra__huge_record_give(huge);
     } else if (asthra__huge_is_worth_keeping(huge)) {
         asthra__huge_keep(huge);
     } else {
@@ -8265,10 +8334,9 @@ ASTHRA__FN ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacit
 }
 
 ASTHRA__FN ASTHRA__FAST void asthra__block_make(const Asthra__HeapPage *p, char *block,
-                                                Asthra__HeapBlock *next) {
+                                                Asthra__HeapBlock *next, uint64_t trailer) {
     asthra__block_set_next((Asthra__HeapBlock *)(void *)block, next);
-    if (p->level != ASTHRA_SAFETY_NONE)
-        asthra__trailer_set(block, p->block_size, ASTHRA__TRAILER_NEVER);
+    if (p->level != ASTHRA_SAFETY_NONE) asthra__trailer_set(block, p->block_size, trailer);
 }
 
 ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {
@@ -8568,10 +8636,7 @@ static void *asthra__huge_give_out(Asthra__Heap *h, Asthra__Huge *huge, size_t s
     huge->size = size;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
-    if (h->level != ASTHRA_SAFETY_NONE) {
-        if (size < huge->mapped) asthra__tail_mark(huge->start + size); /* else it is guarded */
-        asthra__heap_hide(huge->start + size, huge->mapped - size);
-    }
+    asthra__huge_mark(huge);
     asthra__store(&huge->is_live, 1u, release);
     return huge->start;
 }
@@ -8962,7 +9027,7 @@ static size_t asthra__page_remake(Asthra__HeapPage *p) {
         for (size_t i = blocks.last + 1u; i-- > blocks.first;) {
             char *block = p->start + i * p->block_size;
             if (asthra__block_is_gone(p, i, shift)) continue;
-            asthra__block_make(p, block, p->free);
+            asthra__block_make(p, block, p->free, ASTHRA__TRAILER_FREED); /* by whom, went too */
             p->free = (void *)block;
             p->gone--;
         }
@@ -9017,7 +9082,8 @@ static void asthra__page_extend(Asthra__HeapPage *p) {
     char *block = p->start + (size_t)p->made * p->block_size;
     p->free = (Asthra__HeapBlock *)(void *)block;
     for (size_t i = 1; i <= count; i++, block += p->block_size)
-        asthra__block_make(p, block, i < count ? (void *)(block + p->block_size) : NULL);
+        asthra__block_make(p, block, i < count ? (void *)(block + p->block_size) : NULL,
+                           ASTHRA__TRAILER_NEVER);
     p->made = (uint16_t)(p->made + count);
 }
 
@@ -9029,6 +9095,7 @@ ASTHRA__FN Asthra__HeapBlock *asthra__bin_take(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapBlock *blocks = p->free;
     p->free = NULL;
     p->used = (uint32_t)p->made - p->gone;
+    p->swept = UINT16_MAX; /* as many may be in use soon, but others */
     if (p->made == p->room && p->gone == 0) asthra__page_unlist(h, p);
     if (grown != 0) asthra__heap_sweep(h, grown);
     return blocks;
@@ -9108,7 +9175,11 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p
     /* Of a page that is being made the fields may not fit together. */
     if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
         return ASTHRA_ADDRESS_SLACK;
-    return asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
+    AsthraAddressKind kind = asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
+    if (ASTHRA__UNLIKELY(f->is_broken) && /* or it went while it was read */
+        (p->slices == 0 || asthra__page_is_hollow(p, offset, capacity)))
+        return ASTHRA_ADDRESS_FREED;
+    return kind;
 }
 
 /* Also of addresses whose pages change hands meanwhile. */
@@ -9139,7 +9210,8 @@ ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
     if (f->level == ASTHRA_SAFETY_NONE) return 0;
     uint64_t trailer = asthra__trailer_get(f->start, f->capacity);
     unsigned kind = trailer & 255; /* none of the two if the page's memory is gone */
-    return kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR ? trailer : 0;
+    bool is_known = trailer > UINT16_MAX;
+    return (kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR) && is_known ? trailer : 0;
 }
 
 /* Of a live block: whether nobody wrote past its end. */
@@ -9267,25 +9339,32 @@ static bool asthra__heap_free_far(void *ptr, AsthraMemoryZone zone, const void *
     return true;
 }
 
+/* A live one of the zone, which is not pinned. */
+static void asthra__heap_free_found(const Asthra__Found *f, AsthraMemoryZone zone, const void *site,
+                                    const char *verb) {
+    if (asthra__heap_is_watched(zone)) {
+        bool is_there = f->huge == NULL || !f->huge->is_moved;
+        if (is_there) asthra__zone_tell_free(f->start, zone);
+        asthra__zone_release(asthra__found_charge(f));
+    }
+    Asthra__Deed deed = asthra__heap_deed(f->level, zone, site);
+    if (f->level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
+    Asthra__Heap *h = asthra__heap_enter(zone);
+    size_t charge = asthra__found_charge(f);
+    asthra__found_mark_freed(f, zone, h, asthra__freed_by(h, site), verb);
+    if (f->level == ASTHRA_SAFETY_FULL) asthra__full_freed(f, deed);
+    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
+    asthra__found_give(h, f);
+    asthra__heap_leave(h);
+}
+
 ASTHRA__COLD ASTHRA__FN void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone,
                                                     const void *site, const char *verb) {
     Asthra__Found f;
     if (ptr == NULL || asthra__heap_free_far(ptr, zone, site)) return;
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
-    if (asthra__heap_is_watched(zone)) {
-        asthra__zone_tell_free(ptr, zone);
-        asthra__zone_release(asthra__found_charge(&f));
-    }
-    Asthra__Deed deed = asthra__heap_deed(f.level, zone, site);
-    if (f.level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
-    Asthra__Heap *h = asthra__heap_enter(zone);
-    size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, h, asthra__freed_by(h, site), verb);
-    if (f.level == ASTHRA_SAFETY_FULL) asthra__full_freed(&f, deed);
-    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
-    asthra__found_give(h, &f);
-    asthra__heap_leave(h);
+    asthra__heap_free_found(&f, zone, site, verb);
 }
 
 /* ---- a block of another size ---- */
@@ -9326,20 +9405,26 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     return true;
 }
 
-/* Whether whole pages may go elsewhere: a mapping of the system's that has no closed pages. */
-static bool asthra__found_is_movable(const Asthra__Found *f) {
-    return f->huge != NULL && f->huge->raw == NULL && !f->huge->is_guarded;
+/* Gives the new block what the old one held; false: the new one's mapping was lost over it. Hooks
+ * may look into a block that is freed, so where there are any pages do not move. */
+static bool asthra__found_hand_over(const Asthra__Found *f, const Asthra__Found *to) {
+    bool may_move = f->huge != NULL && to->huge != NULL && !asthra__heap_is_watched(f->zone);
+    size_t bytes = asthra__found_charge(f);
+    if (may_move && asthra__huge_move(f->huge, to->huge)) return true;
+    if (to->huge != NULL && to->huge->is_moved) return false;
+    memcpy(to->start, f->start, bytes < to->size ? bytes : to->size);
+    return true;
 }
 
-/* To a block that is not smaller than `bytes`. What was the old block's may be zero afterwards. */
-static void asthra__found_move(const Asthra__Found *f, char *to, size_t bytes) {
-    Asthra__Found g;
-    size_t pages = bytes & ~(asthra__os_page_size() - 1);
-    asthra__heap_find(to, &g);
-    if (!asthra__found_is_movable(f) || !asthra__found_is_movable(&g) ||
-        !asthra__os_move_pages(to, f->start, pages))
-        pages = 0;
-    memcpy(to + pages, f->start + pages, bytes - pages);
+static void *asthra__heap_realloc_huge(const Asthra__Found *f, char *moved, AsthraMemoryZone zone,
+                                       const void *site, const char *verb) {
+    Asthra__Found to;
+    asthra__heap_find(moved, &to);
+    bool is_done = asthra__found_hand_over(f, &to);
+    asthra__heap_free_found(is_done ? f : &to, zone, site, verb);
+    if (is_done) return moved;
+    asthra__error_note(ASTHRA_OUT_OF_MEMORY);
+    return NULL;
 }
 
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
@@ -9351,12 +9436,9 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
     char *moved = asthra__heap_alloc(size, zone, site);
     if (moved == NULL) return NULL;
+    if (f.huge != NULL) return asthra__heap_realloc_huge(&f, moved, zone, site, verb);
     size_t kept = asthra__found_charge(&f);
-    if (kept > size) kept = size;
-    if (kept > ASTHRA__LARGE_MAX)
-        asthra__found_move(&f, moved, kept);
-    else
-        memcpy(moved, ptr, kept);
+    memcpy(moved, ptr, kept < size ? kept : size);
     asthra__heap_free(ptr, zone, site, verb);
     return moved;
 }
@@ -9650,7 +9732,7 @@ static struct Asthra__Full *asthra__full_of(Asthra__Heap *h) {
 /* ---- words in blocks, hidden from sanitizers and looked at by all ---- */
 
 #if ASTHRA__ASAN
-#define ASTHRA__FULL_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__FULL_OWN ASTHRA__ASAN_BLIND
 #elif ASTHRA__TSAN
 #define ASTHRA__FULL_OWN ASTHRA__HEAP_PEEK
 #else
@@ -10098,7 +10180,7 @@ static struct {
 } asthra__deeds;
 
 #if ASTHRA__ASAN
-#define ASTHRA__STACK_PEEK __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__STACK_PEEK ASTHRA__ASAN_BLIND
 #elif ASTHRA__TSAN
 #define ASTHRA__STACK_PEEK ASTHRA__HEAP_PEEK
 #else
@@ -10440,8 +10522,9 @@ static size_t asthra__heap_trim_all(void) {
 
 /* Twice: what waits in the quarantine of one heap goes home to another, visited before. */
 ASTHRA__FN size_t asthra__heap_trim(void) {
-    size_t bytes = asthra__heap_trim_all();
+    size_t before = asthra__segment_given(), bytes = asthra__heap_trim_all();
     bytes += asthra__heap_trim_all();
+    bytes += asthra__segment_given() - before;
     return bytes + asthra__segment_trim() + asthra__huge_trim();
 }
 
@@ -10756,14 +10839,18 @@ typedef enum Asthra__PinStep {
     ASTHRA__PIN_STEP_DEAD   /* *block is an address of the zones that is in none */
 } Asthra__PinStep;
 
+/* Whether the memory is the zones', where no block is live too: others cannot have theirs there. */
+static bool asthra__pin_is_ours(const Asthra__Found *f) {
+    return f->page != NULL || (f->huge != NULL && (f->huge->is_guarded || f->huge->is_kept));
+}
+
 /* Goes from *at to behind the next block; `last` is the last byte of the range. */
 static Asthra__PinStep asthra__pin_step(uintptr_t *at, uintptr_t last, uintptr_t *block) {
     while (*at <= last) {
         Asthra__Found f;
         uintptr_t here = *at;
         AsthraAddressKind kind = asthra__heap_find((void *)here, &f);
-        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && f.page != NULL;
-        if (f.huge != NULL && f.huge->is_guarded) is_dead = !is_live;
+        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && asthra__pin_is_ours(&f);
         *block = is_live ? (uintptr_t)f.start : here;
         if (is_live)
             *at = (uintptr_t)f.start + f.capacity;
@@ -10984,7 +11071,7 @@ static ASTHRA__FAST bool asthra__pin_is_plain(uintptr_t address, size_t size, bo
     *is_block = is_live && (uintptr_t)f.start == address;
     if (ASTHRA_HAS_LOCKED_PINS) return false;
     if (is_live) return *is_block && size <= f.capacity;
-    return f.page == NULL && ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
+    return !asthra__pin_is_ours(&f) && ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
 }
 
 ASTHRA__COLD static bool asthra__pin_refuse(const void *ptr, size_t size) {
@@ -11278,7 +11365,7 @@ static inline uint32_t asthra__stack_scope(const Asthra__StackRegion *r) {
 /* ---- feet; a sanitizer is told that these are ours ---- */
 
 #if ASTHRA__ASAN
-#define ASTHRA__STACK_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__STACK_OWN ASTHRA__ASAN_BLIND
 #else
 #define ASTHRA__STACK_OWN ASTHRA__FAST
 #endif
@@ -12330,7 +12417,7 @@ static inline Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void
 #if ASTHRA__ASAN
 void __asan_poison_memory_region(void const volatile *addr, size_t size);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
-#define ASTHRA__POOL_UNSEEN __attribute__((__no_sanitize_address__)) ASTHRA__NOINLINE
+#define ASTHRA__POOL_UNSEEN ASTHRA__ASAN_BLIND
 #else
 #define ASTHRA__POOL_UNSEEN ASTHRA__FAST
 #endif

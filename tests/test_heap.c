@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <ucontext.h>
 #include <unwind.h>
@@ -19,7 +20,8 @@
 /* ---- the calls that fail ---- */
 
 static long calls, fail_at, live_bytes; /* fail_at 0: none */
-static bool fails_on, keeps_pages;
+static bool fails_on, keeps_pages, moves_no_pages, refills_nothing;
+static long budget, discards; /* budget 0: none */
 static int failed;
 
 static bool fails(void) {
@@ -30,7 +32,7 @@ static bool fails(void) {
     return true;
 }
 static void *faulty_mmap(void *at, size_t size, int access, int flags, int fd, off_t from) {
-    if (fails()) return MAP_FAILED;
+    if (fails() || (budget != 0 && live_bytes + (long)size > budget)) return MAP_FAILED;
     void *start = mmap(at, size, access, flags, fd, from);
     if (start != MAP_FAILED) live_bytes += (long)size;
     return start;
@@ -40,6 +42,7 @@ static int faulty_munmap(void *start, size_t size) {
     return munmap(start, size);
 }
 static int faulty_madvise(void *start, size_t size, int advice) {
+    discards++;
     errno = EINVAL; /* as of locked memory, by a kernel that knows one way only */
     return keeps_pages ? -1 : madvise(start, size, advice);
 }
@@ -54,6 +57,24 @@ static int setspecific_that_allocates(pthread_key_t key, const void *value) {
 #define pthread_setspecific setspecific_that_allocates
 #endif
 
+/* As of a source that lies in several mappings: what is in its way goes before that is seen. */
+static long mremap_that_refuses(void *to, size_t size) {
+    munmap(to, size);
+    if (refills_nothing) fail_at = calls + 1;
+    errno = EFAULT;
+    return -1;
+}
+static long faulty_syscall(long number, ...) {
+    long a[6];
+    va_list args;
+    va_start(args, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(args, long);
+    va_end(args);
+    if (number == SYS_mremap && moves_no_pages)
+        return mremap_that_refuses((void *)a[4], (size_t)a[2]);
+    return syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+#define syscall faulty_syscall
 #define mmap faulty_mmap
 #define munmap faulty_munmap
 #define madvise faulty_madvise
@@ -616,3 +637,184 @@ TEST(heap, a_thread_whose_attaching_allocates_is_listed_once) {
     CHECK_EQ(asthra__thread_count(), 1);
 }
 #endif
+
+TEST(heap, zeroed_blocks_are_zero_where_pages_were_hollow) {
+    static char *blocks[SPARSE];
+    make_sparse(blocks);
+    asthra_memory_trim();
+    for (int i = 0; i < SPARSE; i += 10) asthra_manual_free(blocks[i]);
+    asthra_memory_trim();
+    for (int i = 0; i < 40; i++) {
+        unsigned char *block = asthra_manual_alloc_zeroed(1, 100000);
+        for (size_t k = 0; k < 100000; k++) CHECK_EQ(block[k], 0);
+    }
+}
+static void *lend(size_t size, void *unused) {
+    (void)unused;
+    return malloc(size);
+}
+static void *lend_again(void *block, size_t size, void *unused) {
+    (void)unused;
+    return realloc(block, size);
+}
+static void take_back(void *block, void *unused) {
+    (void)unused;
+    free(block);
+}
+TEST(heap, what_an_allocator_lent_is_not_discarded) {
+    static char *blocks[SPARSE];
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.allocator = (AsthraAllocator){lend, lend_again, take_back, NULL};
+    CHECK(asthra_runtime_init(&c));
+    make_sparse(blocks);
+    discards = 0;
+    asthra_memory_trim();
+    CHECK_EQ(discards, 0);
+    unsigned char *huge = memset(asthra_manual_alloc(5000000), 7, 5000000);
+    moves_no_pages = true; /* nor moved */
+    huge = asthra_manual_realloc(huge, 20000000);
+    moves_no_pages = false;
+    for (size_t i = 0; i < 5000000; i++) CHECK_EQ(huge[i], 7);
+    asthra_manual_free(huge);
+    CHECK_EQ(asthra__huge.kept_count, 0);
+    for (int i = 0; i < SPARSE; i += 10) asthra_manual_free(blocks[i]);
+    asthra_runtime_shutdown();
+}
+TEST(heap, a_mapping_that_waits_is_not_used_while_an_allocator_is) {
+    AsthraRuntimeConfig c = asthra_runtime_config_default();
+    c.allocator = (AsthraAllocator){lend, lend_again, take_back, NULL};
+    asthra_manual_free(asthra_manual_alloc(9000000));
+    CHECK(asthra_runtime_init(&c));
+    void *block = asthra_manual_alloc(9000000);
+    Asthra__Found f;
+    CHECK_EQ(asthra__heap_find(block, &f), ASTHRA_ADDRESS_LIVE);
+    CHECK(f.huge->raw != NULL);
+    asthra_manual_free(block);
+    asthra_runtime_shutdown();
+}
+TEST(heap, what_was_cut_off_a_mapping_is_nobodys) {
+    AsthraAllocationInfo info;
+    char *block = asthra_manual_alloc(15 << 20);
+    asthra_manual_free(block);
+    CHECK(asthra_manual_alloc(9 << 20) == block);
+    CHECK(!asthra_memory_describe(block + (13 << 20), &info));
+    CHECK(info.kind != ASTHRA_ADDRESS_SLACK);
+}
+TEST(heap, a_mapping_that_waits_is_not_used_for_more_alignment) {
+    size_t alignment = (size_t)1 << 26;
+    char *block = asthra_manual_alloc(9000000);
+    while (((uintptr_t)block & (alignment - 1)) == 0) block = asthra_manual_alloc(9000000);
+    asthra_manual_free(block);
+    CHECK_EQ((uintptr_t)asthra_manual_alloc_aligned(9000000, alignment) & (alignment - 1), 0);
+}
+TEST(heap, mappings_that_wait_are_counted) {
+    size_t mapped = asthra_memory_statistics_all().mapped;
+    for (int i = 0; i < 10; i++) {
+        asthra_manual_free(asthra_manual_alloc(9000000));
+        CHECK(asthra_memory_statistics_all().mapped >= mapped + 9000000);
+        asthra_memory_trim();
+        CHECK_EQ(asthra_memory_statistics_all().mapped, mapped);
+    }
+    char *blocks[40];
+    for (int i = 0; i < 40; i++) blocks[i] = asthra_manual_alloc(2200000);
+    for (int i = 0; i < 40; i++) asthra_manual_free(blocks[i]);
+    CHECK(asthra_memory_statistics_all().mapped <= mapped + (32 << 20));
+    CHECK(asthra__huge.kept_count < ASTHRA__HUGE_KEPT);
+}
+TEST(heap, mappings_that_wait_go_before_memory_runs_out) {
+    asthra_manual_free(asthra_manual_alloc(100));
+    for (int i = 0; i < 2; i++) {
+        asthra_manual_free(asthra_manual_alloc(16000000));
+        budget = live_bytes + (1 << 20);
+        if (i == 0) CHECK(asthra_manual_alloc(5000000) != NULL);
+        for (int k = 0; i == 1 && k < 100; k++) CHECK(asthra_manual_alloc(60000) != NULL);
+        budget = 0;
+    }
+}
+TEST(heap, at_the_full_level_no_mapping_waits) {
+    asthra__heap_set_level(ASTHRA_SAFETY_FULL);
+    asthra_manual_free(asthra_manual_alloc(9000000));
+    CHECK_EQ(asthra__huge.kept_count, 0);
+}
+TEST(heap, pages_that_the_system_does_not_move_are_copied) {
+    unsigned char *block = memset(asthra_manual_alloc(5000000), 7, 5000000);
+    moves_no_pages = true;
+    block = asthra_manual_realloc(block, 20000000);
+    for (size_t i = 0; i < 5000000; i++) CHECK_EQ(block[i], 7);
+    asthra_manual_free(block);
+}
+TEST(heap, a_mapping_that_is_lost_over_a_move_leaves_the_block_as_it_was) {
+    unsigned char *block = memset(asthra_manual_alloc(5000000), 7, 5000000);
+    moves_no_pages = refills_nothing = true;
+    CHECK(asthra_manual_realloc(block, 20000000) == NULL);
+    CHECK_EQ(asthra_last_error().status, ASTHRA_OUT_OF_MEMORY);
+    fail_at = 0;
+    for (size_t i = 0; i < 5000000; i++) CHECK_EQ(block[i], 7);
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).current, 5000000);
+    moves_no_pages = false;
+    block = asthra_manual_realloc(block, 20000000);
+    for (size_t i = 0; i < 5000000; i++) CHECK_EQ(block[i], 7);
+    asthra_manual_free(block);
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).current, 0);
+}
+/* Part of the mapping is another one for the system: it does not move as a whole. */
+TEST(heap, a_mapping_that_its_user_has_advised_grows_all_the_same) {
+    unsigned char *block = memset(asthra_manual_alloc(9000000), 7, 9000000);
+    for (size_t size = 20000000; size < 200000000; size *= 3) {
+        char *page = (char *)(((uintptr_t)block + 3000000) & ~(uintptr_t)4095);
+        (madvise)(page, 65536, MADV_DONTDUMP);
+        block = asthra_manual_realloc(block, size);
+        CHECK(block != NULL);
+        for (size_t i = 0; i < 9000000; i++) CHECK_EQ(block[i], 7);
+        block[size - 1] = 1;
+    }
+    asthra_manual_free(block);
+}
+TEST_PANICS(heap, the_old_address_of_what_moved_is_free, "Invalid pointer in manual_free") {
+    void *block = asthra_manual_alloc(5000000);
+    CHECK(asthra_manual_realloc(block, 20000000) != NULL);
+    asthra_manual_free(block);
+}
+TEST(heap, a_pin_is_refused_where_a_mapping_waits) {
+    char *block = asthra_manual_alloc(9000000);
+    asthra_manual_free(block);
+    CHECK(!asthra_pin_memory(block, 9000000));
+    CHECK(!asthra_pin_memory(block, 100));
+    CHECK(asthra_manual_alloc(9000000) == block);
+    CHECK(asthra_pin_memory(block, 9000000));
+    CHECK(asthra_unpin_memory(block));
+    asthra_manual_free(block);
+}
+TEST(heap, trim_looks_again_where_as_many_blocks_lie_elsewhere) {
+    static char *blocks[SPARSE];
+    if (asthra__os_page_size() > 4096) SKIP("too few pages lie between");
+    for (int i = 0; i < SPARSE; i++) blocks[i] = asthra_manual_alloc(SPARSE_BYTES);
+    for (int i = 0; i < SPARSE; i++)
+        if (i % 4 != 0) asthra_manual_free(blocks[i]);
+    asthra_memory_trim();
+    for (int i = 0; i < SPARSE; i++)
+        if (i % 4 != 0) blocks[i] = asthra_manual_alloc(SPARSE_BYTES);
+    for (int i = 0; i < SPARSE; i++)
+        if (((uintptr_t)blocks[i] >> 10) % 64 >= 16) asthra_manual_free(blocks[i]);
+    CHECK(asthra_memory_trim() > SPARSE * SPARSE_BYTES / 2);
+}
+TEST(heap, at_the_full_level_no_memory_is_gone) {
+    static char *blocks[SPARSE];
+    asthra__heap_set_level(ASTHRA_SAFETY_FULL);
+    make_sparse(blocks);
+    asthra_memory_trim();
+    for (int i = 0; i < SPARSE; i++) {
+        Asthra__Found f;
+        asthra__heap_find(blocks[i], &f);
+        if (f.page != NULL) CHECK_EQ(f.page->hollow, 0u);
+    }
+}
+TEST(heap, what_is_gone_is_used_again_before_a_zone_grows) {
+    static char *blocks[SPARSE];
+    make_sparse(blocks);
+    asthra_memory_trim();
+    size_t mapped = asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).mapped;
+    for (int i = 0; i < SPARSE; i++)
+        if (i % 10 != 0) CHECK((blocks[i] = asthra_manual_alloc(SPARSE_BYTES)) != NULL);
+    CHECK_EQ(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).mapped, mapped);
+}

@@ -259,10 +259,7 @@ static void *asthra__huge_give_out(Asthra__Heap *h, Asthra__Huge *huge, size_t s
     huge->size = size;
     huge->zone = (int8_t)h->zone;
     huge->level = h->level;
-    if (h->level != ASTHRA_SAFETY_NONE) {
-        if (size < huge->mapped) asthra__tail_mark(huge->start + size); /* else it is guarded */
-        asthra__heap_hide(huge->start + size, huge->mapped - size);
-    }
+    asthra__huge_mark(huge);
     asthra__store(&huge->is_live, 1u, release);
     return huge->start;
 }

@@ -70,10 +70,9 @@ ASTHRA__FN ASTHRA__FAST void asthra__block_mark_live(char *block, size_t capacit
 }
 
 ASTHRA__FN ASTHRA__FAST void asthra__block_make(const Asthra__HeapPage *p, char *block,
-                                                Asthra__HeapBlock *next) {
+                                                Asthra__HeapBlock *next, uint64_t trailer) {
     asthra__block_set_next((Asthra__HeapBlock *)(void *)block, next);
-    if (p->level != ASTHRA_SAFETY_NONE)
-        asthra__trailer_set(block, p->block_size, ASTHRA__TRAILER_NEVER);
+    if (p->level != ASTHRA_SAFETY_NONE) asthra__trailer_set(block, p->block_size, trailer);
 }
 
 ASTHRA__FN ASTHRA__FAST Asthra__HeapPage *asthra__page_of(const void *block) {

@@ -70,7 +70,11 @@ static ASTHRA__HEAP_PEEK AsthraAddressKind asthra__page_find(Asthra__HeapPage *p
     /* Of a page that is being made the fields may not fit together. */
     if (((uintptr_t)f->start & (ASTHRA__REGION_BYTES - 1)) + capacity > ASTHRA__REGION_BYTES)
         return ASTHRA_ADDRESS_SLACK;
-    return asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
+    AsthraAddressKind kind = asthra__trailer_read(asthra__trailer_get(f->start, capacity), f);
+    if (ASTHRA__UNLIKELY(f->is_broken) && /* or it went while it was read */
+        (p->slices == 0 || asthra__page_is_hollow(p, offset, capacity)))
+        return ASTHRA_ADDRESS_FREED;
+    return kind;
 }
 
 /* Also of addresses whose pages change hands meanwhile. */
@@ -101,7 +105,8 @@ ASTHRA__FN uint64_t asthra__found_freed_by(const Asthra__Found *f) {
     if (f->level == ASTHRA_SAFETY_NONE) return 0;
     uint64_t trailer = asthra__trailer_get(f->start, f->capacity);
     unsigned kind = trailer & 255; /* none of the two if the page's memory is gone */
-    return kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR ? trailer : 0;
+    bool is_known = trailer > UINT16_MAX;
+    return (kind == ASTHRA__TRAILER_FREED || kind == ASTHRA__TRAILER_FAR) && is_known ? trailer : 0;
 }
 
 /* Of a live block: whether nobody wrote past its end. */

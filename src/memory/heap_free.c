@@ -97,25 +97,32 @@ static bool asthra__heap_free_far(void *ptr, AsthraMemoryZone zone, const void *
     return true;
 }
 
+/* A live one of the zone, which is not pinned. */
+static void asthra__heap_free_found(const Asthra__Found *f, AsthraMemoryZone zone, const void *site,
+                                    const char *verb) {
+    if (asthra__heap_is_watched(zone)) {
+        bool is_there = f->huge == NULL || !f->huge->is_moved;
+        if (is_there) asthra__zone_tell_free(f->start, zone);
+        asthra__zone_release(asthra__found_charge(f));
+    }
+    Asthra__Deed deed = asthra__heap_deed(f->level, zone, site);
+    if (f->level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
+    Asthra__Heap *h = asthra__heap_enter(zone);
+    size_t charge = asthra__found_charge(f);
+    asthra__found_mark_freed(f, zone, h, asthra__freed_by(h, site), verb);
+    if (f->level == ASTHRA_SAFETY_FULL) asthra__full_freed(f, deed);
+    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
+    asthra__found_give(h, f);
+    asthra__heap_leave(h);
+}
+
 ASTHRA__COLD ASTHRA__FN void asthra__heap_free_slow(void *ptr, AsthraMemoryZone zone,
                                                     const void *site, const char *verb) {
     Asthra__Found f;
     if (ptr == NULL || asthra__heap_free_far(ptr, zone, site)) return;
     asthra__heap_expect(ptr, zone, verb, &f);
     asthra__heap_refuse_pinned(&f, verb);
-    if (asthra__heap_is_watched(zone)) {
-        asthra__zone_tell_free(ptr, zone);
-        asthra__zone_release(asthra__found_charge(&f));
-    }
-    Asthra__Deed deed = asthra__heap_deed(f.level, zone, site);
-    if (f.level == ASTHRA_SAFETY_FULL) site = (const void *)(uintptr_t)deed.calls;
-    Asthra__Heap *h = asthra__heap_enter(zone);
-    size_t charge = asthra__found_charge(&f);
-    asthra__found_mark_freed(&f, zone, h, asthra__freed_by(h, site), verb);
-    if (f.level == ASTHRA_SAFETY_FULL) asthra__full_freed(&f, deed);
-    if (zone != ASTHRA_MEMORY_ZONE_STACK) asthra__account_free(&h->account, charge, zone);
-    asthra__found_give(h, &f);
-    asthra__heap_leave(h);
+    asthra__heap_free_found(&f, zone, site, verb);
 }
 
 /* ---- a block of another size ---- */
@@ -156,20 +163,26 @@ static bool asthra__found_resize(Asthra__Found *f, size_t size) {
     return true;
 }
 
-/* Whether whole pages may go elsewhere: a mapping of the system's that has no closed pages. */
-static bool asthra__found_is_movable(const Asthra__Found *f) {
-    return f->huge != NULL && f->huge->raw == NULL && !f->huge->is_guarded;
+/* Gives the new block what the old one held; false: the new one's mapping was lost over it. Hooks
+ * may look into a block that is freed, so where there are any pages do not move. */
+static bool asthra__found_hand_over(const Asthra__Found *f, const Asthra__Found *to) {
+    bool may_move = f->huge != NULL && to->huge != NULL && !asthra__heap_is_watched(f->zone);
+    size_t bytes = asthra__found_charge(f);
+    if (may_move && asthra__huge_move(f->huge, to->huge)) return true;
+    if (to->huge != NULL && to->huge->is_moved) return false;
+    memcpy(to->start, f->start, bytes < to->size ? bytes : to->size);
+    return true;
 }
 
-/* To a block that is not smaller than `bytes`. What was the old block's may be zero afterwards. */
-static void asthra__found_move(const Asthra__Found *f, char *to, size_t bytes) {
-    Asthra__Found g;
-    size_t pages = bytes & ~(asthra__os_page_size() - 1);
-    asthra__heap_find(to, &g);
-    if (!asthra__found_is_movable(f) || !asthra__found_is_movable(&g) ||
-        !asthra__os_move_pages(to, f->start, pages))
-        pages = 0;
-    memcpy(to + pages, f->start + pages, bytes - pages);
+static void *asthra__heap_realloc_huge(const Asthra__Found *f, char *moved, AsthraMemoryZone zone,
+                                       const void *site, const char *verb) {
+    Asthra__Found to;
+    asthra__heap_find(moved, &to);
+    bool is_done = asthra__found_hand_over(f, &to);
+    asthra__heap_free_found(is_done ? f : &to, zone, site, verb);
+    if (is_done) return moved;
+    asthra__error_note(ASTHRA_OUT_OF_MEMORY);
+    return NULL;
 }
 
 ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone zone,
@@ -181,12 +194,9 @@ ASTHRA__FN void *asthra__heap_realloc(void *ptr, size_t size, AsthraMemoryZone z
     if (asthra__found_fits(&f, size)) return asthra__found_resize(&f, size) ? ptr : NULL;
     char *moved = asthra__heap_alloc(size, zone, site);
     if (moved == NULL) return NULL;
+    if (f.huge != NULL) return asthra__heap_realloc_huge(&f, moved, zone, site, verb);
     size_t kept = asthra__found_charge(&f);
-    if (kept > size) kept = size;
-    if (kept > ASTHRA__LARGE_MAX)
-        asthra__found_move(&f, moved, kept);
-    else
-        memcpy(moved, ptr, kept);
+    memcpy(moved, ptr, kept < size ? kept : size);
     asthra__heap_free(ptr, zone, site, verb);
     return moved;
 }

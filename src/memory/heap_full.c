@@ -65,7 +65,7 @@ static struct Asthra__Full *asthra__full_of(Asthra__Heap *h) {
 /* ---- words in blocks, hidden from sanitizers and looked at by all ---- */
 
 #if ASTHRA__ASAN
-#define ASTHRA__FULL_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__FULL_OWN ASTHRA__ASAN_BLIND
 #elif ASTHRA__TSAN
 #define ASTHRA__FULL_OWN ASTHRA__HEAP_PEEK
 #else

@@ -105,6 +105,7 @@ static Asthra__Huge *asthra__huge_kept_out(unsigned i) {
     Asthra__Huge *huge = asthra__huge.kept[i];
     unsigned count = asthra__load(&asthra__huge.kept_count, relaxed) - 1;
     for (; i < count; i++) asthra__huge.kept[i] = asthra__huge.kept[i + 1];
+    huge->is_kept = false;
     asthra__huge.kept_bytes -= huge->mapped;
     asthra__store(&asthra__huge.kept_count, count, relaxed);
     return huge;
@@ -169,6 +170,7 @@ static void asthra__huge_keep(Asthra__Huge *huge) {
     bool has_room = count < ASTHRA__HUGE_KEPT; /* else others came between */
     if (has_room) {
         huge->kept_since = now;
+        huge->is_kept = true;
         asthra__huge.kept[count] = huge;
         asthra__huge.kept_bytes += huge->mapped;
         asthra__store(&asthra__huge.kept_count, count + 1, relaxed);
@@ -218,9 +220,28 @@ ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment) {
     return huge;
 }
 
+ASTHRA__FN void asthra__huge_mark(Asthra__Huge *huge) {
+    if (huge->level == ASTHRA_SAFETY_NONE) return;
+    if (huge->size < huge->mapped) asthra__tail_mark(huge->start + huge->size); /* else guarded */
+    asthra__heap_hide(huge->start + huge->size, huge->mapped - huge->size);
+}
+
+ASTHRA__FN bool asthra__huge_move(Asthra__Huge *from, Asthra__Huge *to) {
+    bool is_plain = from->raw == NULL && to->raw == NULL && !from->is_guarded && !to->is_guarded;
+    if (!is_plain || from->level == ASTHRA_SAFETY_FULL) return false;
+    Asthra__OsMoved moved = asthra__os_move(from->start, from->mapped, to->start, to->mapped);
+    from->is_moved = moved == ASTHRA__OS_MOVED;
+    to->is_moved = moved == ASTHRA__OS_LOST;
+    if (!to->is_moved) asthra__huge_mark(to); /* its own may be lost */
+    return from->is_moved;
+}
+
 ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge) {
     if (ASTHRA__UNLIKELY(huge->is_guarded)) {
         asthra__guard_give(huge);
+    } else if (huge->is_moved) {
+        huge->is_moved = false;
+        asthra__huge_record_give(huge);
     } else if (asthra__huge_is_worth_keeping(huge)) {
         asthra__huge_keep(huge);
     } else {

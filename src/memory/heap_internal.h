@@ -89,7 +89,7 @@ void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 
 /* Of words in blocks that are ours. */
 #if ASTHRA__ASAN
-#define ASTHRA__HEAP_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__HEAP_OWN ASTHRA__ASAN_BLIND
 #elif ASTHRA__TSAN
 #define ASTHRA__HEAP_OWN ASTHRA__HEAP_PEEK
 #else
@@ -202,8 +202,9 @@ ASTHRA__FN uintptr_t asthra__block_link(const Asthra__HeapBlock *b);
 ASTHRA__FN void asthra__block_set_next(Asthra__HeapBlock *b, Asthra__HeapBlock *next);
 /* The next free block; panics if a user has written over the link. */
 ASTHRA__FN Asthra__HeapBlock *asthra__block_next(const Asthra__HeapBlock *b);
-/* A free one that was not handed out yet, for all that anybody knows. */
-ASTHRA__FN void asthra__block_make(const Asthra__HeapPage *p, char *block, Asthra__HeapBlock *next);
+ASTHRA__FN void
+asthra__block_make(const Asthra__HeapPage *p, char *block, Asthra__HeapBlock *next,
+                   uint64_t trailer); /* a free one; the level may have no trailer */
 ASTHRA__FN uint64_t asthra__trailer_get(const char *block, size_t capacity);
 ASTHRA__FN void asthra__trailer_set(char *block, size_t capacity, uint64_t trailer);
 ASTHRA__FN bool asthra__trailer_replace(char *block, size_t capacity, uint64_t before,
@@ -241,6 +242,8 @@ ASTHRA__FN Asthra__HeapPage *asthra__segment_page(uintptr_t segment, const void 
 ASTHRA__FN void asthra__segment_each(bool (*visit)(Asthra__HeapPage *page, void *user), void *user);
 ASTHRA__FN size_t asthra__segment_mapped(size_t *resident); /* of all; *resident grows */
 ASTHRA__FN size_t asthra__segment_trim(void);
+ASTHRA__FN size_t
+asthra__segment_given(void); /* bytes, ever, of pages that went when they emptied */
 /* Which node of memory the calling thread is on; NULL, as at first: fresh memory comes from
  * anywhere. */
 typedef unsigned (*Asthra__NodeNow)(void);
@@ -283,9 +286,11 @@ struct Asthra__Huge { /* never unmapped */
     ASTHRA__ATOMIC(uint32_t) pins;
     int8_t zone;
     uint8_t level;
-    bool is_guarded;                /* heap_guard.c's: the mapping goes on, closed */
-    bool is_zero;                   /* when it was taken */
-    int64_t kept_since;             /* its mapping waits for another use */
+    bool is_guarded; /* heap_guard.c's: the mapping goes on, closed */
+    bool is_zero;    /* when it was taken */
+    bool is_moved;   /* to another's mapping: its own is gone */
+    bool is_kept;    /* its mapping waits for another use */
+    int64_t kept_since;
     uint64_t freed_by;              /* as a trailer tells it */
     Asthra__Huge *next, *next_free; /* of all; of those that are free */
     Asthra__Note note;              /* at the full level, both */
@@ -293,6 +298,11 @@ struct Asthra__Huge { /* never unmapped */
 };
 ASTHRA__FN Asthra__Huge *asthra__huge_take(size_t size, size_t alignment); /* NULL: no memory */
 ASTHRA__FN void asthra__huge_give(Asthra__Huge *huge);
+/* What the user's bytes of the block end with. */
+ASTHRA__FN void asthra__huge_mark(Asthra__Huge *huge);
+/* The pages of one block become those of another, whose own are lost; then `from` has none. false:
+ * nothing was done; or, with to->is_moved, the other has none any more. */
+ASTHRA__FN bool asthra__huge_move(Asthra__Huge *from, Asthra__Huge *to);
 /* Mappings that wait for another use: gives them back, or the old ones; counts their bytes. */
 ASTHRA__FN size_t asthra__huge_trim(void);
 ASTHRA__FN void asthra__huge_decay(void);

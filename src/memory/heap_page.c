@@ -244,7 +244,7 @@ static size_t asthra__page_remake(Asthra__HeapPage *p) {
         for (size_t i = blocks.last + 1u; i-- > blocks.first;) {
             char *block = p->start + i * p->block_size;
             if (asthra__block_is_gone(p, i, shift)) continue;
-            asthra__block_make(p, block, p->free);
+            asthra__block_make(p, block, p->free, ASTHRA__TRAILER_FREED); /* by whom, went too */
             p->free = (void *)block;
             p->gone--;
         }
@@ -299,7 +299,8 @@ static void asthra__page_extend(Asthra__HeapPage *p) {
     char *block = p->start + (size_t)p->made * p->block_size;
     p->free = (Asthra__HeapBlock *)(void *)block;
     for (size_t i = 1; i <= count; i++, block += p->block_size)
-        asthra__block_make(p, block, i < count ? (void *)(block + p->block_size) : NULL);
+        asthra__block_make(p, block, i < count ? (void *)(block + p->block_size) : NULL,
+                           ASTHRA__TRAILER_NEVER);
     p->made = (uint16_t)(p->made + count);
 }
 
@@ -311,6 +312,7 @@ ASTHRA__FN Asthra__HeapBlock *asthra__bin_take(Asthra__Heap *h, unsigned bin) {
     Asthra__HeapBlock *blocks = p->free;
     p->free = NULL;
     p->used = (uint32_t)p->made - p->gone;
+    p->swept = UINT16_MAX; /* as many may be in use soon, but others */
     if (p->made == p->room && p->gone == 0) asthra__page_unlist(h, p);
     if (grown != 0) asthra__heap_sweep(h, grown);
     return blocks;

@@ -56,6 +56,7 @@ static struct {
     Asthra__Segment *available[ASTHRA__SEGMENT_NODES];
     ASTHRA__ATOMIC(Asthra__NodeNow) node_now; /* NULL: nodes do not matter */
     int64_t next_tick;
+    size_t given;   /* bytes that went back with the last block of a page; for trim */
     char *metadata; /* what is left of the last piece */
     size_t metadata_left;
 } asthra__segments;
@@ -300,13 +301,15 @@ ASTHRA__FN void asthra__segment_give(Asthra__HeapPage *page) {
         (Asthra__Segment *)((uintptr_t)page & ~((uintptr_t)ASTHRA__REGION_BYTES - 1));
     unsigned first = (unsigned)(page - s->pages), slices = page->slices;
     uint64_t mask = asthra__slice_mask(first, slices);
-    bool is_gone = asthra__load(&page->hollow, relaxed) != 0 && /* then the rest goes too */
-                   asthra__os_discard(page->start, (size_t)slices * ASTHRA__SLICE_BYTES);
-    asthra__lock(&asthra__segments.lock);
+    bool is_gone = asthra__load(&page->hollow, relaxed) != 0; /* then the rest goes too */
     page->slices = 0;
+    asthra__compiler_fence(); /* who asks about its blocks meanwhile finds no page */
+    if (is_gone) is_gone = asthra__os_discard(page->start, (size_t)slices * ASTHRA__SLICE_BYTES);
+    asthra__lock(&asthra__segments.lock);
     if (s->free == 0) asthra__segment_enlist(s);
     s->free |= mask;
     if (!is_gone) s->touched |= mask;
+    if (is_gone) asthra__segments.given += (size_t)slices * ASTHRA__SLICE_BYTES;
     asthra__segment_tick();
     asthra__unlock(&asthra__segments.lock);
 }
@@ -402,6 +405,13 @@ ASTHRA__FN bool asthra__segment_is_lent(void) {
     bool is_lent = asthra__segments.lent != 0;
     asthra__unlock(&asthra__segments.lock);
     return is_lent;
+}
+
+ASTHRA__FN size_t asthra__segment_given(void) {
+    asthra__lock(&asthra__segments.lock);
+    size_t bytes = asthra__segments.given;
+    asthra__unlock(&asthra__segments.lock);
+    return bytes;
 }
 
 ASTHRA__FN size_t asthra__segment_trim(void) {

@@ -72,7 +72,7 @@ static struct {
 } asthra__deeds;
 
 #if ASTHRA__ASAN
-#define ASTHRA__STACK_PEEK __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__STACK_PEEK ASTHRA__ASAN_BLIND
 #elif ASTHRA__TSAN
 #define ASTHRA__STACK_PEEK ASTHRA__HEAP_PEEK
 #else

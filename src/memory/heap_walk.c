@@ -91,8 +91,9 @@ static size_t asthra__heap_trim_all(void) {
 
 /* Twice: what waits in the quarantine of one heap goes home to another, visited before. */
 ASTHRA__FN size_t asthra__heap_trim(void) {
-    size_t bytes = asthra__heap_trim_all();
+    size_t before = asthra__segment_given(), bytes = asthra__heap_trim_all();
     bytes += asthra__heap_trim_all();
+    bytes += asthra__segment_given() - before;
     return bytes + asthra__segment_trim() + asthra__huge_trim();
 }
 

@@ -120,14 +120,18 @@ typedef enum Asthra__PinStep {
     ASTHRA__PIN_STEP_DEAD   /* *block is an address of the zones that is in none */
 } Asthra__PinStep;
 
+/* Whether the memory is the zones', where no block is live too: others cannot have theirs there. */
+static bool asthra__pin_is_ours(const Asthra__Found *f) {
+    return f->page != NULL || (f->huge != NULL && (f->huge->is_guarded || f->huge->is_kept));
+}
+
 /* Goes from *at to behind the next block; `last` is the last byte of the range. */
 static Asthra__PinStep asthra__pin_step(uintptr_t *at, uintptr_t last, uintptr_t *block) {
     while (*at <= last) {
         Asthra__Found f;
         uintptr_t here = *at;
         AsthraAddressKind kind = asthra__heap_find((void *)here, &f);
-        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && f.page != NULL;
-        if (f.huge != NULL && f.huge->is_guarded) is_dead = !is_live;
+        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && asthra__pin_is_ours(&f);
         *block = is_live ? (uintptr_t)f.start : here;
         if (is_live)
             *at = (uintptr_t)f.start + f.capacity;
@@ -348,7 +352,7 @@ static ASTHRA__FAST bool asthra__pin_is_plain(uintptr_t address, size_t size, bo
     *is_block = is_live && (uintptr_t)f.start == address;
     if (ASTHRA_HAS_LOCKED_PINS) return false;
     if (is_live) return *is_block && size <= f.capacity;
-    return f.page == NULL && ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
+    return !asthra__pin_is_ours(&f) && ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
 }
 
 ASTHRA__COLD static bool asthra__pin_refuse(const void *ptr, size_t size) {

@@ -116,7 +116,7 @@ static inline Asthra__PoolChunk *asthra__pool_chunk_of(AsthraPool *p, const void
 #if ASTHRA__ASAN
 void __asan_poison_memory_region(void const volatile *addr, size_t size);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
-#define ASTHRA__POOL_UNSEEN __attribute__((__no_sanitize_address__)) ASTHRA__NOINLINE
+#define ASTHRA__POOL_UNSEEN ASTHRA__ASAN_BLIND
 #else
 #define ASTHRA__POOL_UNSEEN ASTHRA__FAST
 #endif

@@ -114,7 +114,7 @@ static inline uint32_t asthra__stack_scope(const Asthra__StackRegion *r) {
 /* ---- feet; a sanitizer is told that these are ours ---- */
 
 #if ASTHRA__ASAN
-#define ASTHRA__STACK_OWN __attribute__((__noinline__, __no_sanitize__("address")))
+#define ASTHRA__STACK_OWN ASTHRA__ASAN_BLIND
 #else
 #define ASTHRA__STACK_OWN ASTHRA__FAST
 #endif

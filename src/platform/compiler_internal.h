@@ -55,6 +55,13 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #ifndef ASTHRA__ASAN
 #define ASTHRA__ASAN 0
 #endif
+/* Of functions that touch what AddressSanitizer was told to be nobody's. GCC may move the loads of
+ * one that is only not to be inlined into callers that are checked. */
+#if defined(__clang__)
+#define ASTHRA__ASAN_BLIND __attribute__((__noinline__, __no_sanitize__("address")))
+#else
+#define ASTHRA__ASAN_BLIND __attribute__((__noipa__, __no_sanitize__("address")))
+#endif
 #if defined(__SANITIZE_THREAD__)
 #define ASTHRA__TSAN 1
 #elif defined(__has_feature)
@@ -77,26 +84,26 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #define asthra__or(p, v, order) atomic_fetch_or_explicit((p), (v), memory_order_##order)
 #define asthra__and(p, v, order) atomic_fetch_and_explicit((p), (v), memory_order_##order)
 /* Strong; a failure reads with relaxed order into *expected. */
-#define asthra__cas(p, expected, v, order)                                                        \
-    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_##order,           \
+#define asthra__cas(p, expected, v, order)                                              \
+    atomic_compare_exchange_strong_explicit((p), (expected), (v), memory_order_##order, \
                                             memory_order_relaxed)
 #else
 #define ASTHRA__ATOMIC(T) T
 #define asthra__load(p, order) (*(p))
 #define asthra__store(p, v, order) ((void)(*(p) = (v)))
-#define asthra__update(p, expression)                                                             \
-    __extension__({                                                                               \
-        __typeof__(p) asthra__p = (p);                                                            \
-        __typeof__(*asthra__p) asthra__old = *asthra__p;                                          \
-        *asthra__p = (__typeof__(asthra__old))(expression);                                       \
-        asthra__old;                                                                              \
+#define asthra__update(p, expression)                       \
+    __extension__({                                         \
+        __typeof__(p) asthra__p = (p);                      \
+        __typeof__(*asthra__p) asthra__old = *asthra__p;    \
+        *asthra__p = (__typeof__(asthra__old))(expression); \
+        asthra__old;                                        \
     })
 #define asthra__exchange(p, v, order) asthra__update(p, v)
 #define asthra__add(p, v, order) asthra__update(p, asthra__old + (v))
 #define asthra__sub(p, v, order) asthra__update(p, asthra__old - (v))
 #define asthra__or(p, v, order) asthra__update(p, asthra__old | (v))
-#define asthra__and(p, v, order) asthra__update(p, asthra__old & (v))
-#define asthra__cas(p, expected, v, order)                                                        \
+#define asthra__and(p, v, order) asthra__update(p, asthra__old &(v))
+#define asthra__cas(p, expected, v, order) \
     (*(p) == *(expected) ? (void)(*(p) = (v)), true : ((void)(*(expected) = *(p)), false))
 #endif
 

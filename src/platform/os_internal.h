@@ -24,9 +24,13 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 /* Gives the pages back and keeps the addresses and the guards among them. They read as zero
  * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
-/* Whole pages of memory that was mapped here: what they hold is elsewhere then, and they are zero.
- * false: refused, and all is as before. */
-ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes);
+/* The pages of one mapping take the place of another's, and are more or fewer then. */
+typedef enum Asthra__OsMoved {
+    ASTHRA__OS_MOVED,
+    ASTHRA__OS_STAYED, /* refused; what was in the other's may be lost */
+    ASTHRA__OS_LOST    /* refused, and the other is not mapped any more */
+} Asthra__OsMoved;
+ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes);
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and

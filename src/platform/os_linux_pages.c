@@ -33,7 +33,8 @@ enum {
     ASTHRA__OS_NO_SUCH_ADVICE = 30000, /* to be refused */
     ASTHRA__OS_PIDFD_SELF = -10000,    /* PIDFD_SELF_THREAD, Linux 6.15 */
     ASTHRA__OS_DONTNEED_LOCKED = 24,   /* MADV_DONTNEED_LOCKED, Linux 5.18 */
-    ASTHRA__OS_MOVE = 1 | 2 | 4,       /* MREMAP_MAYMOVE, _FIXED, _DONTUNMAP: Linux 5.7 */
+    ASTHRA__OS_MOVE = 1 | 2,           /* MREMAP_MAYMOVE, MREMAP_FIXED */
+    ASTHRA__OS_NOREPLACE = 0x100000,   /* MAP_FIXED_NOREPLACE, Linux 4.17; before that a hint */
     ASTHRA__OS_PROCESS_MADVISE = 440,  /* the same number on every processor */
     ASTHRA__OS_GUARDS_A_CALL = 64
 };
@@ -242,11 +243,27 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     return is_done;
 }
 
-ASTHRA__FN bool asthra__os_move_pages(void *to, void *from, size_t bytes) {
+/* Whether all of it is mapped. */
+static bool asthra__os_is_mapped(void *start, size_t bytes) {
+    return msync(start, bytes, MS_ASYNC) == 0;
+}
+
+/* The kernel takes away what is in the way before it finds reasons to refuse: that `from` lies in
+ * several mappings, because the host has advised part of it, say. */
+ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes) {
     int saved = errno;
-    bool is_done = syscall(SYS_mremap, from, bytes, bytes, ASTHRA__OS_MOVE, to) == (long)to;
+    Asthra__OsMoved how = ASTHRA__OS_MOVED;
+    if (syscall(SYS_mremap, from, bytes, to_bytes, ASTHRA__OS_MOVE, to) != (long)to) {
+        void *again = mmap(to, to_bytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | ASTHRA__OS_NOREPLACE, -1, 0);
+        how = asthra__os_is_mapped(to, to_bytes) ? ASTHRA__OS_STAYED : ASTHRA__OS_LOST;
+        if (again != MAP_FAILED && again != to) munmap(again, to_bytes);
+    }
+#if ASTHRA__ASAN
+    if (how == ASTHRA__OS_MOVED) __asan_unpoison_memory_region(from, bytes);
+#endif
     errno = saved;
-    return is_done;
+    return how;
 }
 
 /* Fills the budget: how far the mappings of the process are from half of what it may have. */

@@ -56,7 +56,14 @@ unity() {
     quiet "$CC" -std=c11 -O0 $WARNINGS -Isrc -Ibuild/deps -c -o "$OUT/unity.o" build/asthra_rt.c
 }
 check two-units-share-a-body units
+# AddressSanitizer finds nothing in what was optimised more than the tests of that variant are.
+asan() {
+    "$CC" -std=gnu11 -O2 -fsanitize=address $INCLUDES -DASTHRA_RT_ONLY -DASTHRA_RT_WITH_MANUAL \
+        -DASTHRA_RT_WITH_STACK -DASTHRA_RT_WITH_POOL -o "$OUT/asan" tests/house/features.c \
+        -pthread && "$OUT/asan"
+}
 check static-holds-everything static
+check optimised-program-is-clean-under-asan asan
 check static-without-bodies-is-refused static_alone
 have "$CXX" && check cpp-program-runs cpp_program
 check contents-page-is-a-unity-build unity
