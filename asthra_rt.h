@@ -10839,9 +10839,12 @@ typedef enum Asthra__PinStep {
     ASTHRA__PIN_STEP_DEAD   /* *block is an address of the zones that is in none */
 } Asthra__PinStep;
 
-/* Whether the memory is the zones', where no block is live too: others cannot have theirs there. */
-static bool asthra__pin_is_ours(const Asthra__Found *f) {
-    return f->page != NULL || (f->huge != NULL && (f->huge->is_guarded || f->huge->is_kept));
+/* Whether an address that is in no live block is the zones' all the same: others cannot have
+ * theirs there. Beside a mapping, in its last unit, they can. */
+static bool asthra__pin_is_dead(const Asthra__Found *f, AsthraAddressKind kind) {
+    if (kind == ASTHRA_ADDRESS_LIVE) return false;
+    if (f->huge == NULL) return f->page != NULL;
+    return f->huge->is_guarded || (f->huge->is_kept && kind == ASTHRA_ADDRESS_FREED);
 }
 
 /* Goes from *at to behind the next block; `last` is the last byte of the range. */
@@ -10850,7 +10853,7 @@ static Asthra__PinStep asthra__pin_step(uintptr_t *at, uintptr_t last, uintptr_t
         Asthra__Found f;
         uintptr_t here = *at;
         AsthraAddressKind kind = asthra__heap_find((void *)here, &f);
-        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = !is_live && asthra__pin_is_ours(&f);
+        bool is_live = kind == ASTHRA_ADDRESS_LIVE, is_dead = asthra__pin_is_dead(&f, kind);
         *block = is_live ? (uintptr_t)f.start : here;
         if (is_live)
             *at = (uintptr_t)f.start + f.capacity;
@@ -11067,11 +11070,13 @@ ASTHRA__COLD static bool asthra__unpin_spread(uintptr_t address) {
 /* Whether one entry is all that the pin needs. */
 static ASTHRA__FAST bool asthra__pin_is_plain(uintptr_t address, size_t size, bool *is_block) {
     Asthra__Found f;
-    bool is_live = asthra__heap_find((void *)address, &f) == ASTHRA_ADDRESS_LIVE;
+    AsthraAddressKind kind = asthra__heap_find((void *)address, &f);
+    bool is_live = kind == ASTHRA_ADDRESS_LIVE;
     *is_block = is_live && (uintptr_t)f.start == address;
     if (ASTHRA_HAS_LOCKED_PINS) return false;
     if (is_live) return *is_block && size <= f.capacity;
-    return !asthra__pin_is_ours(&f) && ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
+    return !asthra__pin_is_dead(&f, kind) &&
+           ((address + (size - 1)) ^ address) < ASTHRA__REGION_BYTES;
 }
 
 ASTHRA__COLD static bool asthra__pin_refuse(const void *ptr, size_t size) {

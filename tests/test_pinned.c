@@ -261,7 +261,11 @@ TEST(pinned, a_foreign_mapping_behind_a_huge_block_is_foreign) {
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (beside != huge + size + 262144) SKIP("the system maps elsewhere");
     CHECK(asthra_pin_memory(beside, 65536));
-    asthra_manual_free(huge);             /* it is not the block that is pinned */
+    asthra_manual_free(huge); /* it is not the block that is pinned */
+    CHECK(!asthra_pin_memory(huge, size));
+    CHECK(asthra_pin_memory(beside, 65536)); /* though the mapping waits */
+    CHECK(asthra_unpin_memory(beside));
+    asthra_memory_trim();
     CHECK(asthra_pin_memory(huge, size)); /* of nobody now */
     CHECK(asthra_unpin_memory(huge));
     CHECK(asthra_unpin_memory(beside));
