@@ -69,16 +69,16 @@ TEST(os, guard_pages_fault_and_survive_a_discard) {
 
 TEST(os, guard_pages_work_without_process_madvise) {
     CHECK(asthra__os_guard_pages(mapped(1), 0, 1));
-    if (asthra__load(&asthra__os.guard_way, relaxed) == ASTHRA__OS_GUARD_SPLIT)
+    if (asthra__load(&asthra__pages.guard_way, relaxed) == ASTHRA__OS_GUARD_SPLIT)
         SKIP("this system has no guard marks");
-    asthra__store(&asthra__os.guard_way, ASTHRA__OS_GUARD_EACH, relaxed);
+    asthra__store(&asthra__pages.guard_way, ASTHRA__OS_GUARD_EACH, relaxed);
     check_guards();
 }
 
 TEST(os, guard_pages_work_with_mprotect) {
-    asthra__store(&asthra__os.guard_way, ASTHRA__OS_GUARD_SPLIT, relaxed);
+    asthra__store(&asthra__pages.guard_way, ASTHRA__OS_GUARD_SPLIT, relaxed);
     check_guards();
-    CHECK(asthra__load(&asthra__os.budget, relaxed) > 0);
+    CHECK(asthra__load(&asthra__pages.budget, relaxed) > 0);
 }
 
 TEST(os, guards_that_split_mappings_leave_half_of_the_limit_to_the_host) {
@@ -87,7 +87,7 @@ TEST(os, guards_that_split_mappings_leave_half_of_the_limit_to_the_host) {
     size_t most = (size_t)atol(text), guards = most / 2;
     if (most == 0 || most > 100000) SKIP("the limit of mappings is not the usual one");
     char *start = mapped(guards * 2);
-    asthra__store(&asthra__os.guard_way, ASTHRA__OS_GUARD_SPLIT, relaxed);
+    asthra__store(&asthra__pages.guard_way, ASTHRA__OS_GUARD_SPLIT, relaxed);
     CHECK(!asthra__os_guard_pages(start, 2 * page, guards));
     uintptr_t before, low, high;
     size_t count = asthra__os_maps_scan(0, &before, &low, &high);
