@@ -174,7 +174,7 @@ static bool is_slow(void) {
 }
 
 static void with_every_fault(const Program *p) {
-    long step = is_slow() ? 11 : test_thrift();
+    long step = is_slow() ? 29 : test_thrift();
     for (int way = 0; way < 4; way += is_slow() ? 3 : 1) {
         long at = 1, died = 0, faults = 0;
         for (int status = 0; status != MET_NO_FAULT; at += step, faults++) {

@@ -97,7 +97,7 @@ look() {
     check "$cc-cold-lies-apart" cold_lies_apart
     check "$cc-assembly-is-hidden-and-alone" assembly
     ! grep -q '\.cold ' "$OUT/functions" || check "$cc-panics-out-of-line" panics_out_of_line
-    [ "$objdump" = objdump ] || return
+    [ "$cc" = "$CC" ] && [ "$objdump" = objdump ] || return
     check "$cc-shared" program '-O2 -fPIC -shared'
     check "$cc-shared-thread-record" thread_record
     if program '-O3 -flto' >"$OUT/log" 2>&1; then check "$cc-O3-lto-thread-record" thread_record
