@@ -7,6 +7,8 @@
  *     cross     one thread allocates, another frees, with a ring of 1,024 blocks between them
  *     churn     the most bytes that were resident for each of the most that were allocated: fills
  *               48 MiB, frees nine of ten blocks at random, fills up again with other sizes ...
+ *     mapped    us of a block of 3 MiB that is written, then freed
+ *     grow      ms of a block that realloc doubles from 4 KiB to 256 MiB, and of writing its pages
  *     stack_alloc, arena_alloc   32 bytes, 1,000 of them, then all released
  *     pinned_pair                a pair of asthra_pinned_alloc and _free
  *     pin_unpin                  pins of 1,000 blocks of the manual zone; then their unpins
@@ -16,9 +18,9 @@
  * programs disturb less, items of one thread take processor time; larson and cross take real time,
  * the median of 25 parts.
  *
- * The first five run at ASTHRA_SAFETY_NONE, with _checked or _full behind the name at that level;
+ * The first seven run at ASTHRA_SAFETY_NONE, with _checked or _full behind the name at that level;
  * SIDE level0 runs them at ASTHRA_SAFETY_NONE all the same. The rest runs at the default level.
- * Compiled with BENCH_PEER=1 this has the five alone, on the malloc that SIDE names.
+ * Compiled with BENCH_PEER=1 this has the seven alone, on the malloc that SIDE names.
  */
 #if BENCH_PEER
 #define _GNU_SOURCE
@@ -57,6 +59,9 @@ static void put(void *block) {
     free(block);
 }
 /* The library may be there and not be the one that malloc comes from. */
+static void *get_again(void *block, size_t size) {
+    return realloc(block, size);
+}
 static void start(const char *item, const char *side) {
     Dl_info info;
     const char *part = strcmp(side, "glibc") == 0 ? "libc.so" : side;
@@ -70,6 +75,9 @@ static void *get(size_t size) {
 }
 static void put(void *block) {
     asthra_manual_free(block);
+}
+static void *get_again(void *block, size_t size) {
+    return asthra_manual_realloc(block, size);
 }
 static AsthraSafetyLevel level_of(const char *item, const char *side) {
     if (strstr(item, "_alloc") || strncmp(item, "pin", 3) == 0) return ASTHRA_SAFETY_DEFAULT;
@@ -340,6 +348,40 @@ static void measure_churn(int workers) {
     drop_all(churn, churn_count);
 }
 
+/* ---- blocks of megabytes ---- */
+
+enum { MAPPED_BYTES = 3 << 20, MAPPED_ROUNDS = 300, GROW_BYTES = 256 << 20 };
+
+static void measure_mapped(int workers) {
+    double begin = bench_cpu();
+    (void)workers;
+    for (int i = 0; i < MAPPED_ROUNDS; i++) {
+        char *block = get(MAPPED_BYTES);
+        bench_require(block != NULL, "no memory");
+        memset(block, i, MAPPED_BYTES);
+        __asm__ volatile("" : : "r"(block) : "memory");
+        put(block);
+    }
+    printf("%.2f\n", (bench_cpu() - begin) * 1e6 / MAPPED_ROUNDS);
+}
+
+static void measure_grow(int workers) {
+    char *block = NULL;
+    double begin = bench_cpu();
+    (void)workers;
+    for (size_t size = 4096; size <= GROW_BYTES; size *= 2) {
+        block = get_again(block, size);
+        bench_require(block != NULL, "no memory");
+        for (size_t at = size == 4096 ? 0 : size / 2; at < size; at += 4096)
+            block[at] = (char)(at >> 12);
+    }
+    double took = bench_cpu() - begin;
+    for (size_t at = 0; at < GROW_BYTES; at += 4096)
+        bench_require(block[at] == (char)(at >> 12), "lost");
+    put(block);
+    printf("%.2f\n", took * 1e3);
+}
+
 #if !BENCH_PEER
 /* ---- the other zones ---- */
 enum {
@@ -425,7 +467,8 @@ typedef struct Item {
 
 static const Item items[] = {
     {"lifo", measure_lifo},         {"replace", measure_replace},   {"larson", measure_larson},
-    {"cross", measure_cross},       {"churn", measure_churn},
+    {"cross", measure_cross},       {"churn", measure_churn},       {"mapped", measure_mapped},
+    {"grow", measure_grow},
 #if !BENCH_PEER
     {"stack_alloc", measure_stack}, {"arena_alloc", measure_arena}, {"pinned_pair", measure_pinned},
     {"pin_unpin", measure_pins},
