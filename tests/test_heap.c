@@ -720,6 +720,9 @@ TEST(heap, mappings_that_wait_are_counted) {
     for (int i = 0; i < 40; i++) asthra_manual_free(blocks[i]);
     CHECK(asthra_memory_statistics_all().mapped <= mapped + (32 << 20));
     CHECK(asthra__huge.kept_count < ASTHRA__HUGE_KEPT);
+    for (int i = 0; i < 40; i++) blocks[i] = asthra_manual_alloc_aligned(100, 1 << 20);
+    for (int i = 0; i < 40; i++) asthra_manual_free(blocks[i]);
+    CHECK(asthra__huge.kept_count < ASTHRA__HUGE_KEPT); /* there is room for the next */
 }
 TEST(heap, mappings_that_wait_go_before_memory_runs_out) {
     asthra_manual_free(asthra_manual_alloc(100));

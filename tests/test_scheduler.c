@@ -31,6 +31,14 @@ static void pause_ms(long ms) {
     nanosleep(&t, NULL);
 }
 
+/* Main too, if it is one of them. */
+static void until_workers_rest(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (!ASTHRA_HAS_THREADS) return; /* main alone */
+    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+        while (asthra__load(&g->workers[i].asleep, acquire) == 0) sched_yield();
+}
+
 /* ---- without auto-init ---- */
 
 TEST_PANICS(scheduler, use_before_init_is_a_clear_error, "used before asthra_runtime_init") {
@@ -356,7 +364,7 @@ TEST_PANICS(scheduler, all_asleep_is_seen_when_a_thread_blocks_last, "all tasks 
     need_to_see_all_threads();
     start_as(2, ASTHRA_MAIN_HOSTS);
     AsthraTaskHandle h = asthra_spawn(receives, asthra_channel_create(sizeof(int), 0, "never"));
-    pause_ms(100); /* the workers have lain down long ago */
+    until_workers_rest();
     asthra_await(h);
 }
 TEST_PANICS(scheduler, all_asleep_is_seen_before_any_task_was_spawned, "all tasks are asleep") {
@@ -410,7 +418,7 @@ TEST_PANICS(scheduler, all_asleep_is_seen_in_the_deterministic_mode, "all tasks 
 
 static void *sends_late(void *c) {
     int one = 1;
-    pause_ms(60);
+    until_workers_rest();
     asthra_channel_send(c, &one);
     return NULL;
 }
