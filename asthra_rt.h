@@ -38,6 +38,7 @@
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
+ *     [fd]                                 waiting for pipes and sockets
  *     [runtime]                            configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
@@ -46,10 +47,11 @@
  *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
  *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
- *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX
+ *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_FD
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
+ *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
@@ -110,6 +112,11 @@
 #define ASTHRA_HAS_MUTEX 0
 #else
 #define ASTHRA_HAS_MUTEX 1
+#endif
+#if defined(ASTHRA_RT_NO_FD) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_FD))
+#define ASTHRA_HAS_FD 0
+#else
+#define ASTHRA_HAS_FD 1
 #endif
 #if defined(ASTHRA_RT_NO_TYPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TYPE))
 #define ASTHRA_HAS_TYPE 0
@@ -183,8 +190,8 @@
  * compiler. The list names every other part. */
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
-      ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK ||  \
-      ASTHRA_HAS_POOL)
+      ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED ||     \
+      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -199,6 +206,9 @@
 #endif
 #if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if ASTHRA_HAS_FD && !ASTHRA_HAS_TASK
+#error "fd needs task: add ASTHRA_RT_WITH_TASK, or take fd out with ASTHRA_RT_NO_FD"
 #endif
 #if defined(ASTHRA_RT_LOCK_PINS) && !ASTHRA_HAS_PINNED
 #error "ASTHRA_RT_LOCK_PINS needs pinned: add ASTHRA_RT_WITH_PINNED, or take LOCK_PINS back"
@@ -1074,8 +1084,8 @@ typedef struct AsthraTaskHandle {
 typedef void *(*AsthraTaskFunction)(void *args);
 
 typedef enum AsthraTaskState {
-    ASTHRA_TASK_CREATED,   /* spawned, not started */
-    ASTHRA_TASK_READY,     /* waited, may go on, has no worker yet */
+    ASTHRA_TASK_CREATED, /* spawned, not started */
+    ASTHRA_TASK_READY,   /* waited, may go on, has no worker yet */
     ASTHRA_TASK_RUNNING,
     ASTHRA_TASK_WAITING,
     ASTHRA_TASK_COMPLETED, /* its function returned */
@@ -1088,7 +1098,7 @@ typedef enum AsthraTaskState {
 #define ASTHRA_AFFINITY_WORKER(n) ((int)(n) + 1) /* n from 0 */
 
 typedef struct AsthraSpawnOptions { /* zero: defaults */
-    const char *name;   /* copied */
+    const char *name;               /* copied */
     size_t stack_bytes; /* at least; 0: the configured size, half of which every task can use */
     int priority;       /* higher runs earlier; 0 is plain */
     int affinity;       /* the worker that alone runs it */
@@ -1105,8 +1115,9 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn(AsthraTaskFunction fn, void *args);
 #define asthra_spawn(fn, args) asthra_spawn_at((fn), (args), ASTHRA__AT(#fn))
 
-/* The same with options (NULL: defaults). A worker that does not exist, the main thread under
- * ASTHRA_MAIN_HOSTS and a stack of no sensible size are refused with a zero handle. */
+/* The same with options (NULL: defaults). A worker that does not exist and a stack of no
+ * sensible size are refused with a zero handle. What is bound to a main that hosts runs in
+ * asthra_runtime_poll, and in asthra_runtime_shutdown. */
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
                                                  void *args);
 
@@ -1161,7 +1172,7 @@ ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle t); /* not consumed; ne
 /* Not to be consumed; zero outside tasks. */
 ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void);
 
-ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle t); /* never 0, never used twice */
+ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle t);      /* never 0, never used twice */
 ASTHRA_RT_API const char *asthra_task_name(AsthraTaskHandle t); /* lives as long as the task */
 ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle t);
 ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle t); /* zero: a thread, or gone */
@@ -1297,6 +1308,15 @@ ASTHRA_RT_API size_t asthra_channel_capacity(const AsthraChannel *c);
 ASTHRA_RT_API size_t asthra_channel_element_size(const AsthraChannel *c);
 ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c); /* lives as long as c */
 
+/* For a loop that waits for descriptors: one that is readable while a receive would not wait. It is
+ * made by the first call, belongs to the channel, and is only to be polled: not read, not closed.
+ * What it says may be out of date at once, as all such answers, so receive with try_receive.
+ *
+ * Returns   the descriptor, the same at every call; -1 with the reason in asthra_last_error().
+ * Cost      from then on a system call whenever the channel goes from empty to not, or back.
+ */
+ASTHRA_RT_API int asthra_channel_fd(AsthraChannel *c);
+
 /* Ends a channel; values inside are dropped. Whoever knows that no other call on it is to come may
  * do this, even while a call whose value it has received, or sent, is still returning elsewhere.
  * A channel that somebody waits on panics and names the waiters. A select waits on all its channels
@@ -1430,6 +1450,33 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
 
 #endif
 
+/* ---- [fd] contract -------------------------------------------------------------- io/fd.h ---- */
+/* fd - waiting until a descriptor is ready.                                [fd] contract
+ *
+ * A task that waits for a pipe, a socket, a terminal is parked and its thread goes on with others;
+ * ten thousand of them cost one thread that the system wakes. Any descriptor that poll(2) takes
+ * will do, in blocking mode or not, and nothing has to be registered or given back.
+ * Needs: task.  Strip with: ASTHRA_RT_NO_FD.
+ */
+
+#if ASTHRA_HAS_FD
+
+/* Waits until `fd` is ready for one of `events`, which are those of poll(2): POLLIN, POLLOUT, 0 for
+ * nothing but errors and the end. Several tasks may wait for one descriptor; each that the event
+ * concerns goes on.
+ *
+ * Returns   ASTHRA_OK, and value.integer holds what poll calls revents, POLLERR and POLLHUP
+ *           among them; ASTHRA_TIMED_OUT; ASTHRA_CANCELLED; ASTHRA_INVALID if fd is not open or
+ *           `events` are none; ASTHRA_CLOSED if it was closed meanwhile, which may take a second or
+ *           two to be seen: better wake those who wait with shutdown(2) first; ASTHRA_LIMIT or
+ *           ASTHRA_OUT_OF_MEMORY if the system had no room. detail is the errno that it gave.
+ * Blocks    the task only; a plain thread blocks in poll(2).
+ * Cost      one system call to begin, a share of one to be told, and two switches.
+ */
+ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns);
+
+#endif
+
 /* ---- [runtime] contract ----------------------------------------------- runtime/runtime.h ---- */
 /* runtime - configuration, start, stop.                                    [runtime] contract
  *
@@ -1442,7 +1489,7 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
 
 typedef enum AsthraMainThread {
     ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
-    ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
+    ASTHRA_MAIN_HOSTS  /* not unless it polls: all workers are threads beside it */
 } AsthraMainThread;
 
 typedef enum AsthraOptimizationLevel {
@@ -1501,6 +1548,38 @@ ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *co
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
+
+#if ASTHRA_HAS_TASK
+
+/* ---- a main loop of the program's own ----
+ *
+ * A program whose main thread lives in a loop that it does not own (a window system's, a game's,
+ * poll(2)) binds what must run there to it, with ASTHRA_AFFINITY_MAIN, and gives it turns. With
+ * ASTHRA_MAIN_HOSTS bound tasks run nowhere else; with ASTHRA_MAIN_HELPS they also run while main
+ * waits in the runtime. Where main is the only worker (no threads, a seed, worker_threads 1) a poll
+ * runs every task. */
+
+/* Runs tasks that are due and bound to main until none is, or the time is over; at least one if
+ * there is one. budget_ns < 0: no limit. A task that does not give way is not interrupted.
+ *
+ * Returns   how many turns it gave. 0 with a reason in asthra_last_error() if the caller is not the
+ *           thread that started the runtime, or is a task, or there was no memory.
+ * Blocks    never, but for what the tasks do.
+ */
+ASTHRA_RT_API size_t asthra_runtime_poll(int64_t budget_ns);
+
+/* When to poll next although the descriptor below stays silent: a time as asthra_now_ns tells it,
+ * now or earlier if work is due; ASTHRA_FOREVER if none is to be expected. Threads: main. */
+ASTHRA_RT_API int64_t asthra_runtime_next_deadline(void);
+
+/* A descriptor that is readable while a poll has work, to be polled only: not read, not closed. It
+ * lives until the runtime is shut down. Where main would be the only worker the first call starts
+ * a thread for what is not bound to main, if there can be threads.
+ *
+ * Returns   the descriptor, the same at every call; -1 with the reason in asthra_last_error(). */
+ASTHRA_RT_API int asthra_runtime_wake_fd(void);
+
+#endif
 
 /* Names the calling thread in reports: copied, cut at 31 bytes; NULL takes the name back. Threads
  * need no registration otherwise, so this does not start the runtime. Returns true. */
@@ -1769,6 +1848,39 @@ ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_byte
                                         void *(*run)(void *), void *argument, const char *name);
 ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread);
 #endif
+
+/* Descriptors. One set for the process, in which descriptors are armed: once one is ready the set
+ * tells its mark, and it is disarmed. Events are those of poll(2), an error and the end are always
+ * among them. Any thread may arm and wake; one at a time waits. errno is left as it was. */
+typedef enum Asthra__OsArmed {
+    ASTHRA__OS_ARMED,
+    ASTHRA__OS_ARMED_ANEW,   /* the set had not known it: what was armed there before was closed */
+    ASTHRA__OS_ARMED_NEVER,  /* a plain file: it is ready whenever it is asked */
+    ASTHRA__OS_ARMED_CLOSED, /* no open descriptor */
+    ASTHRA__OS_ARMED_FULL    /* the system has no room for it */
+} Asthra__OsArmed;
+typedef struct Asthra__OsReady {
+    uint64_t mark;
+    int events;
+} Asthra__OsReady;
+ASTHRA__FN bool asthra__os_poll_open(void);  /* false: refused */
+ASTHRA__FN void asthra__os_poll_close(void); /* also in a forked child: the parent's set is kept */
+/* is_known: it was armed before. Arming what is armed changes its events and mark. */
+ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark, bool is_known);
+/* How many are ready, at most `room`; waits for at most timeout_ns for one (< 0: no limit). */
+ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns);
+ASTHRA__FN void asthra__os_poll_wake(void); /* ends the wait under way, or else the next one */
+/* One descriptor, without the set: its events, 0 at the limit, < 0: the negative errno. */
+ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns);
+
+/* A descriptor that is readable from a set to a clear; fd < 0: the system refused. */
+typedef struct Asthra__OsSignal {
+    int fd, far_end;
+} Asthra__OsSignal;
+ASTHRA__FN Asthra__OsSignal asthra__os_signal_open(void);
+ASTHRA__FN void asthra__os_signal_close(Asthra__OsSignal s);
+ASTHRA__FN void asthra__os_signal_set(Asthra__OsSignal s);
+ASTHRA__FN void asthra__os_signal_clear(Asthra__OsSignal s);
 
 /* Faults. `handler` is called for SIGSEGV and SIGBUS that an instruction caused, with the address
  * that was touched, on the alternate stack of a thread that has one. true: it has changed the
@@ -2917,6 +3029,175 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
     }
     asthra__os_line_text(&line, ")");
     return line.length;
+}
+
+#endif
+
+/* ---- [os] body ------------------------------------------------- platform/os_linux_poll.c ---- */
+/* os_linux - descriptors: an epoll set, and eventfds.                      [os] body: descriptors
+ *
+ * Each descriptor is armed for one event (EPOLLONESHOT) and stays in the set disarmed, so that the
+ * next wait is one system call, and one that finds a descriptor closed, or closed and its number
+ * given to another file, is told so by the same call: the set keeps files, not numbers. The events
+ * of epoll are those of poll(2) bit by bit (asserted below).
+ *
+ * Whoever waits is woken through an eventfd in the same set, edge-triggered, so that nobody has to
+ * read it: every write is a new edge.
+ */
+
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI &&
+                   EPOLLERR == POLLERR && EPOLLHUP == POLLHUP,
+               "the events of epoll are those of poll");
+
+static struct {
+    ASTHRA__ATOMIC(int) set, wake; /* 1 + descriptor; 0: none */
+    ASTHRA__ATOMIC(bool) lacks_ns; /* the system has no epoll_pwait2 */
+} asthra__poll_set;
+
+static int asthra__os_poll_set(void) {
+    return asthra__load(&asthra__poll_set.set, acquire) - 1;
+}
+
+ASTHRA__FN bool asthra__os_poll_open(void) {
+    int saved = errno;
+    int set = epoll_create1(EPOLL_CLOEXEC), wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.u64 = UINT64_MAX};
+    bool is_open = set >= 0 && wake >= 0 && epoll_ctl(set, EPOLL_CTL_ADD, wake, &e) == 0;
+    if (!is_open && set >= 0) close(set);
+    if (!is_open && wake >= 0) close(wake);
+    if (is_open) asthra__store(&asthra__poll_set.wake, wake + 1, release);
+    if (is_open) asthra__store(&asthra__poll_set.set, set + 1, release);
+    errno = saved;
+    return is_open;
+}
+
+ASTHRA__FN void asthra__os_poll_close(void) {
+    int saved = errno;
+    int set = asthra__exchange(&asthra__poll_set.set, 0, acq_rel) - 1;
+    int wake = asthra__exchange(&asthra__poll_set.wake, 0, acq_rel) - 1;
+    if (set >= 0) close(set);
+    if (wake >= 0) close(wake);
+    errno = saved;
+}
+
+static Asthra__OsArmed asthra__os_poll_refused(int error) {
+    if (error == EPERM) return ASTHRA__OS_ARMED_NEVER;
+    if (error == EBADF || error == EINVAL) return ASTHRA__OS_ARMED_CLOSED;
+    return ASTHRA__OS_ARMED_FULL;
+}
+
+/* What is known is changed, what is not is added; whoever knew wrong tries the other. A file that
+ * is in the set under this number although we did not know has another number too, and was never
+ * armed by it since: it counts as known. */
+ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark, bool is_known) {
+    int saved = errno, set = asthra__os_poll_set();
+    struct epoll_event e = {.events = (uint32_t)events | EPOLLONESHOT, .data.u64 = mark};
+    int first = is_known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, error = 0;
+    Asthra__OsArmed how = is_known ? ASTHRA__OS_ARMED : ASTHRA__OS_ARMED_ANEW;
+    if (epoll_ctl(set, first, fd, &e) != 0) error = errno;
+    if (error == ENOENT || error == EEXIST) {
+        how = is_known ? ASTHRA__OS_ARMED_ANEW : ASTHRA__OS_ARMED;
+        error = 0;
+        if (epoll_ctl(set, is_known ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &e) != 0) error = errno;
+    }
+    if (error != 0) how = asthra__os_poll_refused(error);
+    errno = saved;
+    return how;
+}
+
+/* Rounded up, so that nobody waits in a loop of zeroes. */
+static int asthra__os_milliseconds(int64_t ns) {
+    if (ns < 0) return -1;
+    int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
+    return ms < INT32_MAX ? (int)ms : INT32_MAX;
+}
+
+static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_ns) {
+    int set = asthra__os_poll_set();
+#ifdef SYS_epoll_pwait2
+    if (timeout_ns > 0 && !asthra__load(&asthra__poll_set.lacks_ns, relaxed)) {
+        int64_t limit[2] = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+        long got = syscall(SYS_epoll_pwait2, (long)set, out, (long)room, limit, NULL, 8L);
+        if (got >= 0 || errno == EINTR) return (int)got;
+        asthra__store(&asthra__poll_set.lacks_ns, true, relaxed);
+    }
+#endif
+    return epoll_wait(set, out, room, asthra__os_milliseconds(timeout_ns));
+}
+
+ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns) {
+    static const char text[] = "asthra_rt: the program closed a descriptor of the runtime's, with "
+                               "tasks waiting on it: leave those that it did not open alone\n";
+    enum { MOST = 64 };
+    struct epoll_event events[MOST];
+    int saved = errno;
+    size_t count = 0;
+    int got = asthra__os_epoll(events, room < MOST ? (int)room : MOST, timeout_ns);
+    if (got < 0 && errno != EINTR) {
+        asthra__os_write_error(text, sizeof text - 1);
+        abort();
+    }
+    for (int i = 0; i < got; i++) {
+        if (events[i].data.u64 == UINT64_MAX) continue; /* a wake */
+        out[count++] = (Asthra__OsReady){events[i].data.u64, (int)events[i].events};
+    }
+    errno = saved;
+    return count;
+}
+
+ASTHRA__FN void asthra__os_poll_wake(void) {
+    asthra__os_signal_set(
+        (Asthra__OsSignal){asthra__load(&asthra__poll_set.wake, acquire) - 1, -1});
+}
+
+ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
+    int saved = errno;
+    struct pollfd p = {.fd = fd, .events = (short)events};
+    int got = poll(&p, 1, asthra__os_milliseconds(timeout_ns));
+    int answer = got > 0 ? p.revents : got == 0 ? 0 : -errno;
+    errno = saved;
+    return answer;
+}
+
+ASTHRA__FN Asthra__OsSignal asthra__os_signal_open(void) {
+    int saved = errno;
+    Asthra__OsSignal s = {eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), -1};
+    errno = saved;
+    return s;
+}
+
+ASTHRA__FN void asthra__os_signal_close(Asthra__OsSignal s) {
+    int saved = errno;
+    if (s.fd >= 0) close(s.fd);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_signal_set(Asthra__OsSignal s) {
+    const uint64_t one = 1;
+    int saved = errno;
+    ssize_t done = write(s.fd, &one, sizeof one); /* a full counter is readable too */
+    (void)done;
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_signal_clear(Asthra__OsSignal s) {
+    uint64_t count;
+    int saved = errno;
+    ssize_t done = read(s.fd, &count, sizeof count);
+    (void)done;
+    errno = saved;
 }
 
 #endif
@@ -14390,7 +14671,7 @@ enum {
 
 typedef struct Asthra__Parker {
     ASTHRA__ATOMIC(uint32_t) word;
-    uint32_t index;           /* of the task; 0: a plain thread */
+    uint32_t index;            /* of the task; 0: a plain thread */
     struct Asthra__Wait *wait; /* while not IDLE */
 } Asthra__Parker;
 
@@ -14504,12 +14785,12 @@ _Static_assert(sizeof(Asthra__TaskExtra) % (2 * sizeof(void *)) == 0, "as malloc
 #define ASTHRA__TASK_GENERATION (~(uint64_t)0xffffffff)
 
 enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
-    ASTHRA__TASK_STARTED = 1,
-    ASTHRA__TASK_ESCAPED = 2,   /* its own handle was taken with asthra_task_current */
-    ASTHRA__TASK_SAW_CANCEL = 4,
-    ASTHRA__TASK_COPIED = 8,    /* has a block */
-    ASTHRA__TASK_EXTRA = 16,    /* its extra is in use, not only kept */
-    ASTHRA__TASK_FORKED = 32    /* we are the child of a fork that it made */
+       ASTHRA__TASK_STARTED = 1,
+       ASTHRA__TASK_ESCAPED = 2, /* its own handle was taken with asthra_task_current */
+       ASTHRA__TASK_SAW_CANCEL = 4,
+       ASTHRA__TASK_COPIED = 8, /* has a block */
+       ASTHRA__TASK_EXTRA = 16, /* its extra is in use, not only kept */
+       ASTHRA__TASK_FORKED = 32 /* we are the child of a fork that it made */
 };
 
 enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
@@ -14521,16 +14802,16 @@ struct Asthra__Task {
     void *value; /* the argument until it starts, the result once it has ended */
     const char *name;
     Asthra__Parker parker;
-    uint64_t parent;                       /* handle bits */
-    ASTHRA__ATOMIC(uint64_t) awaiting;     /* handle bits of the child that it awaits; 0: none */
-    struct Asthra__AwaitNode *waiters;     /* under the stripe lock of this task */
+    uint64_t parent;                   /* handle bits */
+    ASTHRA__ATOMIC(uint64_t) awaiting; /* handle bits of the child that it awaits; 0: none */
+    struct Asthra__AwaitNode *waiters; /* under the stripe lock of this task */
     struct AsthraError *error;
     Asthra__TaskExtra *extra;
     int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
     ASTHRA__ATOMIC(uint8_t) marks;
     ASTHRA__ATOMIC(uint8_t) masks; /* depth of asthra_cancel_mask_begin */
-    uint8_t policy; /* AsthraPanicPolicy */
-    uint8_t block_size; /* of an inline block */
+    uint8_t policy;                /* AsthraPanicPolicy */
+    uint8_t block_size;            /* of an inline block */
     ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
 };
 _Static_assert(sizeof(void *) != 8 || sizeof(Asthra__Task) == 128, "two cache lines");
@@ -14558,6 +14839,10 @@ typedef struct Asthra__Ring {
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) head;
 } Asthra__Ring;
 
+static inline Asthra__Fiber *asthra__fiber_of(Asthra__Runnable *item) {
+    return ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+}
+
 typedef struct Asthra__TimerEntry {
     int64_t deadline_ns;
     Asthra__Wait *wait;
@@ -14571,12 +14856,12 @@ typedef struct Asthra__Timers {
 } Asthra__Timers;
 
 typedef enum Asthra__Leaving { /* what is to be done for the fiber that was left last */
-    ASTHRA__LEFT_NOTHING,
-    ASTHRA__LEFT_HOLDING, /* give its lock back */
-    ASTHRA__LEFT_WAITING, /* mark its word SWITCHED */
-    ASTHRA__LEFT_READY,   /* it yielded: append it */
-    ASTHRA__LEFT_IDLE,    /* a loop that has nothing to do: cache it */
-    ASTHRA__LEFT_DEAD     /* nobody comes back */
+                               ASTHRA__LEFT_NOTHING,
+                               ASTHRA__LEFT_HOLDING, /* give its lock back */
+                               ASTHRA__LEFT_WAITING, /* mark its word SWITCHED */
+                               ASTHRA__LEFT_READY,   /* it yielded: append it */
+                               ASTHRA__LEFT_IDLE,    /* a loop that has nothing to do: cache it */
+                               ASTHRA__LEFT_DEAD     /* nobody comes back */
 } Asthra__Leaving;
 
 struct Asthra__Worker {
@@ -14584,8 +14869,8 @@ struct Asthra__Worker {
     int number;
     uint32_t turns, next_streak;
     uint32_t starved, starved_turn; /* tasks in a row that got no stack; the last one's turn */
-    int64_t now_ns; /* read every 64 turns and when idle */
-    Asthra__Fiber *spare; /* idle loops, newest first */
+    int64_t now_ns;                 /* read every 64 turns and when idle */
+    Asthra__Fiber *spare;           /* idle loops, newest first */
     uint32_t spare_count;
     Asthra__Runnable *assigned; /* what the loop that is switched to shall do first */
     Asthra__Leaving leaving;
@@ -14597,35 +14882,55 @@ struct Asthra__Worker {
 #endif
     bool has_thread;
     ASTHRA__ATOMIC(uint32_t) only_bound; /* main's, when a relief thread serves the queues */
+    bool is_hosted; /* its loop runs inside asthra_runtime_poll, until host_end_ns */
+    int64_t host_end_ns;
+    size_t host_turns;                        /* in this poll */
     uint32_t safepoint_turn, safepoint_calls; /* the last safepoint's turn, and how many in it */
     int64_t safepoint_ns;                     /* when that turn, or the last look, began */
     /* Read by others now and then. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(Asthra__Runnable *) next; /* see asthra__next_take */
     ASTHRA__ATOMIC(uint32_t) owner_in;
     ASTHRA__ATOMIC(uint32_t) thief_in;
-    ASTHRA__ATOMIC(uint32_t) turns_seen; /* turns, published */
+    ASTHRA__ATOMIC(uint32_t) turns_seen;    /* turns, published */
     ASTHRA__ATOMIC(uint32_t) turns_watched; /* of these, what a watcher saw last, and since when */
     ASTHRA__ATOMIC(int64_t) watched_ns;
     ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
     ASTHRA__ALIGNED(128) Asthra__Deque deque;
     ASTHRA__ALIGNED(128) Asthra__Ring ring;
     ASTHRA__ALIGNED(128) Asthra__Timers timers;
-    ASTHRA__ALIGNED(128) Asthra__RankedQueue bound; /* only this worker may run these */
-    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) asleep; /* 1: sleeps on this word */
+    ASTHRA__ALIGNED(128) Asthra__RankedQueue bound;       /* only this worker may run these */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) asleep; /* Asthra__Asleep */
 };
+
+typedef enum Asthra__Asleep {
+    ASTHRA__AWAKE,
+    ASTHRA__ASLEEP,        /* on this word */
+    ASTHRA__ASLEEP_OUTSIDE /* in the poller */
+} Asthra__Asleep;
+
+/* What waits for events from outside the process, filled by the floor above. `wait` waits for one,
+ * for at most timeout_ns (< 0: no limit), and says whether there is something to deliver; `deliver`
+ * makes it runnable. One thread at a time calls these two. `wake` ends a wait. `end`: no wait is
+ * left; in a forked child those that were are forgotten. */
+typedef struct Asthra__Poller {
+    bool (*wait)(int64_t timeout_ns);
+    void (*deliver)(void);
+    void (*wake)(void);
+    void (*end)(bool is_child);
+} Asthra__Poller;
 
 /* What the scheduler keeps for each thread, inside its Asthra__Thread. */
 struct Asthra__Seat {
     uint32_t epoch; /* of its runtime, + 1; 0: none */
     bool is_main;   /* the thread that started the runtime */
     Asthra__Thread *thread;
-    Asthra__Worker *worker; /* NULL: a plain thread */
-    Asthra__Task *task;     /* NULL: outside tasks */
-    Asthra__Fiber *fiber;   /* we stand on it */
-    Asthra__Fiber root;     /* the stack that the thread came with */
-    Asthra__Parker parker;  /* of the thread itself */
+    Asthra__Worker *worker;            /* NULL: a plain thread */
+    Asthra__Task *task;                /* NULL: outside tasks */
+    Asthra__Fiber *fiber;              /* we stand on it */
+    Asthra__Fiber root;                /* the stack that the thread came with */
+    Asthra__Parker parker;             /* of the thread itself */
     ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
-    Asthra__Task *loaded, *spare;            /* free descriptors */
+    Asthra__Task *loaded, *spare;      /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
     ASTHRA__ATOMIC(uint64_t) spawned;
@@ -14663,11 +14968,11 @@ enum {
     ASTHRA__FAIR_STEP = 8 /* turns from one that begins with another queue to the next */
 };
 
-enum { /* Asthra__Scheduler.rare */
-    ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
-    ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
-    ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
-    ASTHRA__RARE_TIER = 8      /* tasks, or external threads, are switched off */
+enum {                            /* Asthra__Scheduler.rare */
+       ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
+       ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
+       ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
+       ASTHRA__RARE_TIER = 8      /* tasks, or external threads, are switched off */
 };
 
 /* The one record of the scheduler. */
@@ -14680,7 +14985,8 @@ typedef struct Asthra__Scheduler {
     Asthra__Worker *workers;
     void *workers_block;
     ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
-    ASTHRA__ATOMIC(uint32_t) rare; /* Asthra__Rare bits: what a spawn must look at */
+    ASTHRA__ATOMIC(uint32_t) rare;         /* Asthra__Rare bits: what a spawn must look at */
+    ASTHRA__ATOMIC(uint32_t) queue_count;  /* workers with queues: a main that hosts, too, last */
     unsigned workers_made;                 /* in the block: one more where relief may be needed */
     ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
     Asthra__Lock start_lock;
@@ -14694,10 +15000,18 @@ typedef struct Asthra__Scheduler {
     /* Idle workers. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
-    ASTHRA__ATOMIC(uint32_t) rests; /* how often a worker lay down */
-    ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
-    ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
+    ASTHRA__ATOMIC(uint32_t) rests;          /* how often a worker lay down */
+    ASTHRA__ATOMIC(uint32_t) host_blocked;   /* plain threads inside our waits */
+    ASTHRA__ATOMIC(uint32_t) timed_hosts;    /* of these, with a timeout */
     ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
+    /* Events from outside, and a host's loop. */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(const Asthra__Poller *) poller;
+    ASTHRA__ATOMIC(uint32_t) outside;    /* waits for the poller */
+    ASTHRA__ATOMIC(uint32_t) is_polling; /* somebody is in it */
+    ASTHRA__ATOMIC(uint32_t) has_bound;  /* a task was bound to a main that hosts */
+    ASTHRA__ATOMIC(uint32_t) has_signal; /* host_signal is open */
+    ASTHRA__ATOMIC(uint32_t) is_signalled;
+    Asthra__OsSignal host_signal; /* readable: main has work */
     /* Tasks. */
     ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
     Asthra__Task *segments[ASTHRA__SEGMENTS];
@@ -14719,16 +15033,16 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
-ASTHRA__FN void asthra__epoch_next(void); /* from here on every seat is an old one's */
+ASTHRA__FN void asthra__epoch_next(void);           /* from here on every seat is an old one's */
 ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
 ASTHRA__FN Asthra__Seat *asthra__seat_setup(Asthra__Worker *w); /* of this thread; w may be NULL */
 /* Both return the seat by the time the caller goes on. */
 ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
-ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);    /* an idle loop in store */
-ASTHRA__FN void asthra__loop(void *unused);                 /* what every pool stack runs */
-ASTHRA__FN void asthra__worker_run(Asthra__Seat *s);        /* on its own stack, to the end */
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t);     /* 0: any stack will do */
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);        /* an idle loop in store */
+ASTHRA__FN void asthra__loop(void *unused);                     /* what every pool stack runs */
+ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s); /* from its own stack, and back */
 
 /* scheduler_start.c */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
@@ -14738,8 +15052,9 @@ ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
-ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
-ASTHRA__FN void asthra__drain_turn(void);  /* a turn has begun during shutdown under a seed */
+ASTHRA__FN bool asthra__scheduler_relieve(void); /* a main that would be alone gets a thread */
+ASTHRA__FN void asthra__drain_check(void);       /* a task has ended during shutdown */
+ASTHRA__FN void asthra__drain_turn(void);        /* a turn has begun during shutdown under a seed */
 
 /* scheduler_queue.c */
 ASTHRA__FN void asthra__list_push(Asthra__ListQueue *q, Asthra__Runnable *item);
@@ -14751,6 +15066,7 @@ ASTHRA__FN Asthra__Runnable *asthra__ranked_pop(Asthra__RankedQueue *q);
 ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* owner; false: full */
 ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
 ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
+ASTHRA__FN Asthra__Runnable *asthra__next_take(Asthra__Worker *w);  /* its owner */
 ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
 /* w: ours */
 ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next);
@@ -14776,7 +15092,7 @@ ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
 /* Deterministic mode, and nothing can run: to the next timer. False: there is none. */
 ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN bool asthra__drain_is_quiescent(Asthra__Scheduler *g); /* makes shutdown go on */
-ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
+ASTHRA__FN void asthra__notify(void); /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
 ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w); /* while it is away */
@@ -14789,6 +15105,32 @@ static inline void asthra__safepoint_ask(void) {
         __atomic_store_n(&asthra_safepoint_word, 1u, __ATOMIC_RELAXED);
 }
 
+/* scheduler_outside.c */
+ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p); /* to the runtime's end */
+/* A wait that the poller will complete: before it is published, and once it is over. */
+ASTHRA__FN void asthra__outside_begin(void);
+ASTHRA__FN void asthra__outside_end(void);
+static inline bool asthra__outside_is_awaited(Asthra__Scheduler *g) {
+    return asthra__load(&g->outside, seq_cst) != 0;
+}
+ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g); /* without waiting; did it help? */
+/* Of the watcher, whose word says ASLEEP. True: the caller delivers, once it counts as awake. */
+ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, int64_t left_ns);
+ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g);
+
+/* scheduler_host.c */
+ASTHRA__FN Asthra__Worker *asthra__main_worker(Asthra__Scheduler *g);
+/* w is main's, which hosts: it is not among those who lie down. */
+static inline bool asthra__is_uncounted(Asthra__Scheduler *g, const Asthra__Worker *w) {
+    return (uint32_t)w->number >= asthra__load(&g->worker_count, relaxed);
+}
+ASTHRA__FN void asthra__host_tell(Asthra__Scheduler *g); /* main has work, if its loop asked */
+ASTHRA__FN void asthra__host_tell_if_alone(Asthra__Scheduler *g);
+ASTHRA__FN Asthra__Runnable *asthra__host_item(Asthra__Worker *w); /* NULL: back to the host */
+ASTHRA__FN size_t asthra__host_poll(Asthra__Seat *s, int64_t budget_ns); /* how many turns it ran */
+ASTHRA__FN int64_t asthra__host_deadline(void);                          /* INT64_MAX: none */
+ASTHRA__FN int asthra__host_fd(void);                                    /* -1: the reason is set */
+
 /* scheduler_timer.c */
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */
 ASTHRA__FN void asthra__timer_remove(Asthra__Wait *wait);
@@ -14800,7 +15142,7 @@ ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX
 ASTHRA__FN void asthra__report_setup(void);
 ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
-ASTHRA__FN bool asthra__rest_is_total(void);   /* no worker runs or holds anything */
+ASTHRA__FN bool asthra__rest_is_total(void);  /* no worker runs or holds anything */
 ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
 /* after shutdown's time: what still stands; is_still: and nothing of it can run any more */
 ASTHRA__FN void asthra__report_standing(bool is_still);
@@ -14814,7 +15156,7 @@ ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t);
 ASTHRA__FN void asthra__task_cancel_parked(void); /* every one that waits */
 /* Those that wait or yield just now. False: all had been cancelled before. */
 ASTHRA__FN bool asthra__task_cancel_idle(void);
-ASTHRA__FN void asthra__task_flush(Asthra__Seat *s);    /* gives a seat's free descriptors back */
+ASTHRA__FN void asthra__task_flush(Asthra__Seat *s); /* gives a seat's free descriptors back */
 ASTHRA__FN void asthra__task_teardown(void);
 ASTHRA__FN uint64_t asthra__task_unfinished(void);
 
@@ -15110,10 +15452,11 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
     w->left_wait = wait;
     if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
     /* The turn that runs timers is the loop's: we may still hold a lock that a timer wants. */
-    bool is_for_loop = asthra__is_fair_turn(w->turns + 1) || asthra__load(&w->only_bound, relaxed);
+    bool is_for_loop =
+        asthra__is_fair_turn(w->turns + 1) || w->is_hosted || asthra__load(&w->only_bound, relaxed);
     Asthra__Runnable *item = is_for_loop ? NULL : asthra__pick(w);
     if (item != NULL && item->is_fiber) {
-        s = asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
+        s = asthra__go_to(s, asthra__fiber_of(item), how);
     } else {
         w->assigned = item;
         s = asthra__go_to(s, asthra__spare_pop(w), how);
@@ -15252,10 +15595,11 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
     }
 }
 
-/* What the loop does next: NULL when the workers leave. */
+/* What the loop does next: NULL when the workers leave, or main its poll. */
 static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
     Asthra__Runnable *item = w->assigned;
     w->assigned = NULL;
+    if (item == NULL && w->is_hosted) return asthra__host_item(w);
     if (item == NULL && asthra__is_fair_turn(w->turns + 1) && /* a yielder comes by here */
         asthra__load(&asthra__scheduler()->phase, acquire) == ASTHRA__PHASE_STOPPED) {
         return NULL;
@@ -15284,16 +15628,17 @@ ASTHRA__FN void asthra__loop(void *unused) {
         if (item == NULL) {
             asthra__go_to(s, &s->root, ASTHRA__LEFT_IDLE);
         } else if (item->is_fiber) {
-            asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), ASTHRA__LEFT_IDLE);
+            asthra__go_to(s, asthra__fiber_of(item), ASTHRA__LEFT_IDLE);
         } else {
             asthra__start(s, ASTHRA__CONTAINER(Asthra__Task, runnable, item));
         }
     }
 }
 
-ASTHRA__FN void asthra__worker_run(Asthra__Seat *s) {
+ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s) {
     Asthra__Worker *w = s->worker;
-    if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
+    if (!asthra__spare_ensure(w)) return s;
+    return asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
 }
 
 #endif
@@ -15329,7 +15674,7 @@ static void *asthra__worker_main(void *argument) {
     Asthra__Worker *w = argument;
     Asthra__Thread *t = asthra__thread();
     asthra__os_fault_stack_enter(&t->fault_stack);
-    asthra__worker_run(asthra__seat_setup(w));
+    asthra__worker_enter(asthra__seat_setup(w));
     asthra__os_fault_stack_leave(t->fault_stack);
     t->fault_stack = NULL;
     Asthra__Scheduler *g = asthra__scheduler();
@@ -15380,6 +15725,7 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
     bool is_good = asthra__load(&g->worker_count, acquire) == 2;
     if (!is_good && asthra__man_one(&g->workers[1])) {
         asthra__store(&g->workers[0].only_bound, 1u, relaxed);
+        asthra__store(&g->queue_count, 2u, release);
         asthra__store(&g->worker_count, 2u, release);
         asthra__store(&g->manned, 2u, release);
         is_good = true;
@@ -15396,6 +15742,14 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
 #endif
 }
 
+ASTHRA__FN bool asthra__scheduler_relieve(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (!(asthra__load(&g->rare, acquire) & ASTHRA__RARE_RELIEF)) return true;
+    if (!asthra__relieve_main(g)) return false;
+    asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_RELIEF, release);
+    return true;
+}
+
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
     Asthra__Scheduler *g = asthra__scheduler();
     uint32_t rare = asthra__load(&g->rare, acquire);
@@ -15403,11 +15757,7 @@ ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
         if (!asthra__man_slow(g)) return false;
         asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_UNMANNED, release);
     }
-    if ((rare & ASTHRA__RARE_RELIEF) && s->worker == NULL) {
-        if (!asthra__relieve_main(g)) return false;
-        asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_RELIEF, release);
-    }
-    return true;
+    return s->worker != NULL || asthra__scheduler_relieve();
 }
 
 /* ---- start and stop ---- */
@@ -15466,6 +15816,13 @@ static void asthra__seats_dismiss(Asthra__Scheduler *g) {
     asthra__unlock(&g->seats_lock);
 }
 
+/* Nobody waits for the outside any more, and main's loop hears of nothing. */
+static void asthra__scheduler_turn_inward(Asthra__Scheduler *g, bool is_child) {
+    const Asthra__Poller *p = asthra__load(&g->poller, relaxed);
+    if (p != NULL) p->end(is_child);
+    if (asthra__load(&g->has_signal, relaxed)) asthra__os_signal_close(g->host_signal);
+}
+
 static void asthra__scheduler_after_fork(void) {
     asthra__sync_fork_child();
     asthra__table_after_fork();
@@ -15476,6 +15833,7 @@ static void asthra__scheduler_after_fork(void) {
     }
     asthra__store(&asthra__scheduler()->seats_lock.word, 0, relaxed);
     asthra__seats_dismiss(asthra__scheduler());
+    asthra__scheduler_turn_inward(asthra__scheduler(), true);
     asthra__scheduler_forget();
 }
 
@@ -15494,7 +15852,9 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     if (c->max_tasks != 0) rare |= ASTHRA__RARE_LIMIT;
     if (!c->tier_is_on[1] || !c->tier_is_on[3]) rare |= ASTHRA__RARE_TIER;
     asthra__store(&g->rare, rare, relaxed);
-    g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
+    bool is_hosted = !g->config.main_helps; /* the last one is main's */
+    g->workers_made = asthra__count_workers(c) + (is_lone || is_hosted ? 1 : 0);
+    asthra__store(&g->queue_count, asthra__count_workers(c) + (is_hosted ? 1 : 0), release);
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
@@ -15510,6 +15870,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     Asthra__Thread *t = asthra__thread();
     g->main_seat = asthra__seat_setup(g->config.main_helps ? &g->workers[0] : NULL);
     g->main_seat->is_main = true;
+    if (is_hosted) asthra__fiber_bind(&g->main_seat->root, asthra__main_worker(g)->number);
     if (g->config.main_helps) asthra__store(&g->workers[0].is_outside, 1u, relaxed);
     asthra__os_fault_stack_enter(&t->fault_stack);
     asthra__report_setup();
@@ -15628,6 +15989,21 @@ static void asthra__join_workers(Asthra__Scheduler *g) {
 #endif
 }
 
+/* What is bound to a main that hosts ends only if main runs it: it becomes a worker as others. */
+static void asthra__host_join(Asthra__Scheduler *g, Asthra__Seat *s) {
+    Asthra__Worker *w = asthra__main_worker(g);
+    if (!asthra__load(&g->has_bound, acquire) || asthra__task_unfinished() == 0) return;
+    if (s->worker != NULL || !asthra__spare_ensure(w)) return;
+    asthra__lock(&g->start_lock);
+    uint32_t count = asthra__load(&g->worker_count, relaxed);
+    if (asthra__load(&g->manned, relaxed) == count) {
+        s->worker = w;
+        asthra__store(&g->worker_count, count + 1, release);
+        asthra__store(&g->manned, count + 1, release);
+    }
+    asthra__unlock(&g->start_lock);
+}
+
 ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
@@ -15643,6 +16019,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
+    asthra__host_join(g, s);
     asthra__drain_first(g);
     if (asthra__task_unfinished() > 0) {
         asthra__task_cancel_parked();
@@ -15663,6 +16040,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__task_teardown();
     asthra__workers_destroy(g);
     asthra__fiber_teardown();
+    asthra__scheduler_turn_inward(g, false);
     asthra__scheduler_forget();
 }
 
@@ -15821,7 +16199,7 @@ static void asthra__next_leave(Asthra__Worker *w) {
     asthra__store(&w->owner_in, 0u, release);
 }
 
-static Asthra__Runnable *asthra__next_take(Asthra__Worker *w) {
+ASTHRA__FN Asthra__Runnable *asthra__next_take(Asthra__Worker *w) {
     if (asthra__load(&w->next, relaxed) == NULL) return NULL;
     asthra__next_enter(w);
     Asthra__Runnable *item = asthra__load(&w->next, relaxed);
@@ -15863,8 +16241,10 @@ static void asthra__ring_or_global(Asthra__Worker *w, Asthra__Runnable *item) {
 static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (bound_to >= 0) {
-        asthra__ranked_push(&g->workers[bound_to].bound, r);
-        asthra__notify_worker(&g->workers[bound_to]);
+        Asthra__Worker *owner = &g->workers[bound_to];
+        asthra__ranked_push(&owner->bound, r);
+        asthra__notify_worker(owner);
+        if (owner == asthra__main_worker(g)) asthra__host_tell(g);
     } else {
         asthra__ranked_push(r->item->priority > 0 ? &g->urgent : &g->background, r);
         asthra__notify();
@@ -15887,8 +16267,9 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     if (ASTHRA__LIKELY(is_next && is_ours)) {
         item = asthra__next_put(w, item);
         asthra__safepoint_ask();
+        if (!ASTHRA_HAS_THREADS) asthra__host_tell_if_alone(g);
         if (item == NULL) return;
-        f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+        f = asthra__fiber_of(item);
     }
     if (f->bound_to >= 0 || item->priority != 0) {
         asthra__runnable_ranked(&f->ranked, f->bound_to);
@@ -15943,6 +16324,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
         if (asthra__load(&g->workers[0].is_outside, relaxed)) {
             asthra__timers_run(&g->workers[0], w->now_ns);
         }
+        asthra__outside_poll(g);
         return asthra__list_pop(&g->global);
     case 1: return asthra__deque_oldest(&w->deque);
     case 2: return asthra__ring_pop(&w->ring);
@@ -16047,12 +16429,16 @@ enum {
 
 /* Turns the word of a sleeper; true: it was asleep and will search. */
 static bool asthra__rouse(Asthra__Scheduler *g, Asthra__Worker *w) {
-    uint32_t asleep = 1;
-    if (asthra__load(&w->asleep, relaxed) == 0) return false;
+    uint32_t asleep = asthra__load(&w->asleep, relaxed);
+    if (asleep == ASTHRA__AWAKE) return false;
     asthra__sub(&g->sleeping, 1u, seq_cst); /* first: nobody may count it as asleep when it runs */
     asthra__add(&g->searching, 1u, seq_cst);
-    if (asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) {
-        asthra__os_wake(&w->asleep, 1);
+    while (asleep != ASTHRA__AWAKE) { /* it may go from its word into the poller meanwhile */
+        if (!asthra__cas(&w->asleep, &asleep, (uint32_t)ASTHRA__AWAKE, acq_rel)) continue;
+        if (asleep == ASTHRA__ASLEEP)
+            asthra__os_wake(&w->asleep, 1);
+        else
+            asthra__load(&g->poller, acquire)->wake();
         return true;
     }
     asthra__sub(&g->searching, 1u, seq_cst);
@@ -16069,7 +16455,10 @@ ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
 ASTHRA__FN void asthra__notify(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__os_fence_light();
-    if (asthra__load(&g->searching, relaxed) != 0) return;
+    if (asthra__load(&g->searching, relaxed) != 0) {
+        asthra__host_tell_if_alone(g);
+        return;
+    }
     if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0))
         asthra__safepoint_ask();
     else
@@ -16097,9 +16486,9 @@ ASTHRA__FN void asthra__notify_all(void) {
 /* ---- searching ---- */
 
 static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thief, bool wrests) {
-    uint32_t start = asthra__random(asthra__load(&g->worker_count, acquire));
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
-        Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->worker_count, acquire)];
+    uint32_t start = asthra__random(asthra__load(&g->queue_count, acquire));
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
+        Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->queue_count, acquire)];
         Asthra__Runnable *item;
         if (victim == thief) continue;
         item = wrests ? asthra__deque_wrest(&victim->deque) : asthra__deque_steal(&victim->deque);
@@ -16119,6 +16508,7 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
         Asthra__Runnable *item = asthra__pick(w);
         bool wrests = round % 16 == 15 || round + 1 == rounds;
         if (item == NULL && !asthra__is_deterministic()) item = asthra__steal(g, w, wrests);
+        if (item == NULL && asthra__outside_poll(g)) item = asthra__pick(w);
         if (item != NULL) return item;
         for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
     }
@@ -16133,7 +16523,7 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
         asthra__load(&g->background.count, relaxed) != 0) {
         return true;
     }
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
         if (asthra__deque_count(&g->workers[i].deque) != 0) return true;
         if (asthra__ring_count(&g->workers[i].ring) != 0) return true;
     }
@@ -16158,7 +16548,7 @@ static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
 static Asthra__Runnable *asthra__next_of_stuck(Asthra__Worker *w, Asthra__Worker *other) {
     Asthra__Runnable *item = asthra__next_steal(other);
     if (item == NULL) return NULL;
-    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item); /* nothing else is there */
+    Asthra__Fiber *f = asthra__fiber_of(item); /* nothing else is there */
     if (f->bound_to < 0 || f->bound_to == w->number) return item;
     asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
     return NULL;
@@ -16168,7 +16558,7 @@ static Asthra__Runnable *asthra__next_of_stuck(Asthra__Worker *w, Asthra__Worker
 static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w) {
     Asthra__Runnable *item = NULL;
     w->now_ns = asthra__now_ns();
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
         Asthra__Worker *other = &g->workers[i];
         bool is_stuck = asthra__is_stuck(other, w->now_ns);
         asthra__timers_run(other, w->now_ns);
@@ -16184,13 +16574,18 @@ static bool asthra__somebody_watches(Asthra__Scheduler *g) {
     return seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
 }
 
+/* Timers or the outside, and no idle worker that would see them. */
+static bool asthra__needs_watch(Asthra__Scheduler *g) {
+    bool has_any = asthra__timers_earliest() != INT64_MAX || asthra__outside_is_awaited(g);
+    return has_any && !asthra__somebody_watches(g);
+}
+
 /* Nobody waits, so that safepoints cost nothing until somebody asks again. Whoever asks publishes
  * first, then looks at the word, with a light fence between; we clear it, then look once more. */
 ASTHRA__COLD static void asthra__safepoint_rest(Asthra__Scheduler *g, Asthra__Worker *w) {
     __atomic_store_n(&asthra_safepoint_word, 0u, __ATOMIC_RELAXED);
     asthra__os_fence_heavy();
-    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
-    if (has_timers || asthra__work_exists(g, w)) asthra__safepoint_ask();
+    if (asthra__needs_watch(g) || asthra__work_exists(g, w)) asthra__safepoint_ask();
 }
 
 /* A clock costs more than the rest of it, so it is read at every sixteenth call of a turn. */
@@ -16204,11 +16599,11 @@ ASTHRA__FN bool asthra__safepoint_is_due(Asthra__Worker *w) {
     if (is_new) w->safepoint_ns = now_ns;
     if (now_ns - w->safepoint_ns < ASTHRA__SAFEPOINT_US * 1000) return false;
     w->safepoint_ns = now_ns;
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++)
         asthra__timers_run(&g->workers[i], now_ns);
+    asthra__outside_poll(g);
     if (asthra__work_exists(g, w)) return true;
-    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
-    if (!has_timers) asthra__safepoint_rest(g, w);
+    if (!asthra__needs_watch(g)) asthra__safepoint_rest(g, w);
     return false;
 }
 
@@ -16276,6 +16671,11 @@ static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bo
     return false;
 }
 
+static bool asthra__is_watcher(Asthra__Scheduler *g, const Asthra__Worker *w) {
+    uint32_t seen = asthra__load(&g->watching, relaxed);
+    return (seen | ASTHRA__WATCH_SLEEPS) == (asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS);
+}
+
 /* Wakes up: if it was the watcher and was not relieved, it is one that ticks. */
 static void asthra__wake_watch(Asthra__Scheduler *g, const Asthra__Worker *w) {
     uint32_t seen = asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS;
@@ -16285,8 +16685,7 @@ static void asthra__wake_watch(Asthra__Scheduler *g, const Asthra__Worker *w) {
 
 static void asthra__stop_watching(Asthra__Scheduler *g, const Asthra__Worker *w) {
     uint32_t seen = asthra__load(&g->watching, relaxed);
-    if ((seen | ASTHRA__WATCH_SLEEPS) == (asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS))
-        asthra__cas(&g->watching, &seen, 0u, seq_cst);
+    if (asthra__is_watcher(g, w)) asthra__cas(&g->watching, &seen, 0u, seq_cst);
 }
 
 static bool asthra__all_sleep(Asthra__Scheduler *g) {
@@ -16299,7 +16698,7 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
     int64_t earliest = asthra__timers_earliest();
     if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
-    if (all_rest && earliest == INT64_MAX) {
+    if (all_rest && earliest == INT64_MAX && !asthra__outside_is_awaited(g)) {
         asthra__stop_watching(g, w);
         return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
@@ -16317,19 +16716,25 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
 
 /* Lies down once. True: roused by a producer, which counted us as a searcher. */
 static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us) {
-    uint32_t asleep = 1;
-    asthra__store(&w->asleep, 1u, seq_cst);
+    bool got = false;
+    asthra__store(&w->asleep, (uint32_t)ASTHRA__ASLEEP, seq_cst);
     asthra__add(&g->rests, 1u, seq_cst);
     asthra__add(&g->sleeping, 1u, seq_cst);
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
         int64_t left = asthra__rest_for(g, w, tick_us);
-        if (left != 0) asthra__os_wait(&w->asleep, 1, left);
+        bool polls = left > 0 && asthra__outside_is_awaited(g) && asthra__is_watcher(g, w);
+        if (polls)
+            got = asthra__outside_sleep(g, w, left);
+        else if (left != 0)
+            asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left);
         asthra__wake_watch(g, w);
     }
-    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
-    asthra__sub(&g->sleeping, 1u, seq_cst);
-    return false;
+    bool is_roused =
+        asthra__exchange(&w->asleep, (uint32_t)ASTHRA__AWAKE, acq_rel) == ASTHRA__AWAKE;
+    if (!is_roused) asthra__sub(&g->sleeping, 1u, seq_cst);
+    if (got) asthra__outside_deliver(g);
+    return is_roused;
 }
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
@@ -16694,6 +17099,7 @@ ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
     asthra__unlock(&t->lock);
     asthra__os_fence_light();
     asthra__safepoint_ask();
+    if (asthra__is_uncounted(asthra__scheduler(), w)) asthra__notify(); /* all others may rest */
     return true;
 }
 
@@ -16731,11 +17137,246 @@ ASTHRA__FN bool asthra__timers_run(Asthra__Worker *w, int64_t now_ns) {
 ASTHRA__FN int64_t asthra__timers_earliest(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t earliest = INT64_MAX;
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
         int64_t mine = asthra__load(&g->workers[i].timers.earliest_ns, acquire);
         if (mine < earliest) earliest = mine;
     }
     return earliest;
+}
+
+#endif
+
+/* ---- [scheduler] body ----------------------------------- concurrency/scheduler_outside.c ---- */
+/* scheduler - events from outside the process.                            [scheduler] body: outside
+ *
+ * The floor above knows how to wait for them (Asthra__Poller); when, and on which thread, is
+ * decided here. `outside` counts the waits, and while it is 0 nothing of this costs more than a load.
+ *
+ *   - A worker that finds nothing to do asks, without waiting, before it spins or lies down.
+ *   - Of those who lie down the watcher (scheduler_idle.c) waits in the poller instead of on its
+ *     word: while others are awake for a tick, at total rest until the next timer or for ever. Its
+ *     word says so, and whoever rouses it ends the poll.
+ *   - Where nobody lies down, every 64th turn of a worker asks, and safepoints do.
+ *
+ * One thread at a time is in the poller, from asking until what it was told is delivered. A watcher
+ * that finds another there, one that asks or one that was relieved, sleeps for a tick and looks
+ * again.
+ *
+ * At total rest somebody waits in the poller, if there is a wait: a wait begins on a worker that is
+ * awake, which counts it before it lies down; the one that lies down last sees the count. A main
+ * that hosts is not counted among the workers, so it rouses one.
+ */
+
+#if ASTHRA_HAS_TASK
+
+enum { ASTHRA__OUTSIDE_TICK_NS = 1000000 };
+
+ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p) {
+    asthra__store(&asthra__scheduler()->poller, p, release);
+}
+
+ASTHRA__FN void asthra__outside_begin(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__add(&g->outside, 1u, seq_cst);
+    const Asthra__Worker *w = asthra__seat()->worker;
+    if (asthra__is_uncounted(g, w)) asthra__notify();
+}
+
+ASTHRA__FN void asthra__outside_end(void) {
+    asthra__sub(&asthra__scheduler()->outside, 1u, seq_cst);
+}
+
+static bool asthra__outside_enter(Asthra__Scheduler *g) {
+    return asthra__load(&g->is_polling, relaxed) == 0 &&
+           asthra__exchange(&g->is_polling, 1u, acquire) == 0;
+}
+
+static void asthra__outside_leave(Asthra__Scheduler *g) {
+    asthra__store(&g->is_polling, 0u, release);
+}
+
+ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g) {
+    asthra__load(&g->poller, acquire)->deliver();
+    asthra__outside_leave(g);
+}
+
+ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g) {
+    if (ASTHRA__LIKELY(!asthra__outside_is_awaited(g)) || !asthra__outside_enter(g)) return false;
+    bool got = asthra__load(&g->poller, acquire)->wait(0);
+    if (got)
+        asthra__outside_deliver(g);
+    else
+        asthra__outside_leave(g);
+    return got;
+}
+
+ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, int64_t left_ns) {
+    uint32_t asleep = ASTHRA__ASLEEP;
+    if (!asthra__outside_enter(g)) {
+        if (left_ns > ASTHRA__OUTSIDE_TICK_NS) left_ns = ASTHRA__OUTSIDE_TICK_NS;
+        asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left_ns);
+        return false;
+    }
+    bool got = asthra__cas(&w->asleep, &asleep, (uint32_t)ASTHRA__ASLEEP_OUTSIDE, acq_rel) &&
+               asthra__load(&g->poller, acquire)->wait(left_ns == INT64_MAX ? -1 : left_ns);
+    if (!got) asthra__outside_leave(g);
+    return got;
+}
+
+#endif
+
+/* ---- [scheduler] body -------------------------------------- concurrency/scheduler_host.c ---- */
+/* scheduler - a main thread with a loop of its own.                        [scheduler] body: host
+ *
+ * Work that is bound to main waits in the queue of main's worker: worker 0 if main helps; if it
+ * hosts, one more worker behind the others, which is in the queues' count but not in the workers',
+ * because it never lies down. asthra__host_poll seats main there for a while: it leaves main's
+ * stack, runs the loop, and the loop comes back when nothing is due or the time is over.
+ *
+ * What main may run. Only what is bound to it, if others serve the rest: a host's loop wants short
+ * turns. Everything, if main is the only worker there is: without threads, under a seed, and with
+ * one worker as long as no other thread works beside it. Whoever asks for the descriptor there gets
+ * such a thread (relief), so that what waits for timers and descriptors needs no call of main's.
+ *
+ * The signal. Whoever gives main work publishes it, then exchanges is_signalled for 1, and sets the
+ * signal if it was 0. A poll at its end clears the signal, stores 0, then looks at the queue once
+ * more, and tells itself if there is work left. So between polls work implies a signal: work
+ * published before the store is seen in the queue, after it the exchange sees 0.
+ *
+ * Where main is alone, all work is main's: `searching` is held at 1, so that every notify comes by
+ * here.
+ */
+
+#if ASTHRA_HAS_TASK
+
+enum { ASTHRA__HOST_TICK_NS = 1000000 };
+
+ASTHRA__FN Asthra__Worker *asthra__main_worker(Asthra__Scheduler *g) {
+    return &g->workers[g->config.main_helps ? 0 : g->workers_made - 1];
+}
+
+/* Is main the one that runs everything? */
+static bool asthra__host_is_alone(Asthra__Scheduler *g) {
+    return g->config.main_helps && asthra__load(&g->worker_count, acquire) == 1 &&
+           asthra__load(&g->workers[0].only_bound, relaxed) == 0;
+}
+
+ASTHRA__FN void asthra__host_tell(Asthra__Scheduler *g) {
+    if (ASTHRA__LIKELY(asthra__load(&g->has_signal, seq_cst) == 0)) return;
+    if (asthra__exchange(&g->is_signalled, 1u, seq_cst) == 0) asthra__os_signal_set(g->host_signal);
+}
+
+static void asthra__host_hush(Asthra__Scheduler *g) {
+    if (asthra__load(&g->is_signalled, acquire) == 0) return;
+    asthra__os_signal_clear(g->host_signal);
+    asthra__store(&g->is_signalled, 0u, seq_cst);
+}
+
+ASTHRA__FN void asthra__host_tell_if_alone(Asthra__Scheduler *g) {
+    bool asks = asthra__load(&g->has_signal, relaxed) != 0;
+    if (ASTHRA__UNLIKELY(asks) && asthra__host_is_alone(g)) asthra__host_tell(g);
+}
+
+static bool asthra__host_has_work(Asthra__Scheduler *g, Asthra__Worker *w) {
+    if (asthra__load(&w->bound.count, seq_cst) != 0) return true;
+    return asthra__host_is_alone(g) && asthra__work_exists(g, w);
+}
+
+/* ---- the loop, inside a poll ---- */
+
+/* The slot of main's worker, if main may run it; else it goes to the others. */
+static Asthra__Runnable *asthra__host_next(Asthra__Scheduler *g, Asthra__Worker *w) {
+    Asthra__Runnable *item = asthra__next_take(w);
+    if (item == NULL) return NULL;
+    if (ASTHRA__CONTAINER(Asthra__Fiber, runnable, item)->bound_to == w->number) return item;
+    asthra__list_push(&g->global, item);
+    asthra__notify();
+    return NULL;
+}
+
+static Asthra__Runnable *asthra__host_pick(Asthra__Scheduler *g, Asthra__Worker *w) {
+    Asthra__Runnable *item;
+    if (asthra__host_is_alone(g)) {
+        do item = asthra__pick(w);
+        while (item == NULL && (asthra__outside_poll(g) || asthra__advance_virtual_time(g, w)));
+        return item;
+    }
+    w->turns++;
+    asthra__store(&w->turns_seen, w->turns, relaxed);
+    item = asthra__host_next(g, w);
+    return item != NULL ? item : asthra__ranked_pop(&w->bound);
+}
+
+ASTHRA__FN Asthra__Runnable *asthra__host_item(Asthra__Worker *w) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    w->now_ns = asthra__os_now_ns();
+    if (w->host_turns > 0 && w->now_ns >= w->host_end_ns) return NULL;
+    if (!asthra__is_deterministic()) asthra__timers_run(w, w->now_ns);
+    Asthra__Runnable *item = asthra__host_pick(g, w);
+    if (item != NULL) w->host_turns++;
+    return item;
+}
+
+ASTHRA__FN size_t asthra__host_poll(Asthra__Seat *s, int64_t budget_ns) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Worker *w = asthra__main_worker(g);
+    bool is_seated = s->worker != NULL;
+    if (!asthra__spare_ensure(w)) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_runtime_poll: no stack to run tasks on");
+        return 0;
+    }
+    int64_t now = asthra__os_now_ns();
+    w->host_end_ns = budget_ns < 0 || budget_ns >= INT64_MAX - now ? INT64_MAX : now + budget_ns;
+    w->host_turns = 0;
+    w->is_hosted = true;
+    s->worker = w;
+    asthra__store(&w->is_outside, 0u, relaxed);
+    s = asthra__worker_enter(s);
+    if (g->config.main_helps) asthra__store(&w->is_outside, 1u, relaxed);
+    w->is_hosted = false;
+    if (!asthra__host_is_alone(g)) {
+        Asthra__Runnable *item = asthra__host_next(g, w);
+        if (item != NULL) asthra__ranked_push(&w->bound, &asthra__fiber_of(item)->ranked);
+    }
+    if (!is_seated) s->worker = NULL;
+    asthra__host_hush(g);
+    if (asthra__host_has_work(g, w)) asthra__host_tell(g);
+    return w->host_turns;
+}
+
+/* ---- what a host asks between polls ---- */
+
+ASTHRA__FN int64_t asthra__host_deadline(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Worker *w = asthra__main_worker(g);
+    if (asthra__host_has_work(g, w)) return asthra__now_ns();
+    if (!asthra__host_is_alone(g)) return asthra__load(&w->timers.earliest_ns, acquire);
+    int64_t earliest = asthra__timers_earliest(), tick = asthra__now_ns() + ASTHRA__HOST_TICK_NS;
+    return asthra__outside_is_awaited(g) && tick < earliest ? tick : earliest;
+}
+
+/* Opens the signal. Caller holds start_lock. */
+static bool asthra__host_open(Asthra__Scheduler *g) {
+    if (asthra__load(&g->has_signal, relaxed)) return true;
+    g->host_signal = asthra__os_signal_open();
+    if (g->host_signal.fd < 0) return false;
+    if (asthra__host_is_alone(g)) asthra__add(&g->searching, 1u, seq_cst);
+    asthra__store(&g->has_signal, 1u, seq_cst);
+    return true;
+}
+
+ASTHRA__FN int asthra__host_fd(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (!asthra__scheduler_relieve()) return -1;
+    asthra__lock(&g->start_lock);
+    bool is_open = asthra__host_open(g);
+    asthra__unlock(&g->start_lock);
+    if (!is_open) {
+        asthra__error_set(ASTHRA_LIMIT, "asthra_runtime_wake_fd: the system refused a descriptor");
+        return -1;
+    }
+    if (asthra__host_has_work(g, asthra__main_worker(g))) asthra__host_tell(g);
+    return g->host_signal.fd;
 }
 
 #endif
@@ -16965,6 +17606,7 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
     uint32_t rests = asthra__load(&g->rests, seq_cst);
     if (!asthra__rest_is_total() || asthra__timers_earliest() != INT64_MAX) return false;
+    if (asthra__outside_is_awaited(g)) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
                    (ASTHRA__TSAN ? 1 : 0);
@@ -17527,15 +18169,16 @@ static bool asthra__task_extend(Asthra__Task *t, size_t bytes) {
 }
 
 /* The worker that an affinity means, + 1; 0: any. False: there is none, and the reason is set. */
-static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int16_t *out) {
+static bool asthra__task_affinity(Asthra__Scheduler *g, int affinity, int16_t *out) {
     unsigned count = asthra__load(&g->worker_count, relaxed);
     *out = 0;
     if (affinity == ASTHRA_AFFINITY_ANY) return true;
-    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps)
-        affinity = ASTHRA_AFFINITY_WORKER(0);
     if (affinity == ASTHRA_AFFINITY_MAIN) {
-        asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
-    } else if (affinity < 0) {
+        *out = (int16_t)ASTHRA_AFFINITY_WORKER(asthra__main_worker(g)->number);
+        if (!g->config.main_helps) asthra__store(&g->has_bound, 1u, release);
+        return true;
+    }
+    if (affinity < 0) {
         asthra__error_set(ASTHRA_INVALID, "affinity: %d is none of ASTHRA_AFFINITY_", affinity);
     } else if ((unsigned)affinity > count) {
         asthra__error_set(ASTHRA_INVALID, "affinity: worker %d asked for, there are %u, from 0",
@@ -18139,6 +18782,10 @@ struct AsthraConcurrencyChannel {
     char *ring;
     const char *name;
     void *block; /* what the allocator gave */
+    /* Of asthra_channel_fd, which few channels have. */
+    ASTHRA__ATOMIC(uint32_t) has_signal;
+    bool is_shown; /* the signal is set; under the lock */
+    Asthra__OsSignal signal;
     /* Changes under the lock: whoever takes it gets all of this with one line. */
     ASTHRA__ALIGNED(64) Asthra__Lock lock;
     ASTHRA__ATOMIC(uint32_t) is_closed;
@@ -18150,6 +18797,16 @@ struct AsthraConcurrencyChannel {
 _Static_assert(offsetof(AsthraConcurrencyChannel, lock) == ASTHRA__CACHE_LINE &&
                    sizeof(AsthraConcurrencyChannel) == 2 * ASTHRA__CACHE_LINE,
                "what changes has a line of its own");
+
+/* Makes the descriptor of a channel that has one say what is true. Caller holds c->lock. */
+ASTHRA__COLD ASTHRA__FN void asthra__channel_show_slow(AsthraChannel *c);
+static inline void asthra__channel_show(AsthraChannel *c) {
+    if (ASTHRA__UNLIKELY(asthra__load(&c->has_signal, relaxed))) asthra__channel_show_slow(c);
+}
+static inline void asthra__channel_unlock(AsthraChannel *c) {
+    asthra__channel_show(c);
+    asthra__unlock(&c->lock);
+}
 
 /* Would a send, or a receive, have to wait? Without the lock: true was so at some moment of the
  * call, false is only a hint. closed is read last, because it never becomes false again: with
@@ -18170,17 +18827,23 @@ static inline void asthra__waiters_append(Asthra__Waiters *list, Asthra__Waiter 
     w->next = NULL;
     w->prev = list->last;
     asthra__store(&w->is_linked, true, relaxed);
-    if (w->prev) w->prev->next = w;
-    else asthra__store(&list->first, w, relaxed);
+    if (w->prev)
+        w->prev->next = w;
+    else
+        asthra__store(&list->first, w, relaxed);
     list->last = w;
 }
 
 /* is_linked is the caller's business: see the head of this file. */
 static inline void asthra__waiters_remove(Asthra__Waiters *list, const Asthra__Waiter *w) {
-    if (w->prev) w->prev->next = w->next;
-    else asthra__store(&list->first, w->next, relaxed);
-    if (w->next) w->next->prev = w->prev;
-    else list->last = w->prev;
+    if (w->prev)
+        w->prev->next = w->next;
+    else
+        asthra__store(&list->first, w->next, relaxed);
+    if (w->next)
+        w->next->prev = w->prev;
+    else
+        list->last = w->prev;
 }
 
 static inline void asthra__waiter_release(Asthra__Waiter *w) {
@@ -18191,10 +18854,14 @@ static inline void asthra__waiter_release(Asthra__Waiter *w) {
  * with ASTHRA_RT_STATIC, would warn of the sizes that it does not have: it shall not see it. */
 static inline void asthra__channel_copy(void *to, const void *from, size_t size) {
     __asm__("" : "+r"(to), "+r"(from));
-    if (size == 8) memcpy(to, from, 8);
-    else if (size == 4) memcpy(to, from, 4);
-    else if (size == 16) memcpy(to, from, 16);
-    else memcpy(to, from, size);
+    if (size == 8)
+        memcpy(to, from, 8);
+    else if (size == 4)
+        memcpy(to, from, 4);
+    else if (size == 16)
+        memcpy(to, from, 16);
+    else
+        memcpy(to, from, size);
 }
 
 /* Touch every page of a user's value before any lock is taken, so that a bad pointer faults in its
@@ -18213,7 +18880,9 @@ static inline void asthra__channel_touch_target(const AsthraChannel *c, void *ou
 }
 
 /* A source in a waiter's slot, which is never written through. */
-static inline void *asthra__channel_source(const void *value) { return (void *)(uintptr_t)value; }
+static inline void *asthra__channel_source(const void *value) {
+    return (void *)(uintptr_t)value;
+}
 
 /* Sends or receives without waiting: ASTHRA_OK, ASTHRA_CLOSED or ASTHRA_WOULD_BLOCK. Caller holds
  * c->lock. *wake becomes whom the caller must wake after unlocking, or NULL. */
@@ -18377,7 +19046,7 @@ ASTHRA__FN void asthra__waiter_unlink(AsthraChannel *c, Asthra__Waiters *list, A
     if (!asthra__load(&w->is_linked, acquire)) return; /* partner: asthra__waiter_release */
     asthra__lock(&c->lock);
     if (asthra__load(&w->is_linked, relaxed)) asthra__waiters_remove(list, w);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
 }
 
 /* Waits in the list for a partner. Caller holds c->lock, which is given back. */
@@ -18394,6 +19063,7 @@ ASTHRA__NOINLINE static AsthraStatus asthra__channel_wait(AsthraChannel *c, Asth
     w.slot = slot;
     w.parker = asthra__wait_open(&wait);
     asthra__waiters_append(list, &w);
+    asthra__channel_show(c);
     AsthraStatus status = asthra__wait_park(&wait, timeout_ns);
     asthra__waiter_unlink(c, list, &w);
     return status;
@@ -18409,7 +19079,7 @@ static inline AsthraStatus asthra__channel_send(AsthraChannel *c, const void *va
     if (status == ASTHRA_WOULD_BLOCK && timeout_ns != 0)
         return asthra__channel_wait(c, &c->senders, asthra__channel_source(value),
                                     "send on channel", timeout_ns);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     if (wake) asthra__wait_wake(wake);
     return status;
 }
@@ -18423,7 +19093,7 @@ static inline AsthraStatus asthra__channel_receive(AsthraChannel *c, void *out,
     AsthraStatus status = asthra__channel_take(c, out, &wake);
     if (status == ASTHRA_WOULD_BLOCK && timeout_ns != 0)
         return asthra__channel_wait(c, &c->receivers, out, "receive on channel", timeout_ns);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     if (wake) asthra__wait_wake(wake);
     return status;
 }
@@ -18512,7 +19182,7 @@ ASTHRA_RT_API bool asthra_channel_close(AsthraChannel *c) {
         asthra__channel_dismiss(&c->receivers, &receivers);
         asthra__channel_dismiss(&c->senders, &senders);
     }
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     asthra__channel_wake_all(receivers);
     asthra__channel_wake_all(senders);
     if (!is_first) asthra__error_note(ASTHRA_CLOSED);
@@ -18548,12 +19218,13 @@ ASTHRA_RT_API void asthra_channel_destroy(AsthraChannel *c) {
     asthra__lock(&c->lock);
     size_t live = asthra__channel_list(&c->receivers, "receive", &who);
     live += asthra__channel_list(&c->senders, "send", &who);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     if (live)
         asthra_panic_at(NULL,
                         "asthra_channel_destroy: %zu still wait on channel '%s': %s; close it and "
                         "let them return first",
                         live, c->name, buffer);
+    if (asthra__load(&c->has_signal, relaxed)) asthra__os_signal_close(c->signal);
     asthra__free(c->block);
 }
 
@@ -18644,6 +19315,39 @@ ASTHRA_RT_API size_t asthra_channel_element_size(const AsthraChannel *c) {
 ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c) {
     ASTHRA__CHANNEL_NEEDS(c, "channel");
     return c->name;
+}
+
+/* ---- the descriptor ---- */
+
+ASTHRA__COLD ASTHRA__FN void asthra__channel_show_slow(AsthraChannel *c) {
+    bool must_wait = asthra__channel_is_empty(c);
+    if (c->is_shown == !must_wait) return;
+    c->is_shown = !must_wait;
+    if (must_wait)
+        asthra__os_signal_clear(c->signal);
+    else
+        asthra__os_signal_set(c->signal);
+}
+
+/* Opened outside the lock, because the system may take its time; of two, one is given back. */
+ASTHRA_RT_API int asthra_channel_fd(AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    if (asthra__load(&c->has_signal, acquire)) return c->signal.fd;
+    Asthra__OsSignal fresh = asthra__os_signal_open();
+    if (fresh.fd < 0) {
+        asthra__error_set(ASTHRA_LIMIT,
+                          "asthra_channel_fd: the system refused a descriptor for channel '%s'",
+                          c->name);
+        return -1;
+    }
+    asthra__lock(&c->lock);
+    bool is_first = !asthra__load(&c->has_signal, relaxed);
+    if (is_first) c->signal = fresh;
+    asthra__store(&c->has_signal, 1u, release);
+    asthra__channel_unlock(c);
+    if (!is_first) asthra__os_signal_close(fresh);
+    return c->signal.fd;
 }
 
 #endif
@@ -18764,7 +19468,7 @@ static int asthra__select_poll(AsthraSelectCase *cases, int count) {
         asthra__select_touch(k);
         asthra__lock(&k->channel->lock);
         AsthraStatus status = asthra__select_try(k, &wake);
-        asthra__unlock(&k->channel->lock);
+        asthra__channel_unlock(k->channel);
         if (wake) asthra__wait_wake(wake);
         if (status == ASTHRA_WOULD_BLOCK) continue;
         k->status = status;
@@ -18909,7 +19613,7 @@ ASTHRA__NOINLINE static bool asthra__select_settle(Asthra__Select *s, int i, Ast
     Asthra__SelectStep step = asthra__select_match(s, k, &status, &wake);
     if (step == ASTHRA__SELECT_WAITS) asthra__waiters_append(asthra__select_list(k), w);
     if (step == ASTHRA__SELECT_MATCHED) asthra__waiter_finish(w, status);
-    asthra__unlock(&k->channel->lock);
+    asthra__channel_unlock(k->channel);
     if (wake) asthra__wait_wake(wake);
     if (step == ASTHRA__SELECT_MATCHED) asthra__wait_wake(s->self); /* so that park returns */
     return step == ASTHRA__SELECT_WAITS;
@@ -18941,7 +19645,7 @@ static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter
     bool must_wait = is_send ? asthra__channel_is_full(c) : asthra__channel_is_empty(c);
     if (ASTHRA__UNLIKELY(!must_wait)) return asthra__select_settle(s, i, w);
     asthra__waiters_append(is_send ? &c->senders : &c->receivers, w);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     return true;
 }
 
@@ -19456,6 +20160,357 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
 
 #endif
 
+/* ---- [fd] body ------------------------------------------------------------------ io/fd.c ---- */
+/* fd - waiting until a descriptor is ready.                                [fd] body
+ *
+ * Each descriptor number has an entry: a lock, a list of those who wait, and whether the system's
+ * set (os_internal.h) knows it. A wait links a node that stands on its own stack, arms the set for
+ * what all in the list want, and parks; the entry's lock is held from there to the moment when the
+ * stack has been left. The scheduler calls us back (Asthra__Poller): marks of what is ready come
+ * in, nodes are claimed and unlinked under the entry's lock, what is left is armed again.
+ *
+ * A mark is the number with the entry's `turn`, counted up whenever it is armed. So an event that
+ * was on its way when somebody armed anew is dropped, and comes again if it is still true: nobody
+ * is told of readiness that had been used up before the wait began.
+ *
+ * Closed. A set forgets a file that is closed and tells nobody. Arming tells: it finds the number
+ * closed, or given to another file. So whoever begins to wait completes those who waited for the
+ * file before; and a sweep arms all that is awaited once more, after a tenth of a second, then ever
+ * more seldom while no new waits begin. It never takes more than about a hundredth of the time.
+ *
+ * Entries are in segments that double and stay, so an entry never moves; number i is in segment
+ * floor(log2(i / 64 + 1)).
+ */
+
+#if ASTHRA_HAS_FD
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+enum {
+    ASTHRA__FD_SEGMENTS = 26, /* the last one ends above INT_MAX */
+    ASTHRA__FD_FIRST = 64,
+    ASTHRA__FD_BATCH = 64,
+    ASTHRA__FD_EVENTS = 0x7fff /* poll's are a positive short */
+};
+#define ASTHRA__FD_SWEEP_NS ASTHRA_MS(100)
+#define ASTHRA__FD_SWEEP_MOST_NS ASTHRA_MS(1600)
+
+typedef struct Asthra__FdNode {
+    struct Asthra__FdNode *next, **link; /* link NULL: in no list */
+    Asthra__Parker *parker;
+    int wanted, got;
+} Asthra__FdNode;
+
+typedef struct Asthra__FdEntry {
+    Asthra__Lock lock;
+    uint32_t turn;
+    Asthra__FdNode *first;           /* of those who wait */
+    bool is_known;                   /* to the set */
+    ASTHRA__ATOMIC(bool) is_awaited; /* perhaps: what a sweep looks at first */
+} Asthra__FdEntry;
+
+static struct {
+    Asthra__Lock lock; /* of opening, and of new segments */
+    ASTHRA__ATOMIC(bool) is_open;
+    bool has_fork_hook;
+    ASTHRA__ATOMIC(Asthra__FdEntry *) segments[ASTHRA__FD_SEGMENTS];
+    ASTHRA__ATOMIC(uint32_t) begun; /* counts waits */
+    /* Of the one thread that polls. */
+    Asthra__OsReady ready[ASTHRA__FD_BATCH];
+    size_t ready_count;
+    uint32_t begun_at_sweep;
+    int64_t sweep_at_ns, sweep_after_ns;
+} asthra__fd;
+
+/* ---- entries ---- */
+
+static size_t asthra__fd_segment_size(unsigned segment) {
+    return (size_t)ASTHRA__FD_FIRST << segment;
+}
+
+static unsigned asthra__fd_segment_of(unsigned fd, size_t *within) {
+    unsigned segment = 31u - (unsigned)__builtin_clz(fd / ASTHRA__FD_FIRST + 1);
+    *within = fd - (asthra__fd_segment_size(segment) - ASTHRA__FD_FIRST);
+    return segment;
+}
+
+/* NULL: none was made for it. */
+static Asthra__FdEntry *asthra__fd_find(unsigned fd) {
+    size_t within;
+    unsigned segment = asthra__fd_segment_of(fd, &within);
+    Asthra__FdEntry *entries = asthra__load(&asthra__fd.segments[segment], acquire);
+    return entries == NULL ? NULL : &entries[within];
+}
+
+/* NULL: no memory. */
+ASTHRA__COLD static Asthra__FdEntry *asthra__fd_make(unsigned fd) {
+    size_t within;
+    unsigned segment = asthra__fd_segment_of(fd, &within);
+    asthra__lock(&asthra__fd.lock);
+    Asthra__FdEntry *entries = asthra__load(&asthra__fd.segments[segment], relaxed);
+    if (entries == NULL) {
+        entries = asthra__alloc_zeroed(asthra__fd_segment_size(segment), sizeof *entries);
+        asthra__store(&asthra__fd.segments[segment], entries, release);
+    }
+    asthra__unlock(&asthra__fd.lock);
+    return entries == NULL ? NULL : &entries[within];
+}
+
+/* ---- under an entry's lock ---- */
+
+static void asthra__fd_link(Asthra__FdEntry *e, Asthra__FdNode *n) {
+    asthra__store(&e->is_awaited, true, relaxed);
+    n->next = e->first;
+    n->link = &e->first;
+    if (n->next != NULL) n->next->link = &n->next;
+    e->first = n;
+}
+
+static void asthra__fd_unlink(Asthra__FdNode *n) {
+    *n->link = n->next;
+    if (n->next != NULL) n->next->link = n->link;
+    n->link = NULL;
+}
+
+static Asthra__OsArmed asthra__fd_arm(Asthra__FdEntry *e, unsigned fd) {
+    int events = 0;
+    for (const Asthra__FdNode *n = e->first; n != NULL; n = n->next) events |= n->wanted;
+    uint64_t mark = (uint64_t)++e->turn << 32 | fd;
+    Asthra__OsArmed how = asthra__os_poll_arm((int)fd, events, mark, e->is_known);
+    e->is_known = how == ASTHRA__OS_ARMED || how == ASTHRA__OS_ARMED_ANEW;
+    return how;
+}
+
+/* Completes those from n on that `events` concern, all but `own`, and puts them in front of
+ * `chain`. */
+static Asthra__FdNode *asthra__fd_complete(Asthra__FdNode *n, const Asthra__FdNode *own, int events,
+                                           AsthraStatus outcome, Asthra__FdNode *chain) {
+    for (Asthra__FdNode *next; n != NULL; n = next) {
+        int got = events & (n->wanted | POLLERR | POLLHUP | POLLNVAL);
+        next = n->next;
+        if (n == own || got == 0) continue;
+        asthra__fd_unlink(n);
+        if (!asthra__wait_claim(n->parker)) continue; /* timed out, or cancelled */
+        n->parker->wait->outcome = outcome;
+        n->got = got;
+        n->next = chain;
+        chain = n;
+    }
+    return chain;
+}
+
+/* After unlocking. */
+static void asthra__fd_wake(Asthra__FdNode *chain) {
+    while (chain != NULL) {
+        Asthra__Parker *p = chain->parker;
+        chain = chain->next; /* the wake ends the node's life */
+        asthra__wait_wake(p);
+    }
+}
+
+/* ---- what the scheduler calls ---- */
+
+static bool asthra__fd_sweep_is_due(void) {
+    return asthra__os_now_ns() >= asthra__fd.sweep_at_ns;
+}
+
+static bool asthra__fd_poller_wait(int64_t timeout_ns) {
+    int64_t sweep_ns = asthra__fd.sweep_at_ns - asthra__os_now_ns();
+    if (sweep_ns < 0) sweep_ns = 0;
+    if (timeout_ns < 0 || timeout_ns > sweep_ns) timeout_ns = sweep_ns;
+    asthra__fd.ready_count = asthra__os_poll_wait(asthra__fd.ready, ASTHRA__FD_BATCH, timeout_ns);
+    return asthra__fd.ready_count > 0 || asthra__fd_sweep_is_due();
+}
+
+static Asthra__FdNode *asthra__fd_tell(Asthra__OsReady ready, Asthra__FdNode *chain) {
+    unsigned fd = (unsigned)(uint32_t)ready.mark;
+    Asthra__FdEntry *e = asthra__fd_find(fd);
+    if (e == NULL) return chain;
+    asthra__lock(&e->lock);
+    if (e->turn == (uint32_t)(ready.mark >> 32)) {
+        AsthraStatus how = ready.events & POLLNVAL ? ASTHRA_CLOSED : ASTHRA_OK;
+        chain = asthra__fd_complete(e->first, NULL, ready.events, how, chain);
+        if (e->first != NULL) asthra__fd_arm(e, fd); /* what it finds closed the sweep will find */
+    }
+    asthra__unlock(&e->lock);
+    return chain;
+}
+
+/* Is the file that e's nodes wait for still there? */
+static Asthra__FdNode *asthra__fd_check(Asthra__FdEntry *e, unsigned fd, Asthra__FdNode *chain) {
+    if (!asthra__load(&e->is_awaited, relaxed)) return chain;
+    asthra__lock(&e->lock);
+    asthra__store(&e->is_awaited, e->first != NULL, relaxed);
+    if (e->first != NULL) {
+        bool was_known = e->is_known;
+        Asthra__OsArmed how = asthra__fd_arm(e, fd);
+        bool is_other = was_known && how == ASTHRA__OS_ARMED_ANEW;
+        if (how == ASTHRA__OS_ARMED_CLOSED || is_other)
+            chain = asthra__fd_complete(e->first, NULL, POLLNVAL, ASTHRA_CLOSED, chain);
+    }
+    asthra__unlock(&e->lock);
+    return chain;
+}
+
+static Asthra__FdNode *asthra__fd_sweep(Asthra__FdNode *chain) {
+    int64_t start = asthra__os_now_ns(), after = asthra__fd.sweep_after_ns * 2;
+    uint32_t begun = asthra__load(&asthra__fd.begun, relaxed);
+    unsigned fd = 0;
+    for (unsigned s = 0; s < ASTHRA__FD_SEGMENTS; s++) {
+        Asthra__FdEntry *entries = asthra__load(&asthra__fd.segments[s], acquire);
+        size_t size = asthra__fd_segment_size(s);
+        for (size_t i = 0; entries != NULL && i < size; i++)
+            chain = asthra__fd_check(&entries[i], fd + (unsigned)i, chain);
+        fd += (unsigned)size;
+    }
+    if (begun != asthra__fd.begun_at_sweep) after = ASTHRA__FD_SWEEP_NS;
+    if (after > ASTHRA__FD_SWEEP_MOST_NS) after = ASTHRA__FD_SWEEP_MOST_NS;
+    asthra__fd.begun_at_sweep = begun;
+    asthra__fd.sweep_after_ns = after;
+    int64_t end = asthra__os_now_ns(), cost = (end - start) * 100;
+    asthra__fd.sweep_at_ns = end + (cost > after ? cost : after);
+    return chain;
+}
+
+static void asthra__fd_poller_deliver(void) {
+    Asthra__FdNode *chain = NULL;
+    for (size_t i = 0; i < asthra__fd.ready_count; i++)
+        chain = asthra__fd_tell(asthra__fd.ready[i], chain);
+    asthra__fd.ready_count = 0;
+    if (asthra__fd_sweep_is_due()) chain = asthra__fd_sweep(chain);
+    asthra__fd_wake(chain);
+}
+
+/* In a forked child entries may be locked, and the set is the parent's too: both are forgotten. */
+static void asthra__fd_poller_end(bool is_child) {
+    asthra__os_poll_close();
+    for (unsigned s = 0; s < ASTHRA__FD_SEGMENTS; s++) {
+        if (!is_child) asthra__free(asthra__load(&asthra__fd.segments[s], relaxed));
+        asthra__store(&asthra__fd.segments[s], (Asthra__FdEntry *)NULL, relaxed);
+    }
+    asthra__store(&asthra__fd.is_open, false, release);
+    asthra__store(&asthra__fd.lock.word, 0, relaxed);
+}
+
+/* Opens the set, once for each run of the runtime. */
+ASTHRA__COLD static bool asthra__fd_open(void) {
+    static const Asthra__Poller poller = {asthra__fd_poller_wait, asthra__fd_poller_deliver,
+                                          asthra__os_poll_wake, asthra__fd_poller_end};
+    asthra__lock(&asthra__fd.lock);
+    bool is_open = asthra__load(&asthra__fd.is_open, relaxed);
+    if (!is_open && asthra__os_poll_open()) {
+        asthra__fd.sweep_after_ns = ASTHRA__FD_SWEEP_NS;
+        asthra__fd.sweep_at_ns = asthra__os_now_ns() + ASTHRA__FD_SWEEP_NS;
+        asthra__fd.ready_count = 0;
+        asthra__outside_set_poller(&poller);
+        asthra__store(&asthra__fd.is_open, true, release);
+        is_open = true;
+    }
+    asthra__unlock(&asthra__fd.lock);
+    return is_open;
+}
+
+/* ---- waiting ---- */
+
+static AsthraResult asthra__fd_result(AsthraStatus status, int fd, int error) {
+    AsthraResult r;
+    if (status == ASTHRA_INVALID)
+        r = asthra_result_errorf(status, "asthra_wait_fd: %d is no open descriptor", fd);
+    else if (status == ASTHRA_CLOSED)
+        r = asthra_result_errorf(status, "asthra_wait_fd: descriptor %d was closed by others", fd);
+    else
+        r = asthra_result_errorf(status, "asthra_wait_fd: no room to wait for descriptor %d", fd);
+    r.detail = (uint32_t)error;
+    return r;
+}
+
+static AsthraResult asthra__fd_ready(int events) {
+    AsthraResult r = {ASTHRA_OK, 0, {NULL}};
+    r.value.integer = events;
+    return r;
+}
+
+/* On the calling thread. A signal does not end the wait. */
+static AsthraResult asthra__fd_poll(int fd, int events, int64_t timeout_ns) {
+    int64_t start = asthra__os_now_ns(), left_ns = timeout_ns;
+    int got;
+    while ((got = asthra__os_poll_one(fd, events, left_ns)) == -EINTR || got == 0) {
+        if (timeout_ns < 0) continue;
+        left_ns = timeout_ns - (asthra__os_now_ns() - start);
+        if (left_ns <= 0) return asthra__result_of(ASTHRA_TIMED_OUT);
+    }
+    if (got < 0) return asthra__fd_result(ASTHRA_OUT_OF_MEMORY, fd, -got);
+    if (got & POLLNVAL) return asthra__fd_result(ASTHRA_INVALID, fd, EBADF);
+    return asthra__fd_ready(got);
+}
+
+/* Not armed: gives the wait, which nobody has seen, up again. */
+static AsthraResult asthra__fd_refuse(Asthra__FdEntry *e, Asthra__Wait *w, int fd,
+                                      Asthra__OsArmed how, Asthra__FdNode *closed, int wanted) {
+    (void)asthra__wait_retract(w);
+    asthra__unlock(&e->lock);
+    asthra__fd_wake(closed);
+    if (how == ASTHRA__OS_ARMED_NEVER) return asthra__fd_ready(wanted & (POLLIN | POLLOUT));
+    if (how == ASTHRA__OS_ARMED_CLOSED) return asthra__fd_result(ASTHRA_INVALID, fd, EBADF);
+    return asthra__fd_result(ASTHRA_LIMIT, fd, ENOSPC);
+}
+
+static AsthraResult asthra__fd_park(Asthra__FdEntry *e, int fd, int events, int64_t timeout_ns) {
+    Asthra__FdNode node = {.wanted = events}, *closed = NULL;
+    Asthra__Wait w = {.what = "descriptor", .held = &e->lock};
+    asthra__lock(&e->lock);
+    bool was_known = e->is_known;
+    node.parker = asthra__wait_open(&w);
+    asthra__fd_link(e, &node);
+    Asthra__OsArmed how = asthra__fd_arm(e, (unsigned)fd);
+    bool is_armed = how == ASTHRA__OS_ARMED || how == ASTHRA__OS_ARMED_ANEW;
+    if (ASTHRA__UNLIKELY(how == ASTHRA__OS_ARMED_CLOSED ||
+                         (was_known && how == ASTHRA__OS_ARMED_ANEW)))
+        closed = asthra__fd_complete(e->first, &node, POLLNVAL, ASTHRA_CLOSED, NULL);
+    if (ASTHRA__UNLIKELY(!is_armed)) {
+        asthra__fd_unlink(&node);
+        return asthra__fd_refuse(e, &w, fd, how, closed, events);
+    }
+    asthra__fd_wake(closed);
+    AsthraStatus status = asthra__wait_park(&w, timeout_ns);
+    if (status == ASTHRA_OK) return asthra__fd_ready(node.got);
+    asthra__lock(&e->lock);
+    if (node.link != NULL) asthra__fd_unlink(&node);
+    asthra__unlock(&e->lock);
+    if (status == ASTHRA_CLOSED) return asthra__fd_result(status, fd, EBADF);
+    return asthra__result_of(status);
+}
+
+ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns) {
+    asthra__turn();
+    if (fd < 0) return asthra__fd_result(ASTHRA_INVALID, fd, EBADF);
+    if (events & ~ASTHRA__FD_EVENTS)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_wait_fd: events are 0x%x, expected those of poll(2), "
+                                    "at most 0x%x",
+                                    (unsigned)events, ASTHRA__FD_EVENTS);
+    if (timeout_ns == 0 || asthra__seat()->worker == NULL)
+        return asthra__fd_poll(fd, events, timeout_ns);
+    if (ASTHRA__UNLIKELY(!asthra__load(&asthra__fd.is_open, acquire)) && !asthra__fd_open())
+        return asthra__fd_result(ASTHRA_LIMIT, fd, EMFILE);
+    Asthra__FdEntry *e = asthra__fd_find((unsigned)fd);
+    if (ASTHRA__UNLIKELY(e == NULL)) { /* no large segment for a number that is none */
+        int got = asthra__os_poll_one(fd, 0, 0);
+        if (got > 0 && got & POLLNVAL) return asthra__fd_result(ASTHRA_INVALID, fd, EBADF);
+        e = asthra__fd_make((unsigned)fd);
+    }
+    if (ASTHRA__UNLIKELY(e == NULL)) return asthra__fd_result(ASTHRA_OUT_OF_MEMORY, fd, ENOMEM);
+    asthra__add(&asthra__fd.begun, 1u, relaxed);
+    asthra__outside_begin();
+    AsthraResult r = asthra__fd_park(e, fd, events, timeout_ns);
+    asthra__outside_end();
+    return r;
+}
+
+#endif
+
 /* ---- [runtime] body --------------------------------------------------- runtime/runtime.c ---- */
 /* runtime - configuration, start, stop.                                    [runtime] body
  *
@@ -19588,6 +20643,28 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
     return asthra__scheduler_is_running();
+}
+
+ASTHRA_RT_API size_t asthra_runtime_poll(int64_t budget_ns) {
+    Asthra__Seat *s = asthra__seat();
+    if (s->is_main && s->task == NULL) return asthra__host_poll(s, budget_ns);
+    asthra__error_set(ASTHRA_INVALID,
+                      s->task != NULL ? "asthra_runtime_poll: called in a task; it is main's, "
+                                        "outside tasks"
+                                      : "asthra_runtime_poll: called by another thread than the "
+                                        "one that started the runtime");
+    return 0;
+}
+
+ASTHRA_RT_API int64_t asthra_runtime_next_deadline(void) {
+    asthra__seat();
+    int64_t deadline = asthra__host_deadline();
+    return deadline == INT64_MAX ? ASTHRA_FOREVER : deadline;
+}
+
+ASTHRA_RT_API int asthra_runtime_wake_fd(void) {
+    asthra__seat();
+    return asthra__host_fd();
 }
 
 #else

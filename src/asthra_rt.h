@@ -38,6 +38,7 @@
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
+ *     [fd]                                 waiting for pipes and sockets
  *     [runtime]                            configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
@@ -46,10 +47,11 @@
  *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
  *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
- *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX
+ *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_FD
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
+ *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
@@ -119,6 +121,7 @@ extern "C" {
 #include "concurrency/channel.h"
 #include "concurrency/select.h"
 #include "concurrency/mutex.h"
+#include "io/fd.h"
 #include "runtime/runtime.h"
 
 #ifdef __cplusplus
@@ -138,6 +141,7 @@ extern "C" {
 #include "platform/os_linux.c"
 #include "platform/os_linux_pages.c"
 #include "platform/os_linux_fault.c"
+#include "platform/os_linux_poll.c"
 #include "platform/swap_internal.h"
 #include "platform/swap_x86_64.c"
 #include "platform/swap_aarch64.c"
@@ -203,6 +207,8 @@ extern "C" {
 #include "concurrency/scheduler_idle.c"
 #include "concurrency/scheduler_wait.c"
 #include "concurrency/scheduler_timer.c"
+#include "concurrency/scheduler_outside.c"
+#include "concurrency/scheduler_host.c"
 #include "concurrency/scheduler_report.c"
 #include "concurrency/task_internal.h"
 #include "concurrency/task_record.c"
@@ -213,6 +219,7 @@ extern "C" {
 #include "concurrency/channel.c"
 #include "concurrency/select.c"
 #include "concurrency/mutex.c"
+#include "io/fd.c"
 #include "runtime/runtime.c"
 
 #endif /* ASTHRA_RT_IMPLEMENTATION */

@@ -1542,7 +1542,8 @@ TEST(task, a_hosting_main_runs_no_tasks) {
     c.main_thread = ASTHRA_MAIN_HOSTS;
     c.worker_threads = 1;
     CHECK(asthra_runtime_init(&c));
-    AsthraSpawnOptions o = {.affinity = ASTHRA_AFFINITY_MAIN};
+    AsthraSpawnOptions o = {.affinity =
+                                ASTHRA_AFFINITY_WORKER(1)}; /* main is no worker of theirs */
     CHECK_EQ(asthra_spawn_with(&o, add_one, NULL).bits, 0);
     CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
     pthread_t seen = pthread_self();

@@ -136,7 +136,7 @@ ASTHRA__FN void asthra__waiter_unlink(AsthraChannel *c, Asthra__Waiters *list, A
     if (!asthra__load(&w->is_linked, acquire)) return; /* partner: asthra__waiter_release */
     asthra__lock(&c->lock);
     if (asthra__load(&w->is_linked, relaxed)) asthra__waiters_remove(list, w);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
 }
 
 /* Waits in the list for a partner. Caller holds c->lock, which is given back. */
@@ -153,6 +153,7 @@ ASTHRA__NOINLINE static AsthraStatus asthra__channel_wait(AsthraChannel *c, Asth
     w.slot = slot;
     w.parker = asthra__wait_open(&wait);
     asthra__waiters_append(list, &w);
+    asthra__channel_show(c);
     AsthraStatus status = asthra__wait_park(&wait, timeout_ns);
     asthra__waiter_unlink(c, list, &w);
     return status;
@@ -168,7 +169,7 @@ static inline AsthraStatus asthra__channel_send(AsthraChannel *c, const void *va
     if (status == ASTHRA_WOULD_BLOCK && timeout_ns != 0)
         return asthra__channel_wait(c, &c->senders, asthra__channel_source(value),
                                     "send on channel", timeout_ns);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     if (wake) asthra__wait_wake(wake);
     return status;
 }
@@ -182,7 +183,7 @@ static inline AsthraStatus asthra__channel_receive(AsthraChannel *c, void *out,
     AsthraStatus status = asthra__channel_take(c, out, &wake);
     if (status == ASTHRA_WOULD_BLOCK && timeout_ns != 0)
         return asthra__channel_wait(c, &c->receivers, out, "receive on channel", timeout_ns);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     if (wake) asthra__wait_wake(wake);
     return status;
 }
@@ -271,7 +272,7 @@ ASTHRA_RT_API bool asthra_channel_close(AsthraChannel *c) {
         asthra__channel_dismiss(&c->receivers, &receivers);
         asthra__channel_dismiss(&c->senders, &senders);
     }
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     asthra__channel_wake_all(receivers);
     asthra__channel_wake_all(senders);
     if (!is_first) asthra__error_note(ASTHRA_CLOSED);
@@ -307,12 +308,13 @@ ASTHRA_RT_API void asthra_channel_destroy(AsthraChannel *c) {
     asthra__lock(&c->lock);
     size_t live = asthra__channel_list(&c->receivers, "receive", &who);
     live += asthra__channel_list(&c->senders, "send", &who);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     if (live)
         asthra_panic_at(NULL,
                         "asthra_channel_destroy: %zu still wait on channel '%s': %s; close it and "
                         "let them return first",
                         live, c->name, buffer);
+    if (asthra__load(&c->has_signal, relaxed)) asthra__os_signal_close(c->signal);
     asthra__free(c->block);
 }
 
@@ -403,6 +405,39 @@ ASTHRA_RT_API size_t asthra_channel_element_size(const AsthraChannel *c) {
 ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c) {
     ASTHRA__CHANNEL_NEEDS(c, "channel");
     return c->name;
+}
+
+/* ---- the descriptor ---- */
+
+ASTHRA__COLD ASTHRA__FN void asthra__channel_show_slow(AsthraChannel *c) {
+    bool must_wait = asthra__channel_is_empty(c);
+    if (c->is_shown == !must_wait) return;
+    c->is_shown = !must_wait;
+    if (must_wait)
+        asthra__os_signal_clear(c->signal);
+    else
+        asthra__os_signal_set(c->signal);
+}
+
+/* Opened outside the lock, because the system may take its time; of two, one is given back. */
+ASTHRA_RT_API int asthra_channel_fd(AsthraChannel *c) {
+    ASTHRA__CHANNEL_NEEDS(c, "channel");
+    asthra__turn();
+    if (asthra__load(&c->has_signal, acquire)) return c->signal.fd;
+    Asthra__OsSignal fresh = asthra__os_signal_open();
+    if (fresh.fd < 0) {
+        asthra__error_set(ASTHRA_LIMIT,
+                          "asthra_channel_fd: the system refused a descriptor for channel '%s'",
+                          c->name);
+        return -1;
+    }
+    asthra__lock(&c->lock);
+    bool is_first = !asthra__load(&c->has_signal, relaxed);
+    if (is_first) c->signal = fresh;
+    asthra__store(&c->has_signal, 1u, release);
+    asthra__channel_unlock(c);
+    if (!is_first) asthra__os_signal_close(fresh);
+    return c->signal.fd;
 }
 
 #endif

@@ -78,6 +78,15 @@ ASTHRA_RT_API size_t asthra_channel_capacity(const AsthraChannel *c);
 ASTHRA_RT_API size_t asthra_channel_element_size(const AsthraChannel *c);
 ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c); /* lives as long as c */
 
+/* For a loop that waits for descriptors: one that is readable while a receive would not wait. It is
+ * made by the first call, belongs to the channel, and is only to be polled: not read, not closed.
+ * What it says may be out of date at once, as all such answers, so receive with try_receive.
+ *
+ * Returns   the descriptor, the same at every call; -1 with the reason in asthra_last_error().
+ * Cost      from then on a system call whenever the channel goes from empty to not, or back.
+ */
+ASTHRA_RT_API int asthra_channel_fd(AsthraChannel *c);
+
 /* Ends a channel; values inside are dropped. Whoever knows that no other call on it is to come may
  * do this, even while a call whose value it has received, or sent, is still returning elsewhere.
  * A channel that somebody waits on panics and names the waiters. A select waits on all its channels

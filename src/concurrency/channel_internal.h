@@ -35,6 +35,10 @@ struct AsthraConcurrencyChannel {
     char *ring;
     const char *name;
     void *block; /* what the allocator gave */
+    /* Of asthra_channel_fd, which few channels have. */
+    ASTHRA__ATOMIC(uint32_t) has_signal;
+    bool is_shown; /* the signal is set; under the lock */
+    Asthra__OsSignal signal;
     /* Changes under the lock: whoever takes it gets all of this with one line. */
     ASTHRA__ALIGNED(64) Asthra__Lock lock;
     ASTHRA__ATOMIC(uint32_t) is_closed;
@@ -46,6 +50,16 @@ struct AsthraConcurrencyChannel {
 _Static_assert(offsetof(AsthraConcurrencyChannel, lock) == ASTHRA__CACHE_LINE &&
                    sizeof(AsthraConcurrencyChannel) == 2 * ASTHRA__CACHE_LINE,
                "what changes has a line of its own");
+
+/* Makes the descriptor of a channel that has one say what is true. Caller holds c->lock. */
+ASTHRA__COLD ASTHRA__FN void asthra__channel_show_slow(AsthraChannel *c);
+static inline void asthra__channel_show(AsthraChannel *c) {
+    if (ASTHRA__UNLIKELY(asthra__load(&c->has_signal, relaxed))) asthra__channel_show_slow(c);
+}
+static inline void asthra__channel_unlock(AsthraChannel *c) {
+    asthra__channel_show(c);
+    asthra__unlock(&c->lock);
+}
 
 /* Would a send, or a receive, have to wait? Without the lock: true was so at some moment of the
  * call, false is only a hint. closed is read last, because it never becomes false again: with
@@ -66,17 +80,23 @@ static inline void asthra__waiters_append(Asthra__Waiters *list, Asthra__Waiter 
     w->next = NULL;
     w->prev = list->last;
     asthra__store(&w->is_linked, true, relaxed);
-    if (w->prev) w->prev->next = w;
-    else asthra__store(&list->first, w, relaxed);
+    if (w->prev)
+        w->prev->next = w;
+    else
+        asthra__store(&list->first, w, relaxed);
     list->last = w;
 }
 
 /* is_linked is the caller's business: see the head of this file. */
 static inline void asthra__waiters_remove(Asthra__Waiters *list, const Asthra__Waiter *w) {
-    if (w->prev) w->prev->next = w->next;
-    else asthra__store(&list->first, w->next, relaxed);
-    if (w->next) w->next->prev = w->prev;
-    else list->last = w->prev;
+    if (w->prev)
+        w->prev->next = w->next;
+    else
+        asthra__store(&list->first, w->next, relaxed);
+    if (w->next)
+        w->next->prev = w->prev;
+    else
+        list->last = w->prev;
 }
 
 static inline void asthra__waiter_release(Asthra__Waiter *w) {
@@ -87,10 +107,14 @@ static inline void asthra__waiter_release(Asthra__Waiter *w) {
  * with ASTHRA_RT_STATIC, would warn of the sizes that it does not have: it shall not see it. */
 static inline void asthra__channel_copy(void *to, const void *from, size_t size) {
     __asm__("" : "+r"(to), "+r"(from));
-    if (size == 8) memcpy(to, from, 8);
-    else if (size == 4) memcpy(to, from, 4);
-    else if (size == 16) memcpy(to, from, 16);
-    else memcpy(to, from, size);
+    if (size == 8)
+        memcpy(to, from, 8);
+    else if (size == 4)
+        memcpy(to, from, 4);
+    else if (size == 16)
+        memcpy(to, from, 16);
+    else
+        memcpy(to, from, size);
 }
 
 /* Touch every page of a user's value before any lock is taken, so that a bad pointer faults in its
@@ -109,7 +133,9 @@ static inline void asthra__channel_touch_target(const AsthraChannel *c, void *ou
 }
 
 /* A source in a waiter's slot, which is never written through. */
-static inline void *asthra__channel_source(const void *value) { return (void *)(uintptr_t)value; }
+static inline void *asthra__channel_source(const void *value) {
+    return (void *)(uintptr_t)value;
+}
 
 /* Sends or receives without waiting: ASTHRA_OK, ASTHRA_CLOSED or ASTHRA_WOULD_BLOCK. Caller holds
  * c->lock. *wake becomes whom the caller must wake after unlocking, or NULL. */

@@ -289,10 +289,11 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
     w->left_wait = wait;
     if (is_root) asthra__store(&w->is_outside, 0u, relaxed);
     /* The turn that runs timers is the loop's: we may still hold a lock that a timer wants. */
-    bool is_for_loop = asthra__is_fair_turn(w->turns + 1) || asthra__load(&w->only_bound, relaxed);
+    bool is_for_loop =
+        asthra__is_fair_turn(w->turns + 1) || w->is_hosted || asthra__load(&w->only_bound, relaxed);
     Asthra__Runnable *item = is_for_loop ? NULL : asthra__pick(w);
     if (item != NULL && item->is_fiber) {
-        s = asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), how);
+        s = asthra__go_to(s, asthra__fiber_of(item), how);
     } else {
         w->assigned = item;
         s = asthra__go_to(s, asthra__spare_pop(w), how);
@@ -431,10 +432,11 @@ static void asthra__start(Asthra__Seat *s, Asthra__Task *t) {
     }
 }
 
-/* What the loop does next: NULL when the workers leave. */
+/* What the loop does next: NULL when the workers leave, or main its poll. */
 static Asthra__Runnable *asthra__next_item(Asthra__Worker *w) {
     Asthra__Runnable *item = w->assigned;
     w->assigned = NULL;
+    if (item == NULL && w->is_hosted) return asthra__host_item(w);
     if (item == NULL && asthra__is_fair_turn(w->turns + 1) && /* a yielder comes by here */
         asthra__load(&asthra__scheduler()->phase, acquire) == ASTHRA__PHASE_STOPPED) {
         return NULL;
@@ -463,16 +465,17 @@ ASTHRA__FN void asthra__loop(void *unused) {
         if (item == NULL) {
             asthra__go_to(s, &s->root, ASTHRA__LEFT_IDLE);
         } else if (item->is_fiber) {
-            asthra__go_to(s, ASTHRA__CONTAINER(Asthra__Fiber, runnable, item), ASTHRA__LEFT_IDLE);
+            asthra__go_to(s, asthra__fiber_of(item), ASTHRA__LEFT_IDLE);
         } else {
             asthra__start(s, ASTHRA__CONTAINER(Asthra__Task, runnable, item));
         }
     }
 }
 
-ASTHRA__FN void asthra__worker_run(Asthra__Seat *s) {
+ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s) {
     Asthra__Worker *w = s->worker;
-    if (asthra__spare_ensure(w)) asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
+    if (!asthra__spare_ensure(w)) return s;
+    return asthra__go_to(s, asthra__spare_pop(w), ASTHRA__LEFT_NOTHING);
 }
 
 #endif

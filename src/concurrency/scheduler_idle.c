@@ -54,12 +54,16 @@ enum {
 
 /* Turns the word of a sleeper; true: it was asleep and will search. */
 static bool asthra__rouse(Asthra__Scheduler *g, Asthra__Worker *w) {
-    uint32_t asleep = 1;
-    if (asthra__load(&w->asleep, relaxed) == 0) return false;
+    uint32_t asleep = asthra__load(&w->asleep, relaxed);
+    if (asleep == ASTHRA__AWAKE) return false;
     asthra__sub(&g->sleeping, 1u, seq_cst); /* first: nobody may count it as asleep when it runs */
     asthra__add(&g->searching, 1u, seq_cst);
-    if (asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) {
-        asthra__os_wake(&w->asleep, 1);
+    while (asleep != ASTHRA__AWAKE) { /* it may go from its word into the poller meanwhile */
+        if (!asthra__cas(&w->asleep, &asleep, (uint32_t)ASTHRA__AWAKE, acq_rel)) continue;
+        if (asleep == ASTHRA__ASLEEP)
+            asthra__os_wake(&w->asleep, 1);
+        else
+            asthra__load(&g->poller, acquire)->wake();
         return true;
     }
     asthra__sub(&g->searching, 1u, seq_cst);
@@ -76,7 +80,10 @@ ASTHRA__COLD static void asthra__rouse_any(Asthra__Scheduler *g) {
 ASTHRA__FN void asthra__notify(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     asthra__os_fence_light();
-    if (asthra__load(&g->searching, relaxed) != 0) return;
+    if (asthra__load(&g->searching, relaxed) != 0) {
+        asthra__host_tell_if_alone(g);
+        return;
+    }
     if (ASTHRA__LIKELY(asthra__load(&g->sleeping, relaxed) == 0))
         asthra__safepoint_ask();
     else
@@ -104,9 +111,9 @@ ASTHRA__FN void asthra__notify_all(void) {
 /* ---- searching ---- */
 
 static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thief, bool wrests) {
-    uint32_t start = asthra__random(asthra__load(&g->worker_count, acquire));
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
-        Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->worker_count, acquire)];
+    uint32_t start = asthra__random(asthra__load(&g->queue_count, acquire));
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
+        Asthra__Worker *victim = &g->workers[(start + i) % asthra__load(&g->queue_count, acquire)];
         Asthra__Runnable *item;
         if (victim == thief) continue;
         item = wrests ? asthra__deque_wrest(&victim->deque) : asthra__deque_steal(&victim->deque);
@@ -126,6 +133,7 @@ static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w)
         Asthra__Runnable *item = asthra__pick(w);
         bool wrests = round % 16 == 15 || round + 1 == rounds;
         if (item == NULL && !asthra__is_deterministic()) item = asthra__steal(g, w, wrests);
+        if (item == NULL && asthra__outside_poll(g)) item = asthra__pick(w);
         if (item != NULL) return item;
         for (int i = 0; i < 32 && round + 1 < rounds; i++) asthra__cpu_relax();
     }
@@ -140,7 +148,7 @@ ASTHRA__FN bool asthra__work_exists(Asthra__Scheduler *g, Asthra__Worker *w) {
         asthra__load(&g->background.count, relaxed) != 0) {
         return true;
     }
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
         if (asthra__deque_count(&g->workers[i].deque) != 0) return true;
         if (asthra__ring_count(&g->workers[i].ring) != 0) return true;
     }
@@ -165,7 +173,7 @@ static bool asthra__is_stuck(Asthra__Worker *w, int64_t now_ns) {
 static Asthra__Runnable *asthra__next_of_stuck(Asthra__Worker *w, Asthra__Worker *other) {
     Asthra__Runnable *item = asthra__next_steal(other);
     if (item == NULL) return NULL;
-    Asthra__Fiber *f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item); /* nothing else is there */
+    Asthra__Fiber *f = asthra__fiber_of(item); /* nothing else is there */
     if (f->bound_to < 0 || f->bound_to == w->number) return item;
     asthra__runnable_fiber(w, f, false); /* to its own worker's queue */
     return NULL;
@@ -175,7 +183,7 @@ static Asthra__Runnable *asthra__next_of_stuck(Asthra__Worker *w, Asthra__Worker
 static Asthra__Runnable *asthra__watch(Asthra__Scheduler *g, Asthra__Worker *w) {
     Asthra__Runnable *item = NULL;
     w->now_ns = asthra__now_ns();
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
         Asthra__Worker *other = &g->workers[i];
         bool is_stuck = asthra__is_stuck(other, w->now_ns);
         asthra__timers_run(other, w->now_ns);
@@ -191,13 +199,18 @@ static bool asthra__somebody_watches(Asthra__Scheduler *g) {
     return seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
 }
 
+/* Timers or the outside, and no idle worker that would see them. */
+static bool asthra__needs_watch(Asthra__Scheduler *g) {
+    bool has_any = asthra__timers_earliest() != INT64_MAX || asthra__outside_is_awaited(g);
+    return has_any && !asthra__somebody_watches(g);
+}
+
 /* Nobody waits, so that safepoints cost nothing until somebody asks again. Whoever asks publishes
  * first, then looks at the word, with a light fence between; we clear it, then look once more. */
 ASTHRA__COLD static void asthra__safepoint_rest(Asthra__Scheduler *g, Asthra__Worker *w) {
     __atomic_store_n(&asthra_safepoint_word, 0u, __ATOMIC_RELAXED);
     asthra__os_fence_heavy();
-    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
-    if (has_timers || asthra__work_exists(g, w)) asthra__safepoint_ask();
+    if (asthra__needs_watch(g) || asthra__work_exists(g, w)) asthra__safepoint_ask();
 }
 
 /* A clock costs more than the rest of it, so it is read at every sixteenth call of a turn. */
@@ -211,11 +224,11 @@ ASTHRA__FN bool asthra__safepoint_is_due(Asthra__Worker *w) {
     if (is_new) w->safepoint_ns = now_ns;
     if (now_ns - w->safepoint_ns < ASTHRA__SAFEPOINT_US * 1000) return false;
     w->safepoint_ns = now_ns;
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++)
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++)
         asthra__timers_run(&g->workers[i], now_ns);
+    asthra__outside_poll(g);
     if (asthra__work_exists(g, w)) return true;
-    bool has_timers = asthra__timers_earliest() != INT64_MAX && !asthra__somebody_watches(g);
-    if (!has_timers) asthra__safepoint_rest(g, w);
+    if (!asthra__needs_watch(g)) asthra__safepoint_rest(g, w);
     return false;
 }
 
@@ -283,6 +296,11 @@ static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bo
     return false;
 }
 
+static bool asthra__is_watcher(Asthra__Scheduler *g, const Asthra__Worker *w) {
+    uint32_t seen = asthra__load(&g->watching, relaxed);
+    return (seen | ASTHRA__WATCH_SLEEPS) == (asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS);
+}
+
 /* Wakes up: if it was the watcher and was not relieved, it is one that ticks. */
 static void asthra__wake_watch(Asthra__Scheduler *g, const Asthra__Worker *w) {
     uint32_t seen = asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS;
@@ -292,8 +310,7 @@ static void asthra__wake_watch(Asthra__Scheduler *g, const Asthra__Worker *w) {
 
 static void asthra__stop_watching(Asthra__Scheduler *g, const Asthra__Worker *w) {
     uint32_t seen = asthra__load(&g->watching, relaxed);
-    if ((seen | ASTHRA__WATCH_SLEEPS) == (asthra__watch_mark(w) | ASTHRA__WATCH_SLEEPS))
-        asthra__cas(&g->watching, &seen, 0u, seq_cst);
+    if (asthra__is_watcher(g, w)) asthra__cas(&g->watching, &seen, 0u, seq_cst);
 }
 
 static bool asthra__all_sleep(Asthra__Scheduler *g) {
@@ -306,7 +323,7 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
     int64_t earliest = asthra__timers_earliest();
     if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
-    if (all_rest && earliest == INT64_MAX) {
+    if (all_rest && earliest == INT64_MAX && !asthra__outside_is_awaited(g)) {
         asthra__stop_watching(g, w);
         return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
@@ -324,19 +341,25 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
 
 /* Lies down once. True: roused by a producer, which counted us as a searcher. */
 static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us) {
-    uint32_t asleep = 1;
-    asthra__store(&w->asleep, 1u, seq_cst);
+    bool got = false;
+    asthra__store(&w->asleep, (uint32_t)ASTHRA__ASLEEP, seq_cst);
     asthra__add(&g->rests, 1u, seq_cst);
     asthra__add(&g->sleeping, 1u, seq_cst);
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
         int64_t left = asthra__rest_for(g, w, tick_us);
-        if (left != 0) asthra__os_wait(&w->asleep, 1, left);
+        bool polls = left > 0 && asthra__outside_is_awaited(g) && asthra__is_watcher(g, w);
+        if (polls)
+            got = asthra__outside_sleep(g, w, left);
+        else if (left != 0)
+            asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left);
         asthra__wake_watch(g, w);
     }
-    if (!asthra__cas(&w->asleep, &asleep, 0u, acq_rel)) return true;
-    asthra__sub(&g->sleeping, 1u, seq_cst);
-    return false;
+    bool is_roused =
+        asthra__exchange(&w->asleep, (uint32_t)ASTHRA__AWAKE, acq_rel) == ASTHRA__AWAKE;
+    if (!is_roused) asthra__sub(&g->sleeping, 1u, seq_cst);
+    if (got) asthra__outside_deliver(g);
+    return is_roused;
 }
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */

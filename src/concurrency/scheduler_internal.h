@@ -50,7 +50,7 @@ enum {
 
 typedef struct Asthra__Parker {
     ASTHRA__ATOMIC(uint32_t) word;
-    uint32_t index;           /* of the task; 0: a plain thread */
+    uint32_t index;            /* of the task; 0: a plain thread */
     struct Asthra__Wait *wait; /* while not IDLE */
 } Asthra__Parker;
 
@@ -164,12 +164,12 @@ _Static_assert(sizeof(Asthra__TaskExtra) % (2 * sizeof(void *)) == 0, "as malloc
 #define ASTHRA__TASK_GENERATION (~(uint64_t)0xffffffff)
 
 enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
-    ASTHRA__TASK_STARTED = 1,
-    ASTHRA__TASK_ESCAPED = 2,   /* its own handle was taken with asthra_task_current */
-    ASTHRA__TASK_SAW_CANCEL = 4,
-    ASTHRA__TASK_COPIED = 8,    /* has a block */
-    ASTHRA__TASK_EXTRA = 16,    /* its extra is in use, not only kept */
-    ASTHRA__TASK_FORKED = 32    /* we are the child of a fork that it made */
+       ASTHRA__TASK_STARTED = 1,
+       ASTHRA__TASK_ESCAPED = 2, /* its own handle was taken with asthra_task_current */
+       ASTHRA__TASK_SAW_CANCEL = 4,
+       ASTHRA__TASK_COPIED = 8, /* has a block */
+       ASTHRA__TASK_EXTRA = 16, /* its extra is in use, not only kept */
+       ASTHRA__TASK_FORKED = 32 /* we are the child of a fork that it made */
 };
 
 enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
@@ -181,16 +181,16 @@ struct Asthra__Task {
     void *value; /* the argument until it starts, the result once it has ended */
     const char *name;
     Asthra__Parker parker;
-    uint64_t parent;                       /* handle bits */
-    ASTHRA__ATOMIC(uint64_t) awaiting;     /* handle bits of the child that it awaits; 0: none */
-    struct Asthra__AwaitNode *waiters;     /* under the stripe lock of this task */
+    uint64_t parent;                   /* handle bits */
+    ASTHRA__ATOMIC(uint64_t) awaiting; /* handle bits of the child that it awaits; 0: none */
+    struct Asthra__AwaitNode *waiters; /* under the stripe lock of this task */
     struct AsthraError *error;
     Asthra__TaskExtra *extra;
     int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
     ASTHRA__ATOMIC(uint8_t) marks;
     ASTHRA__ATOMIC(uint8_t) masks; /* depth of asthra_cancel_mask_begin */
-    uint8_t policy; /* AsthraPanicPolicy */
-    uint8_t block_size; /* of an inline block */
+    uint8_t policy;                /* AsthraPanicPolicy */
+    uint8_t block_size;            /* of an inline block */
     ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
 };
 _Static_assert(sizeof(void *) != 8 || sizeof(Asthra__Task) == 128, "two cache lines");
@@ -218,6 +218,10 @@ typedef struct Asthra__Ring {
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) head;
 } Asthra__Ring;
 
+static inline Asthra__Fiber *asthra__fiber_of(Asthra__Runnable *item) {
+    return ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+}
+
 typedef struct Asthra__TimerEntry {
     int64_t deadline_ns;
     Asthra__Wait *wait;
@@ -231,12 +235,12 @@ typedef struct Asthra__Timers {
 } Asthra__Timers;
 
 typedef enum Asthra__Leaving { /* what is to be done for the fiber that was left last */
-    ASTHRA__LEFT_NOTHING,
-    ASTHRA__LEFT_HOLDING, /* give its lock back */
-    ASTHRA__LEFT_WAITING, /* mark its word SWITCHED */
-    ASTHRA__LEFT_READY,   /* it yielded: append it */
-    ASTHRA__LEFT_IDLE,    /* a loop that has nothing to do: cache it */
-    ASTHRA__LEFT_DEAD     /* nobody comes back */
+                               ASTHRA__LEFT_NOTHING,
+                               ASTHRA__LEFT_HOLDING, /* give its lock back */
+                               ASTHRA__LEFT_WAITING, /* mark its word SWITCHED */
+                               ASTHRA__LEFT_READY,   /* it yielded: append it */
+                               ASTHRA__LEFT_IDLE,    /* a loop that has nothing to do: cache it */
+                               ASTHRA__LEFT_DEAD     /* nobody comes back */
 } Asthra__Leaving;
 
 struct Asthra__Worker {
@@ -244,8 +248,8 @@ struct Asthra__Worker {
     int number;
     uint32_t turns, next_streak;
     uint32_t starved, starved_turn; /* tasks in a row that got no stack; the last one's turn */
-    int64_t now_ns; /* read every 64 turns and when idle */
-    Asthra__Fiber *spare; /* idle loops, newest first */
+    int64_t now_ns;                 /* read every 64 turns and when idle */
+    Asthra__Fiber *spare;           /* idle loops, newest first */
     uint32_t spare_count;
     Asthra__Runnable *assigned; /* what the loop that is switched to shall do first */
     Asthra__Leaving leaving;
@@ -257,35 +261,55 @@ struct Asthra__Worker {
 #endif
     bool has_thread;
     ASTHRA__ATOMIC(uint32_t) only_bound; /* main's, when a relief thread serves the queues */
+    bool is_hosted; /* its loop runs inside asthra_runtime_poll, until host_end_ns */
+    int64_t host_end_ns;
+    size_t host_turns;                        /* in this poll */
     uint32_t safepoint_turn, safepoint_calls; /* the last safepoint's turn, and how many in it */
     int64_t safepoint_ns;                     /* when that turn, or the last look, began */
     /* Read by others now and then. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(Asthra__Runnable *) next; /* see asthra__next_take */
     ASTHRA__ATOMIC(uint32_t) owner_in;
     ASTHRA__ATOMIC(uint32_t) thief_in;
-    ASTHRA__ATOMIC(uint32_t) turns_seen; /* turns, published */
+    ASTHRA__ATOMIC(uint32_t) turns_seen;    /* turns, published */
     ASTHRA__ATOMIC(uint32_t) turns_watched; /* of these, what a watcher saw last, and since when */
     ASTHRA__ATOMIC(int64_t) watched_ns;
     ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
     ASTHRA__ALIGNED(128) Asthra__Deque deque;
     ASTHRA__ALIGNED(128) Asthra__Ring ring;
     ASTHRA__ALIGNED(128) Asthra__Timers timers;
-    ASTHRA__ALIGNED(128) Asthra__RankedQueue bound; /* only this worker may run these */
-    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) asleep; /* 1: sleeps on this word */
+    ASTHRA__ALIGNED(128) Asthra__RankedQueue bound;       /* only this worker may run these */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) asleep; /* Asthra__Asleep */
 };
+
+typedef enum Asthra__Asleep {
+    ASTHRA__AWAKE,
+    ASTHRA__ASLEEP,        /* on this word */
+    ASTHRA__ASLEEP_OUTSIDE /* in the poller */
+} Asthra__Asleep;
+
+/* What waits for events from outside the process, filled by the floor above. `wait` waits for one,
+ * for at most timeout_ns (< 0: no limit), and says whether there is something to deliver; `deliver`
+ * makes it runnable. One thread at a time calls these two. `wake` ends a wait. `end`: no wait is
+ * left; in a forked child those that were are forgotten. */
+typedef struct Asthra__Poller {
+    bool (*wait)(int64_t timeout_ns);
+    void (*deliver)(void);
+    void (*wake)(void);
+    void (*end)(bool is_child);
+} Asthra__Poller;
 
 /* What the scheduler keeps for each thread, inside its Asthra__Thread. */
 struct Asthra__Seat {
     uint32_t epoch; /* of its runtime, + 1; 0: none */
     bool is_main;   /* the thread that started the runtime */
     Asthra__Thread *thread;
-    Asthra__Worker *worker; /* NULL: a plain thread */
-    Asthra__Task *task;     /* NULL: outside tasks */
-    Asthra__Fiber *fiber;   /* we stand on it */
-    Asthra__Fiber root;     /* the stack that the thread came with */
-    Asthra__Parker parker;  /* of the thread itself */
+    Asthra__Worker *worker;            /* NULL: a plain thread */
+    Asthra__Task *task;                /* NULL: outside tasks */
+    Asthra__Fiber *fiber;              /* we stand on it */
+    Asthra__Fiber root;                /* the stack that the thread came with */
+    Asthra__Parker parker;             /* of the thread itself */
     ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
-    Asthra__Task *loaded, *spare;            /* free descriptors */
+    Asthra__Task *loaded, *spare;      /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
     ASTHRA__ATOMIC(uint64_t) spawned;
@@ -323,11 +347,11 @@ enum {
     ASTHRA__FAIR_STEP = 8 /* turns from one that begins with another queue to the next */
 };
 
-enum { /* Asthra__Scheduler.rare */
-    ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
-    ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
-    ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
-    ASTHRA__RARE_TIER = 8      /* tasks, or external threads, are switched off */
+enum {                            /* Asthra__Scheduler.rare */
+       ASTHRA__RARE_UNMANNED = 1, /* threads are still to be started */
+       ASTHRA__RARE_RELIEF = 2,   /* a plain thread would need a relief thread */
+       ASTHRA__RARE_LIMIT = 4,    /* max_tasks */
+       ASTHRA__RARE_TIER = 8      /* tasks, or external threads, are switched off */
 };
 
 /* The one record of the scheduler. */
@@ -340,7 +364,8 @@ typedef struct Asthra__Scheduler {
     Asthra__Worker *workers;
     void *workers_block;
     ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
-    ASTHRA__ATOMIC(uint32_t) rare; /* Asthra__Rare bits: what a spawn must look at */
+    ASTHRA__ATOMIC(uint32_t) rare;         /* Asthra__Rare bits: what a spawn must look at */
+    ASTHRA__ATOMIC(uint32_t) queue_count;  /* workers with queues: a main that hosts, too, last */
     unsigned workers_made;                 /* in the block: one more where relief may be needed */
     ASTHRA__ATOMIC(uint32_t) manned;       /* workers whose threads run; == worker_count: all */
     Asthra__Lock start_lock;
@@ -354,10 +379,18 @@ typedef struct Asthra__Scheduler {
     /* Idle workers. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
-    ASTHRA__ATOMIC(uint32_t) rests; /* how often a worker lay down */
-    ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
-    ASTHRA__ATOMIC(uint32_t) timed_hosts;  /* of these, with a timeout */
+    ASTHRA__ATOMIC(uint32_t) rests;          /* how often a worker lay down */
+    ASTHRA__ATOMIC(uint32_t) host_blocked;   /* plain threads inside our waits */
+    ASTHRA__ATOMIC(uint32_t) timed_hosts;    /* of these, with a timeout */
     ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
+    /* Events from outside, and a host's loop. */
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(const Asthra__Poller *) poller;
+    ASTHRA__ATOMIC(uint32_t) outside;    /* waits for the poller */
+    ASTHRA__ATOMIC(uint32_t) is_polling; /* somebody is in it */
+    ASTHRA__ATOMIC(uint32_t) has_bound;  /* a task was bound to a main that hosts */
+    ASTHRA__ATOMIC(uint32_t) has_signal; /* host_signal is open */
+    ASTHRA__ATOMIC(uint32_t) is_signalled;
+    Asthra__OsSignal host_signal; /* readable: main has work */
     /* Tasks. */
     ASTHRA__ALIGNED(128) Asthra__Lock descriptors_lock;
     Asthra__Task *segments[ASTHRA__SEGMENTS];
@@ -379,16 +412,16 @@ typedef struct Asthra__Scheduler {
 /* scheduler.c */
 ASTHRA__FN Asthra__Scheduler *asthra__scheduler(void);
 ASTHRA__FN bool asthra__is_deterministic(void);
-ASTHRA__FN void asthra__epoch_next(void); /* from here on every seat is an old one's */
+ASTHRA__FN void asthra__epoch_next(void);           /* from here on every seat is an old one's */
 ASTHRA__FN Asthra__Seat *asthra__seat_if_any(void); /* signal-safe; NULL: none */
 ASTHRA__FN Asthra__Seat *asthra__seat_setup(Asthra__Worker *w); /* of this thread; w may be NULL */
 /* Both return the seat by the time the caller goes on. */
 ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
-ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);    /* an idle loop in store */
-ASTHRA__FN void asthra__loop(void *unused);                 /* what every pool stack runs */
-ASTHRA__FN void asthra__worker_run(Asthra__Seat *s);        /* on its own stack, to the end */
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t);     /* 0: any stack will do */
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);        /* an idle loop in store */
+ASTHRA__FN void asthra__loop(void *unused);                     /* what every pool stack runs */
+ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s); /* from its own stack, and back */
 
 /* scheduler_start.c */
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
@@ -398,8 +431,9 @@ ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s);
-ASTHRA__FN void asthra__drain_check(void); /* a task has ended during shutdown */
-ASTHRA__FN void asthra__drain_turn(void);  /* a turn has begun during shutdown under a seed */
+ASTHRA__FN bool asthra__scheduler_relieve(void); /* a main that would be alone gets a thread */
+ASTHRA__FN void asthra__drain_check(void);       /* a task has ended during shutdown */
+ASTHRA__FN void asthra__drain_turn(void);        /* a turn has begun during shutdown under a seed */
 
 /* scheduler_queue.c */
 ASTHRA__FN void asthra__list_push(Asthra__ListQueue *q, Asthra__Runnable *item);
@@ -411,6 +445,7 @@ ASTHRA__FN Asthra__Runnable *asthra__ranked_pop(Asthra__RankedQueue *q);
 ASTHRA__FN bool asthra__ring_push(Asthra__Ring *r, Asthra__Runnable *item); /* owner; false: full */
 ASTHRA__FN Asthra__Runnable *asthra__ring_pop(Asthra__Ring *r);             /* anybody */
 ASTHRA__FN uint32_t asthra__ring_count(const Asthra__Ring *r);
+ASTHRA__FN Asthra__Runnable *asthra__next_take(Asthra__Worker *w);  /* its owner */
 ASTHRA__FN Asthra__Runnable *asthra__next_steal(Asthra__Worker *w); /* not the owner */
 /* w: ours */
 ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool is_next);
@@ -436,7 +471,7 @@ ASTHRA__FN void asthra__feed_slow(Asthra__Worker *w);
 /* Deterministic mode, and nothing can run: to the next timer. False: there is none. */
 ASTHRA__FN bool asthra__advance_virtual_time(Asthra__Scheduler *g, Asthra__Worker *w);
 ASTHRA__FN bool asthra__drain_is_quiescent(Asthra__Scheduler *g); /* makes shutdown go on */
-ASTHRA__FN void asthra__notify(void);                         /* there is new work for anybody */
+ASTHRA__FN void asthra__notify(void); /* there is new work for anybody */
 ASTHRA__FN void asthra__notify_worker(Asthra__Worker *w);
 ASTHRA__FN void asthra__notify_all(void);
 ASTHRA__FN Asthra__Runnable *asthra__take_from_main(Asthra__Worker *w); /* while it is away */
@@ -449,6 +484,32 @@ static inline void asthra__safepoint_ask(void) {
         __atomic_store_n(&asthra_safepoint_word, 1u, __ATOMIC_RELAXED);
 }
 
+/* scheduler_outside.c */
+ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p); /* to the runtime's end */
+/* A wait that the poller will complete: before it is published, and once it is over. */
+ASTHRA__FN void asthra__outside_begin(void);
+ASTHRA__FN void asthra__outside_end(void);
+static inline bool asthra__outside_is_awaited(Asthra__Scheduler *g) {
+    return asthra__load(&g->outside, seq_cst) != 0;
+}
+ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g); /* without waiting; did it help? */
+/* Of the watcher, whose word says ASLEEP. True: the caller delivers, once it counts as awake. */
+ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, int64_t left_ns);
+ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g);
+
+/* scheduler_host.c */
+ASTHRA__FN Asthra__Worker *asthra__main_worker(Asthra__Scheduler *g);
+/* w is main's, which hosts: it is not among those who lie down. */
+static inline bool asthra__is_uncounted(Asthra__Scheduler *g, const Asthra__Worker *w) {
+    return (uint32_t)w->number >= asthra__load(&g->worker_count, relaxed);
+}
+ASTHRA__FN void asthra__host_tell(Asthra__Scheduler *g); /* main has work, if its loop asked */
+ASTHRA__FN void asthra__host_tell_if_alone(Asthra__Scheduler *g);
+ASTHRA__FN Asthra__Runnable *asthra__host_item(Asthra__Worker *w); /* NULL: back to the host */
+ASTHRA__FN size_t asthra__host_poll(Asthra__Seat *s, int64_t budget_ns); /* how many turns it ran */
+ASTHRA__FN int64_t asthra__host_deadline(void);                          /* INT64_MAX: none */
+ASTHRA__FN int asthra__host_fd(void);                                    /* -1: the reason is set */
+
 /* scheduler_timer.c */
 ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait); /* false: no memory */
 ASTHRA__FN void asthra__timer_remove(Asthra__Wait *wait);
@@ -460,7 +521,7 @@ ASTHRA__FN int64_t asthra__timers_earliest(void); /* over all workers; INT64_MAX
 ASTHRA__FN void asthra__report_setup(void);
 ASTHRA__FN void asthra__report_teardown(void);
 ASTHRA__FN bool asthra__all_are_asleep(void); /* only waiting tasks, and nothing can end a wait */
-ASTHRA__FN bool asthra__rest_is_total(void);   /* no worker runs or holds anything */
+ASTHRA__FN bool asthra__rest_is_total(void);  /* no worker runs or holds anything */
 ASTHRA__FN void asthra__report_asleep(void);  /* prints who waits on what */
 /* after shutdown's time: what still stands; is_still: and nothing of it can run any more */
 ASTHRA__FN void asthra__report_standing(bool is_still);
@@ -474,7 +535,7 @@ ASTHRA__FN uint64_t asthra__task_bits(const Asthra__Task *t);
 ASTHRA__FN void asthra__task_cancel_parked(void); /* every one that waits */
 /* Those that wait or yield just now. False: all had been cancelled before. */
 ASTHRA__FN bool asthra__task_cancel_idle(void);
-ASTHRA__FN void asthra__task_flush(Asthra__Seat *s);    /* gives a seat's free descriptors back */
+ASTHRA__FN void asthra__task_flush(Asthra__Seat *s); /* gives a seat's free descriptors back */
 ASTHRA__FN void asthra__task_teardown(void);
 ASTHRA__FN uint64_t asthra__task_unfinished(void);
 

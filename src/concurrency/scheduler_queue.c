@@ -151,7 +151,7 @@ static void asthra__next_leave(Asthra__Worker *w) {
     asthra__store(&w->owner_in, 0u, release);
 }
 
-static Asthra__Runnable *asthra__next_take(Asthra__Worker *w) {
+ASTHRA__FN Asthra__Runnable *asthra__next_take(Asthra__Worker *w) {
     if (asthra__load(&w->next, relaxed) == NULL) return NULL;
     asthra__next_enter(w);
     Asthra__Runnable *item = asthra__load(&w->next, relaxed);
@@ -193,8 +193,10 @@ static void asthra__ring_or_global(Asthra__Worker *w, Asthra__Runnable *item) {
 static void asthra__runnable_ranked(Asthra__Ranked *r, int bound_to) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (bound_to >= 0) {
-        asthra__ranked_push(&g->workers[bound_to].bound, r);
-        asthra__notify_worker(&g->workers[bound_to]);
+        Asthra__Worker *owner = &g->workers[bound_to];
+        asthra__ranked_push(&owner->bound, r);
+        asthra__notify_worker(owner);
+        if (owner == asthra__main_worker(g)) asthra__host_tell(g);
     } else {
         asthra__ranked_push(r->item->priority > 0 ? &g->urgent : &g->background, r);
         asthra__notify();
@@ -217,8 +219,9 @@ ASTHRA__FN void asthra__runnable_fiber(Asthra__Worker *w, Asthra__Fiber *f, bool
     if (ASTHRA__LIKELY(is_next && is_ours)) {
         item = asthra__next_put(w, item);
         asthra__safepoint_ask();
+        if (!ASTHRA_HAS_THREADS) asthra__host_tell_if_alone(g);
         if (item == NULL) return;
-        f = ASTHRA__CONTAINER(Asthra__Fiber, runnable, item);
+        f = asthra__fiber_of(item);
     }
     if (f->bound_to >= 0 || item->priority != 0) {
         asthra__runnable_ranked(&f->ranked, f->bound_to);
@@ -273,6 +276,7 @@ ASTHRA__COLD static Asthra__Runnable *asthra__pick_fairly(Asthra__Scheduler *g, 
         if (asthra__load(&g->workers[0].is_outside, relaxed)) {
             asthra__timers_run(&g->workers[0], w->now_ns);
         }
+        asthra__outside_poll(g);
         return asthra__list_pop(&g->global);
     case 1: return asthra__deque_oldest(&w->deque);
     case 2: return asthra__ring_pop(&w->ring);

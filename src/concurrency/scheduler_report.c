@@ -225,6 +225,7 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
     uint32_t rests = asthra__load(&g->rests, seq_cst);
     if (!asthra__rest_is_total() || asthra__timers_earliest() != INT64_MAX) return false;
+    if (asthra__outside_is_awaited(g)) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
                    (ASTHRA__TSAN ? 1 : 0);

@@ -31,7 +31,7 @@ static void *asthra__worker_main(void *argument) {
     Asthra__Worker *w = argument;
     Asthra__Thread *t = asthra__thread();
     asthra__os_fault_stack_enter(&t->fault_stack);
-    asthra__worker_run(asthra__seat_setup(w));
+    asthra__worker_enter(asthra__seat_setup(w));
     asthra__os_fault_stack_leave(t->fault_stack);
     t->fault_stack = NULL;
     Asthra__Scheduler *g = asthra__scheduler();
@@ -82,6 +82,7 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
     bool is_good = asthra__load(&g->worker_count, acquire) == 2;
     if (!is_good && asthra__man_one(&g->workers[1])) {
         asthra__store(&g->workers[0].only_bound, 1u, relaxed);
+        asthra__store(&g->queue_count, 2u, release);
         asthra__store(&g->worker_count, 2u, release);
         asthra__store(&g->manned, 2u, release);
         is_good = true;
@@ -98,6 +99,14 @@ ASTHRA__COLD static bool asthra__relieve_main(Asthra__Scheduler *g) {
 #endif
 }
 
+ASTHRA__FN bool asthra__scheduler_relieve(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    if (!(asthra__load(&g->rare, acquire) & ASTHRA__RARE_RELIEF)) return true;
+    if (!asthra__relieve_main(g)) return false;
+    asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_RELIEF, release);
+    return true;
+}
+
 ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
     Asthra__Scheduler *g = asthra__scheduler();
     uint32_t rare = asthra__load(&g->rare, acquire);
@@ -105,11 +114,7 @@ ASTHRA__FN bool asthra__scheduler_man(const Asthra__Seat *s) {
         if (!asthra__man_slow(g)) return false;
         asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_UNMANNED, release);
     }
-    if ((rare & ASTHRA__RARE_RELIEF) && s->worker == NULL) {
-        if (!asthra__relieve_main(g)) return false;
-        asthra__and(&g->rare, ~(uint32_t)ASTHRA__RARE_RELIEF, release);
-    }
-    return true;
+    return s->worker != NULL || asthra__scheduler_relieve();
 }
 
 /* ---- start and stop ---- */
@@ -168,6 +173,13 @@ static void asthra__seats_dismiss(Asthra__Scheduler *g) {
     asthra__unlock(&g->seats_lock);
 }
 
+/* Nobody waits for the outside any more, and main's loop hears of nothing. */
+static void asthra__scheduler_turn_inward(Asthra__Scheduler *g, bool is_child) {
+    const Asthra__Poller *p = asthra__load(&g->poller, relaxed);
+    if (p != NULL) p->end(is_child);
+    if (asthra__load(&g->has_signal, relaxed)) asthra__os_signal_close(g->host_signal);
+}
+
 static void asthra__scheduler_after_fork(void) {
     asthra__sync_fork_child();
     asthra__table_after_fork();
@@ -178,6 +190,7 @@ static void asthra__scheduler_after_fork(void) {
     }
     asthra__store(&asthra__scheduler()->seats_lock.word, 0, relaxed);
     asthra__seats_dismiss(asthra__scheduler());
+    asthra__scheduler_turn_inward(asthra__scheduler(), true);
     asthra__scheduler_forget();
 }
 
@@ -196,7 +209,9 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     if (c->max_tasks != 0) rare |= ASTHRA__RARE_LIMIT;
     if (!c->tier_is_on[1] || !c->tier_is_on[3]) rare |= ASTHRA__RARE_TIER;
     asthra__store(&g->rare, rare, relaxed);
-    g->workers_made = asthra__count_workers(c) + (is_lone ? 1 : 0);
+    bool is_hosted = !g->config.main_helps; /* the last one is main's */
+    g->workers_made = asthra__count_workers(c) + (is_lone || is_hosted ? 1 : 0);
+    asthra__store(&g->queue_count, asthra__count_workers(c) + (is_hosted ? 1 : 0), release);
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
@@ -212,6 +227,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     Asthra__Thread *t = asthra__thread();
     g->main_seat = asthra__seat_setup(g->config.main_helps ? &g->workers[0] : NULL);
     g->main_seat->is_main = true;
+    if (is_hosted) asthra__fiber_bind(&g->main_seat->root, asthra__main_worker(g)->number);
     if (g->config.main_helps) asthra__store(&g->workers[0].is_outside, 1u, relaxed);
     asthra__os_fault_stack_enter(&t->fault_stack);
     asthra__report_setup();
@@ -330,6 +346,21 @@ static void asthra__join_workers(Asthra__Scheduler *g) {
 #endif
 }
 
+/* What is bound to a main that hosts ends only if main runs it: it becomes a worker as others. */
+static void asthra__host_join(Asthra__Scheduler *g, Asthra__Seat *s) {
+    Asthra__Worker *w = asthra__main_worker(g);
+    if (!asthra__load(&g->has_bound, acquire) || asthra__task_unfinished() == 0) return;
+    if (s->worker != NULL || !asthra__spare_ensure(w)) return;
+    asthra__lock(&g->start_lock);
+    uint32_t count = asthra__load(&g->worker_count, relaxed);
+    if (asthra__load(&g->manned, relaxed) == count) {
+        s->worker = w;
+        asthra__store(&g->worker_count, count + 1, release);
+        asthra__store(&g->manned, count + 1, release);
+    }
+    asthra__unlock(&g->start_lock);
+}
+
 ASTHRA__FN void asthra__scheduler_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
@@ -345,6 +376,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
+    asthra__host_join(g, s);
     asthra__drain_first(g);
     if (asthra__task_unfinished() > 0) {
         asthra__task_cancel_parked();
@@ -365,6 +397,7 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     asthra__task_teardown();
     asthra__workers_destroy(g);
     asthra__fiber_teardown();
+    asthra__scheduler_turn_inward(g, false);
     asthra__scheduler_forget();
 }
 

@@ -71,6 +71,7 @@ ASTHRA__FN bool asthra__timer_add(Asthra__Worker *w, Asthra__Wait *wait) {
     asthra__unlock(&t->lock);
     asthra__os_fence_light();
     asthra__safepoint_ask();
+    if (asthra__is_uncounted(asthra__scheduler(), w)) asthra__notify(); /* all others may rest */
     return true;
 }
 
@@ -108,7 +109,7 @@ ASTHRA__FN bool asthra__timers_run(Asthra__Worker *w, int64_t now_ns) {
 ASTHRA__FN int64_t asthra__timers_earliest(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t earliest = INT64_MAX;
-    for (unsigned i = 0; i < asthra__load(&g->worker_count, acquire); i++) {
+    for (unsigned i = 0; i < asthra__load(&g->queue_count, acquire); i++) {
         int64_t mine = asthra__load(&g->workers[i].timers.earliest_ns, acquire);
         if (mine < earliest) earliest = mine;
     }

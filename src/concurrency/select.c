@@ -117,7 +117,7 @@ static int asthra__select_poll(AsthraSelectCase *cases, int count) {
         asthra__select_touch(k);
         asthra__lock(&k->channel->lock);
         AsthraStatus status = asthra__select_try(k, &wake);
-        asthra__unlock(&k->channel->lock);
+        asthra__channel_unlock(k->channel);
         if (wake) asthra__wait_wake(wake);
         if (status == ASTHRA_WOULD_BLOCK) continue;
         k->status = status;
@@ -262,7 +262,7 @@ ASTHRA__NOINLINE static bool asthra__select_settle(Asthra__Select *s, int i, Ast
     Asthra__SelectStep step = asthra__select_match(s, k, &status, &wake);
     if (step == ASTHRA__SELECT_WAITS) asthra__waiters_append(asthra__select_list(k), w);
     if (step == ASTHRA__SELECT_MATCHED) asthra__waiter_finish(w, status);
-    asthra__unlock(&k->channel->lock);
+    asthra__channel_unlock(k->channel);
     if (wake) asthra__wait_wake(wake);
     if (step == ASTHRA__SELECT_MATCHED) asthra__wait_wake(s->self); /* so that park returns */
     return step == ASTHRA__SELECT_WAITS;
@@ -294,7 +294,7 @@ static inline bool asthra__select_offer(Asthra__Select *s, int i, Asthra__Waiter
     bool must_wait = is_send ? asthra__channel_is_full(c) : asthra__channel_is_empty(c);
     if (ASTHRA__UNLIKELY(!must_wait)) return asthra__select_settle(s, i, w);
     asthra__waiters_append(is_send ? &c->senders : &c->receivers, w);
-    asthra__unlock(&c->lock);
+    asthra__channel_unlock(c);
     return true;
 }
 

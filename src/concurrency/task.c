@@ -116,15 +116,16 @@ static bool asthra__task_extend(Asthra__Task *t, size_t bytes) {
 }
 
 /* The worker that an affinity means, + 1; 0: any. False: there is none, and the reason is set. */
-static bool asthra__task_affinity(const Asthra__Scheduler *g, int affinity, int16_t *out) {
+static bool asthra__task_affinity(Asthra__Scheduler *g, int affinity, int16_t *out) {
     unsigned count = asthra__load(&g->worker_count, relaxed);
     *out = 0;
     if (affinity == ASTHRA_AFFINITY_ANY) return true;
-    if (affinity == ASTHRA_AFFINITY_MAIN && g->config.main_helps)
-        affinity = ASTHRA_AFFINITY_WORKER(0);
     if (affinity == ASTHRA_AFFINITY_MAIN) {
-        asthra__error_set(ASTHRA_INVALID, "affinity: the main thread hosts, so it runs no tasks");
-    } else if (affinity < 0) {
+        *out = (int16_t)ASTHRA_AFFINITY_WORKER(asthra__main_worker(g)->number);
+        if (!g->config.main_helps) asthra__store(&g->has_bound, 1u, release);
+        return true;
+    }
+    if (affinity < 0) {
         asthra__error_set(ASTHRA_INVALID, "affinity: %d is none of ASTHRA_AFFINITY_", affinity);
     } else if ((unsigned)affinity > count) {
         asthra__error_set(ASTHRA_INVALID, "affinity: worker %d asked for, there are %u, from 0",

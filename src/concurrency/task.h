@@ -30,8 +30,8 @@ typedef struct AsthraTaskHandle {
 typedef void *(*AsthraTaskFunction)(void *args);
 
 typedef enum AsthraTaskState {
-    ASTHRA_TASK_CREATED,   /* spawned, not started */
-    ASTHRA_TASK_READY,     /* waited, may go on, has no worker yet */
+    ASTHRA_TASK_CREATED, /* spawned, not started */
+    ASTHRA_TASK_READY,   /* waited, may go on, has no worker yet */
     ASTHRA_TASK_RUNNING,
     ASTHRA_TASK_WAITING,
     ASTHRA_TASK_COMPLETED, /* its function returned */
@@ -44,7 +44,7 @@ typedef enum AsthraTaskState {
 #define ASTHRA_AFFINITY_WORKER(n) ((int)(n) + 1) /* n from 0 */
 
 typedef struct AsthraSpawnOptions { /* zero: defaults */
-    const char *name;   /* copied */
+    const char *name;               /* copied */
     size_t stack_bytes; /* at least; 0: the configured size, half of which every task can use */
     int priority;       /* higher runs earlier; 0 is plain */
     int affinity;       /* the worker that alone runs it */
@@ -61,8 +61,9 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_at(AsthraTaskFunction fn, void *args
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn(AsthraTaskFunction fn, void *args);
 #define asthra_spawn(fn, args) asthra_spawn_at((fn), (args), ASTHRA__AT(#fn))
 
-/* The same with options (NULL: defaults). A worker that does not exist, the main thread under
- * ASTHRA_MAIN_HOSTS and a stack of no sensible size are refused with a zero handle. */
+/* The same with options (NULL: defaults). A worker that does not exist and a stack of no
+ * sensible size are refused with a zero handle. What is bound to a main that hosts runs in
+ * asthra_runtime_poll, and in asthra_runtime_shutdown. */
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, AsthraTaskFunction fn,
                                                  void *args);
 
@@ -117,7 +118,7 @@ ASTHRA_RT_API bool asthra_task_is_valid(AsthraTaskHandle t); /* not consumed; ne
 /* Not to be consumed; zero outside tasks. */
 ASTHRA_RT_API AsthraTaskHandle asthra_task_current(void);
 
-ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle t); /* never 0, never used twice */
+ASTHRA_RT_API uint64_t asthra_task_id(AsthraTaskHandle t);      /* never 0, never used twice */
 ASTHRA_RT_API const char *asthra_task_name(AsthraTaskHandle t); /* lives as long as the task */
 ASTHRA_RT_API AsthraTaskState asthra_task_state(AsthraTaskHandle t);
 ASTHRA_RT_API AsthraTaskHandle asthra_task_parent(AsthraTaskHandle t); /* zero: a thread, or gone */

@@ -105,6 +105,39 @@ ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_byte
 ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread);
 #endif
 
+/* Descriptors. One set for the process, in which descriptors are armed: once one is ready the set
+ * tells its mark, and it is disarmed. Events are those of poll(2), an error and the end are always
+ * among them. Any thread may arm and wake; one at a time waits. errno is left as it was. */
+typedef enum Asthra__OsArmed {
+    ASTHRA__OS_ARMED,
+    ASTHRA__OS_ARMED_ANEW,   /* the set had not known it: what was armed there before was closed */
+    ASTHRA__OS_ARMED_NEVER,  /* a plain file: it is ready whenever it is asked */
+    ASTHRA__OS_ARMED_CLOSED, /* no open descriptor */
+    ASTHRA__OS_ARMED_FULL    /* the system has no room for it */
+} Asthra__OsArmed;
+typedef struct Asthra__OsReady {
+    uint64_t mark;
+    int events;
+} Asthra__OsReady;
+ASTHRA__FN bool asthra__os_poll_open(void);  /* false: refused */
+ASTHRA__FN void asthra__os_poll_close(void); /* also in a forked child: the parent's set is kept */
+/* is_known: it was armed before. Arming what is armed changes its events and mark. */
+ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark, bool is_known);
+/* How many are ready, at most `room`; waits for at most timeout_ns for one (< 0: no limit). */
+ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns);
+ASTHRA__FN void asthra__os_poll_wake(void); /* ends the wait under way, or else the next one */
+/* One descriptor, without the set: its events, 0 at the limit, < 0: the negative errno. */
+ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns);
+
+/* A descriptor that is readable from a set to a clear; fd < 0: the system refused. */
+typedef struct Asthra__OsSignal {
+    int fd, far_end;
+} Asthra__OsSignal;
+ASTHRA__FN Asthra__OsSignal asthra__os_signal_open(void);
+ASTHRA__FN void asthra__os_signal_close(Asthra__OsSignal s);
+ASTHRA__FN void asthra__os_signal_set(Asthra__OsSignal s);
+ASTHRA__FN void asthra__os_signal_clear(Asthra__OsSignal s);
+
 /* Faults. `handler` is called for SIGSEGV and SIGBUS that an instruction caused, with the address
  * that was touched, on the alternate stack of a thread that has one. true: it has changed the
  * context, or wants the instruction again; false: the signal goes on to whoever handled it before.

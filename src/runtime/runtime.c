@@ -139,6 +139,28 @@ ASTHRA_RT_API bool asthra_runtime_is_running(void) {
     return asthra__scheduler_is_running();
 }
 
+ASTHRA_RT_API size_t asthra_runtime_poll(int64_t budget_ns) {
+    Asthra__Seat *s = asthra__seat();
+    if (s->is_main && s->task == NULL) return asthra__host_poll(s, budget_ns);
+    asthra__error_set(ASTHRA_INVALID,
+                      s->task != NULL ? "asthra_runtime_poll: called in a task; it is main's, "
+                                        "outside tasks"
+                                      : "asthra_runtime_poll: called by another thread than the "
+                                        "one that started the runtime");
+    return 0;
+}
+
+ASTHRA_RT_API int64_t asthra_runtime_next_deadline(void) {
+    asthra__seat();
+    int64_t deadline = asthra__host_deadline();
+    return deadline == INT64_MAX ? ASTHRA_FOREVER : deadline;
+}
+
+ASTHRA_RT_API int asthra_runtime_wake_fd(void) {
+    asthra__seat();
+    return asthra__host_fd();
+}
+
 #else
 
 /* Nothing has threads or queues: running is a flag. */

@@ -15,7 +15,7 @@
 
 typedef enum AsthraMainThread {
     ASTHRA_MAIN_HELPS, /* the starting thread runs tasks while it waits in the runtime */
-    ASTHRA_MAIN_HOSTS  /* it never does: all workers are threads beside it */
+    ASTHRA_MAIN_HOSTS  /* not unless it polls: all workers are threads beside it */
 } AsthraMainThread;
 
 typedef enum AsthraOptimizationLevel {
@@ -74,6 +74,38 @@ ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *co
 ASTHRA_RT_API void asthra_runtime_shutdown(void);
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void);
+
+#if ASTHRA_HAS_TASK
+
+/* ---- a main loop of the program's own ----
+ *
+ * A program whose main thread lives in a loop that it does not own (a window system's, a game's,
+ * poll(2)) binds what must run there to it, with ASTHRA_AFFINITY_MAIN, and gives it turns. With
+ * ASTHRA_MAIN_HOSTS bound tasks run nowhere else; with ASTHRA_MAIN_HELPS they also run while main
+ * waits in the runtime. Where main is the only worker (no threads, a seed, worker_threads 1) a poll
+ * runs every task. */
+
+/* Runs tasks that are due and bound to main until none is, or the time is over; at least one if
+ * there is one. budget_ns < 0: no limit. A task that does not give way is not interrupted.
+ *
+ * Returns   how many turns it gave. 0 with a reason in asthra_last_error() if the caller is not the
+ *           thread that started the runtime, or is a task, or there was no memory.
+ * Blocks    never, but for what the tasks do.
+ */
+ASTHRA_RT_API size_t asthra_runtime_poll(int64_t budget_ns);
+
+/* When to poll next although the descriptor below stays silent: a time as asthra_now_ns tells it,
+ * now or earlier if work is due; ASTHRA_FOREVER if none is to be expected. Threads: main. */
+ASTHRA_RT_API int64_t asthra_runtime_next_deadline(void);
+
+/* A descriptor that is readable while a poll has work, to be polled only: not read, not closed. It
+ * lives until the runtime is shut down. Where main would be the only worker the first call starts
+ * a thread for what is not bound to main, if there can be threads.
+ *
+ * Returns   the descriptor, the same at every call; -1 with the reason in asthra_last_error(). */
+ASTHRA_RT_API int asthra_runtime_wake_fd(void);
+
+#endif
 
 /* Names the calling thread in reports: copied, cut at 31 bytes; NULL takes the name back. Threads
  * need no registration otherwise, so this does not start the runtime. Returns true. */

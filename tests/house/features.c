@@ -71,6 +71,13 @@ static int house_mutex(void) {
 }
 #endif
 
+#if ASTHRA_HAS_FD
+static int house_fd(void) {
+    HOUSE_EXPECT(asthra_wait_fd(-1, 1, 0).status == ASTHRA_INVALID);
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_TYPE
 typedef struct HouseNode {
     struct HouseNode *next;
@@ -168,6 +175,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_MUTEX
     if (!failed) failed = house_mutex();
+#endif
+#if ASTHRA_HAS_FD
+    if (!failed) failed = house_fd();
 #endif
 #if ASTHRA_HAS_TYPE
     if (!failed) failed = house_type();

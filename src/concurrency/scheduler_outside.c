@@ -1,0 +1,78 @@
+/* scheduler - events from outside the process.                            [scheduler] body: outside
+ *
+ * The floor above knows how to wait for them (Asthra__Poller); when, and on which thread, is
+ * decided here. `outside` counts the waits, and while it is 0 nothing of this costs more than a load.
+ *
+ *   - A worker that finds nothing to do asks, without waiting, before it spins or lies down.
+ *   - Of those who lie down the watcher (scheduler_idle.c) waits in the poller instead of on its
+ *     word: while others are awake for a tick, at total rest until the next timer or for ever. Its
+ *     word says so, and whoever rouses it ends the poll.
+ *   - Where nobody lies down, every 64th turn of a worker asks, and safepoints do.
+ *
+ * One thread at a time is in the poller, from asking until what it was told is delivered. A watcher
+ * that finds another there, one that asks or one that was relieved, sleeps for a tick and looks
+ * again.
+ *
+ * At total rest somebody waits in the poller, if there is a wait: a wait begins on a worker that is
+ * awake, which counts it before it lies down; the one that lies down last sees the count. A main
+ * that hosts is not counted among the workers, so it rouses one.
+ */
+#include "scheduler_internal.h"
+
+#if ASTHRA_HAS_TASK
+
+enum { ASTHRA__OUTSIDE_TICK_NS = 1000000 };
+
+ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p) {
+    asthra__store(&asthra__scheduler()->poller, p, release);
+}
+
+ASTHRA__FN void asthra__outside_begin(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__add(&g->outside, 1u, seq_cst);
+    const Asthra__Worker *w = asthra__seat()->worker;
+    if (asthra__is_uncounted(g, w)) asthra__notify();
+}
+
+ASTHRA__FN void asthra__outside_end(void) {
+    asthra__sub(&asthra__scheduler()->outside, 1u, seq_cst);
+}
+
+static bool asthra__outside_enter(Asthra__Scheduler *g) {
+    return asthra__load(&g->is_polling, relaxed) == 0 &&
+           asthra__exchange(&g->is_polling, 1u, acquire) == 0;
+}
+
+static void asthra__outside_leave(Asthra__Scheduler *g) {
+    asthra__store(&g->is_polling, 0u, release);
+}
+
+ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g) {
+    asthra__load(&g->poller, acquire)->deliver();
+    asthra__outside_leave(g);
+}
+
+ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g) {
+    if (ASTHRA__LIKELY(!asthra__outside_is_awaited(g)) || !asthra__outside_enter(g)) return false;
+    bool got = asthra__load(&g->poller, acquire)->wait(0);
+    if (got)
+        asthra__outside_deliver(g);
+    else
+        asthra__outside_leave(g);
+    return got;
+}
+
+ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, int64_t left_ns) {
+    uint32_t asleep = ASTHRA__ASLEEP;
+    if (!asthra__outside_enter(g)) {
+        if (left_ns > ASTHRA__OUTSIDE_TICK_NS) left_ns = ASTHRA__OUTSIDE_TICK_NS;
+        asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left_ns);
+        return false;
+    }
+    bool got = asthra__cas(&w->asleep, &asleep, (uint32_t)ASTHRA__ASLEEP_OUTSIDE, acq_rel) &&
+               asthra__load(&g->poller, acquire)->wait(left_ns == INT64_MAX ? -1 : left_ns);
+    if (!got) asthra__outside_leave(g);
+    return got;
+}
+
+#endif
