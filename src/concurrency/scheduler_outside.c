@@ -1,7 +1,7 @@
 /* scheduler - events from outside the process.                            [scheduler] body: outside
  *
  * The floor above knows how to wait for them (Asthra__Poller); when, and on which thread, is
- * decided here. `outside` counts the waits, and while it is 0 nothing of this costs more than a load.
+ * decided here. `outside` counts the waits; while it is 0 nothing of this costs more than a load.
  *
  *   - A worker that finds nothing to do asks, without waiting, before it spins or lies down.
  *   - Of those who lie down the watcher (scheduler_idle.c) waits in the poller instead of on its

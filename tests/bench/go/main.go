@@ -5,7 +5,10 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -35,6 +38,8 @@ const (
 	sleepSteps   = 50
 	mutexTasks   = 4
 	locks        = 2000000
+	connections  = 64
+	requests     = 200000
 )
 
 func receives(cases int) int { return 4000000 / (cases + 6) }
@@ -311,6 +316,44 @@ func measureMutex() {
 	require(count == mutexTasks*locks, "mutex")
 }
 
+// The client is echo.c's, which stands beside this program.
+func measureEcho() {
+	door, err := net.Listen("tcp", "127.0.0.1:0")
+	require(err == nil, "listen")
+	port := strconv.Itoa(door.Addr().(*net.TCPAddr).Port)
+	client := exec.Command(filepath.Join(filepath.Dir(os.Args[0]), "echo"), "client", port)
+	require(client.Start() == nil, "the client did not start")
+	var taken []net.Conn
+	for len(taken) < connections {
+		c, err := door.Accept()
+		require(err == nil, "accept")
+		taken = append(taken, c)
+	}
+	before := cpuSeconds()
+	var all sync.WaitGroup
+	for _, c := range taken {
+		all.Add(1)
+		go func(c net.Conn) {
+			defer all.Done()
+			defer c.Close()
+			request := make([]byte, 64)
+			for {
+				n, err := c.Read(request)
+				if err != nil {
+					return
+				}
+				if _, err = c.Write(request[:n]); err != nil {
+					return
+				}
+			}
+		}(c)
+	}
+	all.Wait()
+	used := cpuSeconds() - before
+	require(client.Wait() == nil, "the client failed")
+	fmt.Printf("%.4g\n", used*1e6/requests)
+}
+
 func main() {
 	if len(os.Args) != 3 {
 		fmt.Fprintln(os.Stderr, "usage: go-peer ITEM WORKERS")
@@ -334,6 +377,7 @@ func main() {
 		"skynet":         measureSkynet,
 		"sleeps":         measureSleeps,
 		"mutex":          measureMutex,
+		"echo":           measureEcho,
 	}
 	measure, known := items[os.Args[1]]
 	if !known {
