@@ -149,7 +149,7 @@ check-workshop: $B/workshop/program
 
 # ---- gates ------------------------------------------------------------------------------------------
 
-HOUSE := strict workshop features hygiene hosts code docs examples preload logscan dist style spin
+HOUSE := strict misuse workshop features hygiene hosts code docs examples preload logscan dist style spin
 gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; tests/run end $1
 
 test: $(STB)

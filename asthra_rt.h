@@ -38,6 +38,7 @@
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
+ *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
  *     [runtime]                            configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
@@ -183,6 +184,8 @@
 
 /* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
+/* Macros: what is not used leaves nothing. */
+#define ASTHRA_HAS_TYPED ASTHRA_HAS_TASK
 /* The blocks of all zones come from one heap, and its users come in by one door. */
 #define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 
@@ -1157,6 +1160,23 @@ ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, si
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
                                                 void **result);
 
+/* What the functions that typed.h makes call. fn leaves its result where its arguments were, in the
+ * block, and returns the block. The result is zeroes if the task was cancelled before it started;
+ * whatever else is no result is a panic that begins with `who`.
+ *
+ * Blocks of up to 16 bytes travel in registers. Of a larger one of `room` bytes the first `size`
+ * are copied, and the others are not set. */
+typedef struct AsthraTaskWords {
+    uint64_t first, second;
+} AsthraTaskWords;
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_words_at(AsthraTaskFunction fn, AsthraTaskWords block,
+                                                     const char *name);
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_room_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, size_t room, const char *name);
+ASTHRA_RT_API AsthraTaskWords asthra_await_words_at(AsthraTaskHandle t, const char *who);
+ASTHRA_RT_API void asthra_await_copy_at(AsthraTaskHandle t, void *block, size_t size,
+                                        const char *who);
+
 /* Gives the handle up: the task runs on and frees itself. Consumes the handle. */
 ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle t);
 
@@ -1447,6 +1467,165 @@ ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m);
 
 /* Not needed for the memory's sake: there is nothing to free. */
 ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
+
+#endif
+
+/* ---- [typed] contract ----------------------------------------------- concurrency/typed.h ---- */
+/* typed - tasks and channels that know their types.                         [typed] contract
+ *
+ * The macros here make plain functions, with which the common program needs no cast, no struct of
+ * arguments and no free. They stand where a function would: at file scope, in one file, or in a
+ * header by their _DECLARE forms. Types are whatever C can pass by value and copy as bytes; one
+ * that is spelt around its name (a function pointer, an array in a struct) needs a typedef.
+ *
+ * What is of the wrong type, or missing, is the compiler's error at the caller's line. (Pointers of
+ * another type are only a warning to gcc before 14 and clang before 16, as in any call of C.)
+ * Needs: task; channels need channel, their cases in a select need select.  Nothing to strip: these
+ * are macros.
+ */
+
+#if ASTHRA_HAS_TYPED
+
+/* ---- tasks ---- */
+
+/* A function of 1 to 8 arguments that can also run as a task:
+ *
+ *     ASTHRA_TASK(int64_t, count_words, (const char *, path), (size_t, from)) {
+ *         ...
+ *         return words;
+ *     }
+ *
+ *     int64_t count_words(const char *path, size_t from);            calls it
+ *     count_words_task count_words_go(const char *path, size_t from);   spawns it
+ *     int64_t count_words_await(count_words_task t);          waits, consumes t, gives the result
+ *
+ * The body may use all three. Arguments and the result, of any size, are copied; nobody frees.
+ * `t.task` is an ordinary handle, to be cancelled, retained, asked for its state or detached. Go
+ * gives the zero handle where asthra_spawn does, and awaiting that panics with the reason. Await
+ * panics if the task panicked, with its message; the result of a task that was cancelled before it
+ * started is zeroes. Panics name the task and the line of its ASTHRA_TASK, not the caller's, which
+ * is in the stack.
+ *
+ * Cost   as asthra_spawn and asthra_await while the arguments take at most 16 bytes and the result
+ *        at most 16, else as asthra_spawn_copy. */
+#define ASTHRA_TASK(R, name, ...)                         \
+    ASTHRA__TASK_OF(static, VALUE, R, name, __VA_ARGS__); \
+    static R name ASTHRA__PARAMETERS(__VA_ARGS__)
+
+/* The same of a function that returns nothing. */
+#define ASTHRA_TASK_VOID(name, ...)                         \
+    ASTHRA__TASK_OF(static, VOID, void, name, __VA_ARGS__); \
+    static void name ASTHRA__PARAMETERS(__VA_ARGS__)
+
+/* For headers, followed by a semicolon: the function itself is external, and one file holds it as
+ * plain C: int64_t count_words(const char *path, size_t from) { ... } */
+#define ASTHRA_TASK_DECLARE(R, name, ...) ASTHRA__TASK_OF(extern, VALUE, R, name, __VA_ARGS__)
+#define ASTHRA_TASK_DECLARE_VOID(name, ...) ASTHRA__TASK_OF(extern, VOID, void, name, __VA_ARGS__)
+
+/* All of them without arguments: ASTHRA_TASK0(double, measure) { ... } */
+#define ASTHRA_TASK0(R, name)                 \
+    ASTHRA__TASK0_OF(static, VALUE, R, name); \
+    static R name(void)
+#define ASTHRA_TASK0_VOID(name)                 \
+    ASTHRA__TASK0_OF(static, VOID, void, name); \
+    static void name(void)
+#define ASTHRA_TASK0_DECLARE(R, name) ASTHRA__TASK0_OF(extern, VALUE, R, name)
+#define ASTHRA_TASK0_DECLARE_VOID(name) ASTHRA__TASK0_OF(extern, VOID, void, name)
+
+/* How the macros are made. EACH: m(type, name) for each argument, with s() between. */
+#define ASTHRA__COUNT_(a, b, c, d, e, f, g, h, i, k, ...) k
+#define ASTHRA__COUNT(...) ASTHRA__COUNT_(__VA_ARGS__, 8, 7, 6, 5, 4, 3, 2, 1, 0, ~)
+#define ASTHRA__E1(m, s, a) m a
+#define ASTHRA__E2(m, s, a, b) m a s() m b
+#define ASTHRA__E3(m, s, a, b, c) m a s() m b s() m c
+#define ASTHRA__E4(m, s, a, b, c, d) m a s() m b s() m c s() m d
+#define ASTHRA__E5(m, s, a, b, c, d, e) m a s() m b s() m c s() m d s() m e
+#define ASTHRA__E6(m, s, a, b, c, d, e, f) m a s() m b s() m c s() m d s() m e s() m f
+#define ASTHRA__E7(m, s, a, b, c, d, e, f, g) m a s() m b s() m c s() m d s() m e s() m f s() m g
+#define ASTHRA__E8(m, s, a, b, c, d, e, f, g, h) \
+    m a s() m b s() m c s() m d s() m e s() m f s() m g s() m h
+#define ASTHRA__EACH(m, s, ...) \
+    ASTHRA__CAT(ASTHRA__E, ASTHRA__COUNT(~, __VA_ARGS__))(m, s, __VA_ARGS__)
+#define ASTHRA__COMMA() ,
+#define ASTHRA__NOTHING()
+#define ASTHRA__BARE(...) __VA_ARGS__
+#define ASTHRA__PARAMETER(t, n) t n
+#define ASTHRA__TYPE_AND_NAME(t, n) t n;
+#define ASTHRA__VALUE(t, n) n
+#define ASTHRA__GET(t, n) asthra__block->in.n
+#define ASTHRA__PARAMETERS(...) (ASTHRA__EACH(ASTHRA__PARAMETER, ASTHRA__COMMA, __VA_ARGS__))
+
+/* C would decay an array on its way; C++ refuses it by itself. */
+#ifdef __cplusplus
+#define ASTHRA__CLAIM(claim, text) static_assert(claim, text)
+#define ASTHRA__ARGUMENT(t, n)
+#else
+#define ASTHRA__CLAIM(claim, text) __extension__ _Static_assert(claim, text)
+#define ASTHRA__IS_SAME(a, b) __builtin_types_compatible_p(__typeof__(a), __typeof__(b))
+#define ASTHRA__ARGUMENT(t, n)                            \
+    enum { asthra__name_of_argument_##n };                \
+    ASTHRA__CLAIM(ASTHRA__IS_SAME(n, asthra__block.in.n), \
+                  #n " is an array: pass its address, or a struct that holds it");
+#endif
+
+#define ASTHRA__VALUE_RESULT(R) R result;
+#define ASTHRA__VALUE_KEEP asthra__block->result =
+#define ASTHRA__VALUE_AWAIT(R, t, who)                                  \
+    union {                                                             \
+        R result;                                                       \
+        AsthraTaskWords words;                                          \
+    } asthra__block;                                                    \
+    if (sizeof(R) <= sizeof(AsthraTaskWords))                           \
+        asthra__block.words = asthra_await_words_at(t, who);            \
+    else                                                                \
+        asthra_await_copy_at(t, &asthra__block.result, sizeof(R), who); \
+    return asthra__block.result;
+#define ASTHRA__VOID_RESULT(R)
+#define ASTHRA__VOID_KEEP
+#define ASTHRA__VOID_AWAIT(R, t, who) asthra_await_words_at(t, who);
+
+/* The result takes the place of the arguments, which have been passed on by then. */
+#define ASTHRA__TASK(link, kind, R, name, parameters, fields, claims, values, arguments)      \
+    typedef struct {                                                                          \
+        AsthraTaskHandle task;                                                                \
+    } name##_task;                                                                            \
+    union name##__block {                                                                     \
+        struct {                                                                              \
+            fields                                                                            \
+        } in;                                                                                 \
+        ASTHRA__##kind##_RESULT(R) AsthraTaskWords words;                                     \
+    };                                                                                        \
+    ASTHRA__CLAIM(ASTHRA__ALIGNOF(union name##__block) <= 2 * sizeof(void *),                 \
+                  #name ": more than malloc's alignment; pass the address of what needs it"); \
+    link R name parameters;                                                                   \
+    ASTHRA_UNUSED static void *name##__run(void *asthra__args) {                              \
+        union name##__block *asthra__block = (union name##__block *)asthra__args;             \
+        (void)asthra__block;                                                                  \
+        ASTHRA__##kind##_KEEP name arguments;                                                 \
+        return asthra__args;                                                                  \
+    }                                                                                         \
+    ASTHRA__INLINE name##_task name##_go parameters {                                         \
+        union name##__block asthra__block = {{ASTHRA__BARE values}};                          \
+        name##_task asthra__task;                                                             \
+        claims if (sizeof asthra__block <= sizeof(AsthraTaskWords)) asthra__task.task =       \
+            asthra_spawn_words_at(name##__run, asthra__block.words, ASTHRA__AT(#name));       \
+        else asthra__task.task =                                                              \
+            asthra_spawn_room_at(name##__run, &asthra__block.in, sizeof asthra__block.in,     \
+                                 sizeof asthra__block, ASTHRA__AT(#name));                    \
+        return asthra__task;                                                                  \
+    }                                                                                         \
+    ASTHRA__INLINE R name##_await(name##_task asthra__task) {                                 \
+        ASTHRA__##kind##_AWAIT(R, asthra__task.task, ASTHRA__AT(#name "_await"))              \
+    }                                                                                         \
+    union name##__block
+#define ASTHRA__TASK_OF(link, kind, R, name, ...)                              \
+    ASTHRA__TASK(link, kind, R, name, ASTHRA__PARAMETERS(__VA_ARGS__),         \
+                 ASTHRA__EACH(ASTHRA__TYPE_AND_NAME, ASTHRA__NOTHING, __VA_ARGS__),    \
+                 ASTHRA__EACH(ASTHRA__ARGUMENT, ASTHRA__NOTHING, __VA_ARGS__), \
+                 (ASTHRA__EACH(ASTHRA__VALUE, ASTHRA__COMMA, __VA_ARGS__)),    \
+                 (ASTHRA__EACH(ASTHRA__GET, ASTHRA__COMMA, __VA_ARGS__)))
+#define ASTHRA__TASK0_OF(link, kind, R, name) \
+    ASTHRA__TASK(link, kind, R, name, (void), char none;, , (0), ())
 
 #endif
 
@@ -18222,30 +18401,59 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, As
     return asthra__task_submit(s, t);
 }
 
-ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
-                                                    size_t size, const char *name) {
+/* A block of more bytes than the descriptor has room for. False: no memory. */
+static bool asthra__task_add_block(Asthra__Task *t, size_t size) {
+    if (!asthra__task_extend(t, size)) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes", size);
+        return false;
+    }
+    t->extra->block_bytes = size;
+    t->value = t->extra + 1;
+    asthra__store(&t->marks, (uint8_t)(ASTHRA__TASK_EXTRA | ASTHRA__TASK_COPIED), relaxed);
+    return true;
+}
+
+/* The block that the descriptor has room for. */
+static inline void asthra__task_use_block(Asthra__Task *t, size_t size) {
+    t->block_size = (uint8_t)size;
+    t->value = t->block;
+    asthra__store(&t->marks, (uint8_t)ASTHRA__TASK_COPIED, relaxed);
+}
+
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_words_at(AsthraTaskFunction fn,
+                                                                     AsthraTaskWords block,
+                                                                     const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
     if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
-    t->block_size = (uint8_t)size;
-    if (size > ASTHRA__TASK_INLINE) {
-        if (!asthra__task_extend(t, size)) {
-            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes",
-                              size);
-            return asthra__spawn_failed(s, t);
-        }
-        t->extra->block_bytes = size;
-    }
-    uint8_t marks = asthra__load(&t->marks, relaxed);
-    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_COPIED), relaxed);
-    t->value = asthra__task_block(t, &size);
-    if (block != NULL) {
-        memcpy(t->value, block, size);
-    } else {
-        memset(t->value, 0, size);
-    }
+    _Static_assert(sizeof block == ASTHRA__TASK_INLINE, "they fill the block of a descriptor");
+    asthra__task_use_block(t, sizeof block);
+    memcpy(t->block, &block, sizeof block);
     return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_room_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, size_t room, const char *name) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
+    if (room <= ASTHRA__TASK_INLINE) {
+        asthra__task_use_block(t, room);
+    } else if (!asthra__task_add_block(t, room)) {
+        return asthra__spawn_failed(s, t);
+    }
+    if (block == NULL)
+        memset(t->value, 0, size);
+    else if (size > 0)
+        memcpy(t->value, block, size);
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, const char *name) {
+    return asthra_spawn_room_at(fn, block, size, size, name);
 }
 
 ASTHRA_RT_API AsthraTaskHandle(asthra_spawn_copy)(AsthraTaskFunction fn, const void *block,
@@ -18678,16 +18886,22 @@ static Asthra__Seat *asthra__await_begin(AsthraTaskHandle h, const char *verb, A
     return s;
 }
 
-ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+/* Its panic goes on here. */
+static inline void *asthra__await_take_or_panic(Asthra__Seat *s, Asthra__Task *t,
+                                                AsthraTaskHandle h) {
     void *value;
-    Asthra__Task *t;
-    Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
-    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
     AsthraResult r = asthra__await_take(s, t, h, &value);
     if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
         asthra__panic_with(NULL, 0, asthra_result_message(r));
     }
     return value;
+}
+
+ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    return asthra__await_take_or_panic(s, t, h);
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result) {
@@ -18722,6 +18936,46 @@ ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h,
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_await_copy: %zu bytes asked for, the task's block has %zu",
                                 size, bytes);
+}
+
+/* The result in t's block. */
+ASTHRA__NOINLINE static void asthra__await_copy_out(Asthra__Task *t, void *block, size_t size,
+                                                    const char *who) {
+    size_t bytes = 0;
+    const void *copy = asthra__task_block(t, &bytes);
+    if (copy == NULL || bytes < size) {
+        asthra_panic_at(NULL,
+                        "%s: task '%s' is of another kind: it has no block with a result of %zu "
+                        "bytes",
+                        who, t->name, size);
+    }
+    if (t->value == NULL)
+        memset(block, 0, size);
+    else
+        memcpy(block, copy, size);
+}
+
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskWords asthra_await_words_at(AsthraTaskHandle h,
+                                                                    const char *who) {
+    Asthra__Task *t;
+    AsthraTaskWords block;
+    Asthra__Seat *s = asthra__await_begin(h, who, &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    if (ASTHRA__LIKELY(t->value == t->block))
+        memcpy(&block, t->block, sizeof block);
+    else
+        asthra__await_copy_out(t, &block, sizeof block, who);
+    asthra__await_take_or_panic(s, t, h);
+    return block;
+}
+
+ASTHRA_RT_API void asthra_await_copy_at(AsthraTaskHandle h, void *block, size_t size,
+                                        const char *who) {
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, who, &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    asthra__await_copy_out(t, block, size, who);
+    asthra__await_take_or_panic(s, t, h);
 }
 
 #endif

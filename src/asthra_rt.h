@@ -38,6 +38,7 @@
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
  *     [channel] [select] [mutex]           what tasks share
+ *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
  *     [runtime]                            configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
@@ -121,6 +122,7 @@ extern "C" {
 #include "concurrency/channel.h"
 #include "concurrency/select.h"
 #include "concurrency/mutex.h"
+#include "concurrency/typed.h"
 #include "io/fd.h"
 #include "runtime/runtime.h"
 

@@ -169,30 +169,59 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, As
     return asthra__task_submit(s, t);
 }
 
-ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
-                                                    size_t size, const char *name) {
+/* A block of more bytes than the descriptor has room for. False: no memory. */
+static bool asthra__task_add_block(Asthra__Task *t, size_t size) {
+    if (!asthra__task_extend(t, size)) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes", size);
+        return false;
+    }
+    t->extra->block_bytes = size;
+    t->value = t->extra + 1;
+    asthra__store(&t->marks, (uint8_t)(ASTHRA__TASK_EXTRA | ASTHRA__TASK_COPIED), relaxed);
+    return true;
+}
+
+/* The block that the descriptor has room for. */
+static inline void asthra__task_use_block(Asthra__Task *t, size_t size) {
+    t->block_size = (uint8_t)size;
+    t->value = t->block;
+    asthra__store(&t->marks, (uint8_t)ASTHRA__TASK_COPIED, relaxed);
+}
+
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_words_at(AsthraTaskFunction fn,
+                                                                     AsthraTaskWords block,
+                                                                     const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
     Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
     if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
-    t->block_size = (uint8_t)size;
-    if (size > ASTHRA__TASK_INLINE) {
-        if (!asthra__task_extend(t, size)) {
-            asthra__error_set(ASTHRA_OUT_OF_MEMORY, "no memory for a task's block of %zu bytes",
-                              size);
-            return asthra__spawn_failed(s, t);
-        }
-        t->extra->block_bytes = size;
-    }
-    uint8_t marks = asthra__load(&t->marks, relaxed);
-    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_COPIED), relaxed);
-    t->value = asthra__task_block(t, &size);
-    if (block != NULL) {
-        memcpy(t->value, block, size);
-    } else {
-        memset(t->value, 0, size);
-    }
+    _Static_assert(sizeof block == ASTHRA__TASK_INLINE, "they fill the block of a descriptor");
+    asthra__task_use_block(t, sizeof block);
+    memcpy(t->block, &block, sizeof block);
     return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_room_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, size_t room, const char *name) {
+    asthra__turn();
+    Asthra__Seat *s = asthra__seat();
+    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
+    if (room <= ASTHRA__TASK_INLINE) {
+        asthra__task_use_block(t, room);
+    } else if (!asthra__task_add_block(t, room)) {
+        return asthra__spawn_failed(s, t);
+    }
+    if (block == NULL)
+        memset(t->value, 0, size);
+    else if (size > 0)
+        memcpy(t->value, block, size);
+    return asthra__task_submit(s, t);
+}
+
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_copy_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, const char *name) {
+    return asthra_spawn_room_at(fn, block, size, size, name);
 }
 
 ASTHRA_RT_API AsthraTaskHandle(asthra_spawn_copy)(AsthraTaskFunction fn, const void *block,

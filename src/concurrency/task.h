@@ -103,6 +103,23 @@ ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle t, void *block, si
 ASTHRA_RT_API AsthraResult asthra_await_timeout(AsthraTaskHandle t, int64_t timeout_ns,
                                                 void **result);
 
+/* What the functions that typed.h makes call. fn leaves its result where its arguments were, in the
+ * block, and returns the block. The result is zeroes if the task was cancelled before it started;
+ * whatever else is no result is a panic that begins with `who`.
+ *
+ * Blocks of up to 16 bytes travel in registers. Of a larger one of `room` bytes the first `size`
+ * are copied, and the others are not set. */
+typedef struct AsthraTaskWords {
+    uint64_t first, second;
+} AsthraTaskWords;
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_words_at(AsthraTaskFunction fn, AsthraTaskWords block,
+                                                     const char *name);
+ASTHRA_RT_API AsthraTaskHandle asthra_spawn_room_at(AsthraTaskFunction fn, const void *block,
+                                                    size_t size, size_t room, const char *name);
+ASTHRA_RT_API AsthraTaskWords asthra_await_words_at(AsthraTaskHandle t, const char *who);
+ASTHRA_RT_API void asthra_await_copy_at(AsthraTaskHandle t, void *block, size_t size,
+                                        const char *who);
+
 /* Gives the handle up: the task runs on and frees itself. Consumes the handle. */
 ASTHRA_RT_API void asthra_task_detach(AsthraTaskHandle t);
 

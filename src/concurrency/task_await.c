@@ -151,16 +151,22 @@ static Asthra__Seat *asthra__await_begin(AsthraTaskHandle h, const char *verb, A
     return s;
 }
 
-ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+/* Its panic goes on here. */
+static inline void *asthra__await_take_or_panic(Asthra__Seat *s, Asthra__Task *t,
+                                                AsthraTaskHandle h) {
     void *value;
-    Asthra__Task *t;
-    Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
-    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
     AsthraResult r = asthra__await_take(s, t, h, &value);
     if (ASTHRA__UNLIKELY(r.status == ASTHRA_PANICKED)) {
         asthra__panic_with(NULL, 0, asthra_result_message(r));
     }
     return value;
+}
+
+ASTHRA__FLATTEN ASTHRA_RT_API void *asthra_await(AsthraTaskHandle h) {
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, "asthra_await", &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    return asthra__await_take_or_panic(s, t, h);
 }
 
 ASTHRA_RT_API AsthraResult asthra_await_result(AsthraTaskHandle h, void **result) {
@@ -195,6 +201,46 @@ ASTHRA__FLATTEN ASTHRA_RT_API AsthraResult asthra_await_copy(AsthraTaskHandle h,
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_await_copy: %zu bytes asked for, the task's block has %zu",
                                 size, bytes);
+}
+
+/* The result in t's block. */
+ASTHRA__NOINLINE static void asthra__await_copy_out(Asthra__Task *t, void *block, size_t size,
+                                                    const char *who) {
+    size_t bytes = 0;
+    const void *copy = asthra__task_block(t, &bytes);
+    if (copy == NULL || bytes < size) {
+        asthra_panic_at(NULL,
+                        "%s: task '%s' is of another kind: it has no block with a result of %zu "
+                        "bytes",
+                        who, t->name, size);
+    }
+    if (t->value == NULL)
+        memset(block, 0, size);
+    else
+        memcpy(block, copy, size);
+}
+
+ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskWords asthra_await_words_at(AsthraTaskHandle h,
+                                                                    const char *who) {
+    Asthra__Task *t;
+    AsthraTaskWords block;
+    Asthra__Seat *s = asthra__await_begin(h, who, &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    if (ASTHRA__LIKELY(t->value == t->block))
+        memcpy(&block, t->block, sizeof block);
+    else
+        asthra__await_copy_out(t, &block, sizeof block, who);
+    asthra__await_take_or_panic(s, t, h);
+    return block;
+}
+
+ASTHRA_RT_API void asthra_await_copy_at(AsthraTaskHandle h, void *block, size_t size,
+                                        const char *who) {
+    Asthra__Task *t;
+    Asthra__Seat *s = asthra__await_begin(h, who, &t);
+    asthra__await_end(&s, t, h.bits, ASTHRA_FOREVER);
+    asthra__await_copy_out(t, block, size, who);
+    asthra__await_take_or_panic(s, t, h);
 }
 
 #endif

@@ -102,6 +102,8 @@
 
 /* Parts that follow from others; nobody names them. Reports of the scheduler count in tables. */
 #define ASTHRA_HAS_TABLE ASTHRA_HAS_TASK
+/* Macros: what is not used leaves nothing. */
+#define ASTHRA_HAS_TYPED ASTHRA_HAS_TASK
 /* The blocks of all zones come from one heap, and its users come in by one door. */
 #define ASTHRA_HAS_MEMORY (ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK)
 

@@ -86,6 +86,21 @@ static void measure_fib(void) {
     bench_require(result == BENCH_FIB_RESULT, "fib");
 }
 
+ASTHRA_TASK(long, typed_fib, (int, n)) {
+    if (n < 2) return n;
+    typed_fib_task task = typed_fib_go(n - 1);
+    long own = typed_fib(n - 2);
+    return typed_fib_await(task) + own;
+}
+
+static void measure_typed(void) {
+    typed_fib(20);
+    double start = bench_now();
+    long result = typed_fib(BENCH_FIB);
+    bench_print(bench_now() - start);
+    bench_require(result == BENCH_FIB_RESULT, "typed fib");
+}
+
 /* ---- channels ---- */
 typedef struct Pair {
     AsthraChannel *there, *back;
@@ -360,6 +375,7 @@ static const Item items[] = {
     {"spawn_await", measure_spawn_await},
     {"spawn_many", measure_spawn_many},
     {"fib", measure_fib},
+    {"typed", measure_typed},
     {"pingpong", measure_pingpong},
     {"spsc", measure_spsc},
     {"mpmc", measure_mpmc},

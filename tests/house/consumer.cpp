@@ -13,6 +13,17 @@ void *twice(void *value) {
     return n;
 }
 
+ASTHRA_TASK(Node *, next_of, (Node, node), (const int, times)) {
+    for (int i = 1; i < times; i++) node = *node.next;
+    return node.next;
+}
+ASTHRA_TASK_VOID(halve, (int *, n)) {
+    *n /= 2;
+}
+ASTHRA_TASK0(long double, two) {
+    return 2;
+}
+
 AsthraResult tried(AsthraResult r) {
     ASTHRA_TRY(r);
     return asthra_result_ok(nullptr);
@@ -30,6 +41,10 @@ int main() {
     if (asthra_select_execute(b) != 0 || out != 42) return 3;
     asthra_select_builder_destroy(b);
     asthra_channel_destroy(c);
+    Node last = {nullptr}, first = {&last};
+    if (next_of_await(next_of_go(first, 1)) != &last) return 6;
+    halve_await(halve_go(&n));
+    if (n != 21 || two_await(two_go()) != 2) return 7;
     AsthraMutex m;
     asthra_mutex_init(&m);
     if (!asthra_mutex_try_lock(&m)) return 4;

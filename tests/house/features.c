@@ -1,6 +1,7 @@
 /* features - a program that uses every part that the build holds: for each switch and each dialect,
- * and for the objects of the workshop (HOUSE_LINKED: the bodies come from elsewhere). It ends with
- * 0 if all is well, else with the line that saw what is wrong. */
+ * and for the objects of the workshop (HOUSE_LINKED: the bodies come from elsewhere, and with
+ * HOUSE_ELSEWHERE so does house_times). It ends with 0 if all is well, else with the line that saw
+ * what is wrong. */
 #ifndef HOUSE_LINKED
 #define ASTHRA_RT_IMPLEMENTATION
 #endif
@@ -15,8 +16,16 @@
 static void *house_same(void *value) {
     return value;
 }
+/* As a header has it; the body is in one file of a program. */
+ASTHRA_TASK_DECLARE(long, house_times, (long, a), (long, b));
+#ifndef HOUSE_ELSEWHERE
+long house_times(long a, long b) {
+    return a * b;
+}
+#endif
 static int house_task(void) {
     int here = 0;
+    HOUSE_EXPECT(house_times_await(house_times_go(6, 7)) == 42);
     HOUSE_EXPECT(asthra_await(asthra_spawn(house_same, &here)) == &here);
     HOUSE_EXPECT(asthra_sleep_ns(1000).status == ASTHRA_OK);
     return 0;

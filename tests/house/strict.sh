@@ -23,7 +23,7 @@ done
 
 compile() { "$CC" -std=gnu11 -O0 $INCLUDES -c "$@"; }
 units() {
-    compile -DHOUSE_LINKED -o "$OUT/a.o" tests/house/features.c &&
+    compile -DHOUSE_LINKED -DHOUSE_ELSEWHERE -o "$OUT/a.o" tests/house/features.c &&
         compile -DHOUSE_LINKED -Dmain=house_other -o "$OUT/b.o" tests/house/features.c &&
         compile -o "$OUT/body.o" build/asthra_rt.c &&
         "$CC" -o "$OUT/units" "$OUT/a.o" "$OUT/b.o" "$OUT/body.o" -pthread && "$OUT/units"
@@ -32,7 +32,8 @@ units() {
 static() {
     quiet compile -O2 $WARNINGS -DASTHRA_RT_STATIC -o "$OUT/static.o" tests/house/features.c &&
         "$CC" -o "$OUT/static" "$OUT/static.o" -pthread && "$OUT/static" &&
-        [ "$(nm -g --defined-only "$OUT/static.o" | awk '$3 !~ /^asthra__/ { print $3 }')" = main ]
+        [ "$(nm -g --defined-only "$OUT/static.o" | awk '{ print $3 }' |
+            grep -vE '^(asthra__|house_)')" = main ]
 }
 static_alone() { ! compile -DASTHRA_RT_STATIC -o "$OUT/alone.o" tests/house/consumer.c; }
 cpp_program() {

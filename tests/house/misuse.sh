@@ -1,0 +1,137 @@
+#!/bin/sh
+# misuse - the likely mistakes with the typed forms do not compile, and the message names the line;
+# put right, each of them does.
+. tests/house/lib.sh
+
+# A block for each mistake, the inside of a function or, where it begins with //, of a file. The
+# line with - is the mistake; the line with + stands in its place when it is put right.
+snippets() {
+    cat <<'END'
+== await-of-another-task
+- (void)sum_await(name_go('x'));
++ (void)sum_await(sum_go(1, 2));
+== await-of-a-bare-handle
+sum_task t = sum_go(1, 2);
+- (void)sum_await(t.task);
++ (void)sum_await(t);
+== await-without-the-task
+sum_task t = sum_go(1, 2);
+- (void)sum_await();
++ (void)sum_await(t);
+== go-with-an-argument-missing
+- (void)sum_await(sum_go(1));
++ (void)sum_await(sum_go(1, 2));
+== go-with-an-argument-too-many
+- (void)sum_await(sum_go(1, 2, 3));
++ (void)sum_await(sum_go(1, 2));
+== go-with-a-struct-for-a-number
+Point p = { 1, 2 };
+- (void)sum_await(sum_go(p, 2));
++ (void)sum_await(sum_go(p.x, 2));
+== go-with-a-number-for-a-struct
+Point p = { 1, 2 };
+- turn_await(turn_go(3));
++ turn_await(turn_go(p));
+== go-with-a-pointer-for-a-number
+- (void)sum_await(sum_go("one", 2));
++ (void)sum_await(sum_go(1, 2));
+== go-with-another-pointer
+double d = 1;
+int i = 1;
+- (void)at_await(at_go(&d));
++ (void)at_await(at_go(&i));
+(void)d, (void)i;
+== result-of-another-type
+- Point p = sum_await(sum_go(1, 2));
++ int p = sum_await(sum_go(1, 2));
+(void)p;
+== result-of-a-void-task
+Point p = { 1, 2 };
+- int n = turn_await(turn_go(p));
++ turn_await(turn_go(p)); int n = 0;
+(void)n;
+== declared-with-another-body
+//
+ASTHRA_TASK_DECLARE(int, other_body, (int, n));
+- int other_body(double n) { return (int)n; }
++ int other_body(int n) { return n; }
+== array-argument
+//
+- ASTHRA_TASK(int, first_of, (int, a[3])) { return a[0]; }
++ ASTHRA_TASK(int, first_of, (int *, a)) { return a[0]; }
+== array-type-argument
+//
+typedef int Three[3];
+- ASTHRA_TASK(int, first_of_type, (Three, a)) { return a[0]; }
++ ASTHRA_TASK(int, first_of_type, (int *, a)) { return a[0]; }
+== over-aligned-argument
+//
+typedef struct { _Alignas(64) char bytes[64]; } Line;
+- ASTHRA_TASK(int, first_byte, (Line, l)) { return l.bytes[0]; }
++ ASTHRA_TASK(int, first_byte, (Line *, l)) { return l->bytes[0]; }
+== no-arguments
+//
+- ASTHRA_TASK(int, of_none) { return 1; }
++ ASTHRA_TASK0(int, of_none) { return 1; }
+== nine-arguments
+//
+#define EIGHT (int, a), (int, b), (int, c), (int, d), (int, e), (int, f), (int, g), (int, h)
+- ASTHRA_TASK(int, last, EIGHT, (int, i)) { return a + b + c + d + e + f + g + h + i; }
++ ASTHRA_TASK(int, last, EIGHT) { return a + b + c + d + e + f + g + h; }
+== argument-without-parentheses
+//
+- ASTHRA_TASK(int, bare, int, n) { return n; }
++ ASTHRA_TASK(int, bare, (int, n)) { return n; }
+END
+}
+cat >"$OUT/begin.h" <<'END'
+#include "asthra_rt.h"
+typedef struct { int x, y; } Point;
+ASTHRA_TASK(int, sum, (int, a), (int, b)) { return a + b; }
+ASTHRA_TASK(char, name, (char, c)) { return c; }
+ASTHRA_TASK(int, at, (int *, p)) { return *p; }
+ASTHRA_TASK_VOID(turn, (Point, p)) { (void)p; }
+END
+
+# A file for each mistake, with the line's number as the second word of its name; and one for all
+# that were put right.
+rm -f "$OUT"/wrong-*
+snippets | awk -v out="$OUT" '
+    function inside(f, text) {
+        return bare ? text : "void " f "(void);\nvoid " f "(void) {\n" text "}\n"
+    }
+    function finish() {
+        if (!n) return
+        file = out "/wrong-" line + (bare ? 1 : 3) "-" name ".c"
+        printf "#include \"begin.h\"\n%s", inside("wrong", wrong) >file
+        close(file)
+        printf "%s", inside("right" n, right) >(out "/right.c")
+    }
+    BEGIN { print "#include \"begin.h\"" >(out "/right.c") }
+    /^==/ { finish(); n++; name = $2; wrong = right = ""; bare = at = 0; next }
+    /^\/\// { bare = 1; next }
+    /^\+ / { right = right substr($0, 3) "\n"; next }
+    { at++ }
+    /^- / { line = at; wrong = wrong substr($0, 3) "\n"; next }
+    { wrong = wrong $0 "\n"; right = right $0 "\n" }
+    END { finish() }'
+compile() { "$cc" -std=c11 $INCLUDES -I"$OUT" -fsyntax-only "$@"; }
+# What gcc 14 and clang 16 refuse by themselves.
+strict="-Werror=incompatible-pointer-types -Werror=int-conversion"
+refused() {
+    ! compile $strict "$1" 2>"$OUT/refused" || return 1
+    line=${1#"$OUT"/wrong-} && line=${line%%-*}
+    cat "$OUT/refused"
+    # gcc may blame a line of the header, and name this one as where its macro is used
+    grep -qE "^$1:$line:.*(error|in expansion of macro)" "$OUT/refused"
+}
+
+need "$CC" clang
+for cc in $found; do
+    check "$cc-all-put-right" quiet compile $WARNINGS "$OUT/right.c"
+    for file in "$OUT"/wrong-*; do
+        name=${file##*/wrong-} && name=${name#*-}
+        check "$cc-${name%.c}" refused "$file"
+    done
+done
+end
