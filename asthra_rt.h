@@ -1337,6 +1337,11 @@ ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c); /* lives 
  */
 ASTHRA_RT_API int asthra_channel_fd(AsthraChannel *c);
 
+/* Returns c, if it carries values of element_size bytes. Of another, and of NULL, the panic begins
+ * with `who`. What the functions that typed.h makes ask first. */
+ASTHRA_RT_API AsthraChannel *asthra_channel_expect(AsthraChannel *c, size_t element_size,
+                                                   const char *who);
+
 /* Ends a channel; values inside are dropped. Whoever knows that no other call on it is to come may
  * do this, even while a call whose value it has received, or sent, is still returning elsewhere.
  * A channel that somebody waits on panics and names the waiters. A select waits on all its channels
@@ -1618,14 +1623,91 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
         ASTHRA__##kind##_AWAIT(R, asthra__task.task, ASTHRA__AT(#name "_await"))              \
     }                                                                                         \
     union name##__block
-#define ASTHRA__TASK_OF(link, kind, R, name, ...)                              \
-    ASTHRA__TASK(link, kind, R, name, ASTHRA__PARAMETERS(__VA_ARGS__),         \
-                 ASTHRA__EACH(ASTHRA__TYPE_AND_NAME, ASTHRA__NOTHING, __VA_ARGS__),    \
-                 ASTHRA__EACH(ASTHRA__ARGUMENT, ASTHRA__NOTHING, __VA_ARGS__), \
-                 (ASTHRA__EACH(ASTHRA__VALUE, ASTHRA__COMMA, __VA_ARGS__)),    \
+#define ASTHRA__TASK_OF(link, kind, R, name, ...)                                   \
+    ASTHRA__TASK(link, kind, R, name, ASTHRA__PARAMETERS(__VA_ARGS__),              \
+                 ASTHRA__EACH(ASTHRA__TYPE_AND_NAME, ASTHRA__NOTHING, __VA_ARGS__), \
+                 ASTHRA__EACH(ASTHRA__ARGUMENT, ASTHRA__NOTHING, __VA_ARGS__),      \
+                 (ASTHRA__EACH(ASTHRA__VALUE, ASTHRA__COMMA, __VA_ARGS__)),         \
                  (ASTHRA__EACH(ASTHRA__GET, ASTHRA__COMMA, __VA_ARGS__)))
 #define ASTHRA__TASK0_OF(link, kind, R, name) \
     ASTHRA__TASK(link, kind, R, name, (void), char none;, , (0), ())
+
+/* ---- channels ---- */
+
+#if ASTHRA_HAS_CHANNEL
+
+/* A channel of values of type T, at file scope:
+ *
+ *     ASTHRA_CHANNEL_TYPE(Lines, char *);
+ *
+ *     Lines lines = Lines_create(8);         named "Lines"; raw is NULL if it failed
+ *     AsthraResult r = Lines_send(lines, text);
+ *     char *line;
+ *     while (Lines_receive(lines, &line)) puts(line);
+ *     Lines_close(lines);
+ *     Lines_destroy(lines);
+ *
+ * and _try_send, _try_receive, _send_timeout and _receive_timeout, each as its namesake in channel,
+ * _receive as asthra_channel_next. T is also Lines_value. Lines is a value that holds the channel:
+ * `lines.raw` serves for what has no form here, and a channel of other sources can be put there.
+ * One that is NULL, or whose values have another size, panics, and names the line of the
+ * ASTHRA_CHANNEL_TYPE. */
+#define ASTHRA_CHANNEL_TYPE(name, T)                                                              \
+    typedef T name##_value;                                                                       \
+    typedef struct {                                                                              \
+        AsthraChannel *raw;                                                                       \
+    } name;                                                                                       \
+    ASTHRA__INLINE name name##_create(size_t asthra__capacity) {                                  \
+        name asthra__c;                                                                           \
+        asthra__c.raw = asthra_channel_create(sizeof(name##_value), asthra__capacity, #name);     \
+        return asthra__c;                                                                         \
+    }                                                                                             \
+    ASTHRA__INLINE AsthraResult name##_send(name asthra__c, T asthra__v) {                        \
+        ASTHRA__ELEMENT(name, asthra__v);                                                         \
+        return asthra_channel_send(ASTHRA__CHANNEL(name, _send, asthra__c), &asthra__v);          \
+    }                                                                                             \
+    ASTHRA__INLINE bool name##_receive(name asthra__c, name##_value *asthra__out) {               \
+        return asthra_channel_next(ASTHRA__CHANNEL(name, _receive, asthra__c), asthra__out,       \
+                                   sizeof(name##_value));                                         \
+    }                                                                                             \
+    ASTHRA__INLINE AsthraResult name##_try_send(name asthra__c, T asthra__v) {                    \
+        return asthra_channel_try_send(ASTHRA__CHANNEL(name, _try_send, asthra__c), &asthra__v);  \
+    }                                                                                             \
+    ASTHRA__INLINE AsthraResult name##_try_receive(name asthra__c, name##_value *asthra__out) {   \
+        return asthra_channel_try_receive(ASTHRA__CHANNEL(name, _try_receive, asthra__c),         \
+                                          asthra__out);                                           \
+    }                                                                                             \
+    ASTHRA__INLINE AsthraResult name##_send_timeout(name asthra__c, T asthra__v,                  \
+                                                    int64_t asthra__ns) {                         \
+        AsthraChannel *asthra__raw = ASTHRA__CHANNEL(name, _send_timeout, asthra__c);             \
+        return asthra_channel_send_timeout(asthra__raw, &asthra__v, asthra__ns);                  \
+    }                                                                                             \
+    ASTHRA__INLINE AsthraResult name##_receive_timeout(name asthra__c, name##_value *asthra__out, \
+                                                       int64_t asthra__ns) {                      \
+        AsthraChannel *asthra__raw = ASTHRA__CHANNEL(name, _receive_timeout, asthra__c);          \
+        return asthra_channel_receive_timeout(asthra__raw, asthra__out, asthra__ns);              \
+    }                                                                                             \
+    ASTHRA__INLINE bool name##_close(name asthra__c) {                                            \
+        return asthra_channel_close(ASTHRA__CHANNEL(name, _close, asthra__c));                    \
+    }                                                                                             \
+    ASTHRA__INLINE void name##_destroy(name asthra__c) {                                          \
+        asthra_channel_destroy(ASTHRA__CHANNEL(name, _destroy, asthra__c));                       \
+    }                                                                                             \
+    typedef name##_value name##__element
+
+#define ASTHRA__CHANNEL(name, verb, c) \
+    asthra_channel_expect((c).raw, sizeof(name##_value), ASTHRA__AT(#name #verb))
+#ifdef __cplusplus
+#define ASTHRA__ELEMENT(name, v)     \
+    name##_value *asthra__at = &(v); \
+    (void)asthra__at
+#else
+#define ASTHRA__ELEMENT(name, v)                    \
+    ASTHRA__CLAIM(ASTHRA__IS_SAME(v, name##_value), \
+                  #name ": its values are arrays: put the array into a struct")
+#endif
+
+#endif
 
 #endif
 
@@ -19542,6 +19624,25 @@ ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t eleme
     AsthraStatus status = asthra__channel_receive(c, out, -1);
     if (ASTHRA__UNLIKELY(status != ASTHRA_OK)) asthra__error_note(status);
     return status == ASTHRA_OK;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void
+asthra__channel_unlike(const AsthraChannel *c, size_t element_size, const char *who) {
+    AsthraResult why = asthra_last_error();
+    if (c)
+        asthra_panic_at(NULL, "%s: channel '%s' carries values of %zu bytes, not %zu", who, c->name,
+                        c->element_size, element_size);
+    if (why.status)
+        asthra_panic_at(NULL, "%s: the channel is NULL; the last error here was: %s", who,
+                        asthra_result_message(why));
+    asthra_panic_at(NULL, "%s: the channel is NULL: it was never created", who);
+}
+
+ASTHRA_RT_API AsthraChannel *asthra_channel_expect(AsthraChannel *c, size_t element_size,
+                                                   const char *who) {
+    if (ASTHRA__UNLIKELY(!c || c->element_size != element_size))
+        asthra__channel_unlike(c, element_size, who);
+    return c;
 }
 
 ASTHRA_RT_API bool asthra_channel_is_closed(const AsthraChannel *c) {

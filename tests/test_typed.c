@@ -370,3 +370,164 @@ TEST(typed, awaiting_a_failed_spawn_panics_with_the_reason) {
     CHECK(strstr(message, "twice_await at ") != NULL);
     CHECK(strstr(message, "handle 0, whose spawn failed: max_tasks: 1 tasks") != NULL);
 }
+
+/* ---- channels ---- */
+
+typedef struct Job {
+    int number;
+    double weight;
+    const char *name;
+} Job;
+
+ASTHRA_CHANNEL_TYPE(Jobs, Job);
+ASTHRA_CHANNEL_TYPE(Names, const char *);
+ASTHRA_CHANNEL_TYPE(Numbers, int64_t);
+ASTHRA_CHANNEL_TYPE(Bytes, uint8_t);
+ASTHRA_CHANNEL_TYPE(Pages, Page);
+
+ASTHRA_TASK_VOID(send_jobs, (Jobs, jobs), (int, count)) {
+    for (int i = 0; i < count; i++) {
+        Job job = {i, i / 2.0, "job"};
+        CHECK_EQ(Jobs_send(jobs, job).status, ASTHRA_OK);
+    }
+    CHECK(Jobs_close(jobs));
+}
+
+static void check_jobs(size_t workers, size_t capacity) {
+    start(workers);
+    Jobs jobs = Jobs_create(capacity);
+    send_jobs_task sender = send_jobs_go(jobs, 100);
+    Job job;
+    int next = 0;
+    while (Jobs_receive(jobs, &job)) {
+        CHECK_EQ(job.number, next++);
+        CHECK(job.weight == job.number / 2.0);
+        CHECK_STR(job.name, "job");
+    }
+    CHECK_EQ(next, 100);
+    send_jobs_await(sender);
+    Jobs_destroy(jobs);
+}
+
+TEST(typed, values_arrive_whole_and_in_order) {
+    check_jobs(1, 0);
+}
+TEST(typed, values_arrive_whole_and_in_order_from_another_worker) {
+    check_jobs(2, 8);
+}
+
+TEST(typed, try_and_timeouts_are_those_of_the_channel) {
+    Names names = Names_create(1);
+    const char *got = "none";
+    CHECK_EQ(Names_try_receive(names, &got).status, ASTHRA_WOULD_BLOCK);
+    CHECK_EQ(Names_receive_timeout(names, &got, ASTHRA_US(20)).status, ASTHRA_TIMED_OUT);
+    CHECK_STR(got, "none");
+    CHECK_EQ(Names_try_send(names, "one").status, ASTHRA_OK);
+    CHECK_EQ(Names_try_send(names, "two").status, ASTHRA_WOULD_BLOCK);
+    CHECK_EQ(Names_send_timeout(names, "two", ASTHRA_US(20)).status, ASTHRA_TIMED_OUT);
+    CHECK_EQ(Names_try_receive(names, &got).status, ASTHRA_OK);
+    CHECK_STR(got, "one");
+    CHECK_EQ(Names_send_timeout(names, "three", ASTHRA_FOREVER).status, ASTHRA_OK);
+    CHECK_EQ(Names_receive_timeout(names, &got, 0).status, ASTHRA_OK);
+    CHECK_STR(got, "three");
+    CHECK(Names_close(names));
+    CHECK(!Names_close(names));
+    CHECK_EQ(Names_send(names, "four").status, ASTHRA_CLOSED);
+    CHECK(!Names_receive(names, &got));
+    CHECK_EQ(asthra_last_error().status, ASTHRA_CLOSED);
+    Names_destroy(names);
+}
+
+TEST(typed, values_are_converted_as_arguments_are) {
+    Bytes bytes = Bytes_create(2);
+    Numbers numbers = Numbers_create(1);
+    Bytes_value byte = 0;
+    int64_t number = 0;
+    CHECK_EQ(Bytes_send(bytes, 200).status, ASTHRA_OK);
+    CHECK(Bytes_receive(bytes, &byte));
+    CHECK_EQ(byte, 200);
+    CHECK_EQ(Numbers_send(numbers, byte).status, ASTHRA_OK);
+    CHECK(Numbers_receive(numbers, &number));
+    CHECK_EQ(number, 200);
+    CHECK_EQ(Numbers_send(numbers, 1).status, ASTHRA_OK);
+    CHECK(Numbers_receive(numbers, NULL)); /* dropped */
+    CHECK_EQ(asthra_channel_count(numbers.raw), 0);
+    CHECK_STR(asthra_channel_name(numbers.raw), "Numbers");
+    CHECK_EQ(asthra_channel_capacity(bytes.raw), 2);
+    Bytes_destroy(bytes);
+    Numbers_destroy(numbers);
+}
+
+TEST(typed, values_may_be_large) {
+    static Page page;
+    Pages pages = Pages_create(1);
+    page.numbers[1499] = 7;
+    CHECK_EQ(Pages_send(pages, page).status, ASTHRA_OK);
+    page.numbers[1499] = 8;
+    CHECK(Pages_receive(pages, &page));
+    CHECK_EQ(page.numbers[1499], 7);
+    Pages_destroy(pages);
+}
+
+enum { LINE_OF_WORDS = __LINE__ + 1 };
+ASTHRA_CHANNEL_TYPE(Words, int32_t);
+
+static const char *const verbs[] = {"send",         "receive",         "try_send", "try_receive",
+                                    "send_timeout", "receive_timeout", "close",    "destroy"};
+enum { VERBS = sizeof verbs / sizeof *verbs };
+
+typedef struct Misuse {
+    Words words;
+    int verb;
+} Misuse;
+
+static void *use_words(void *args) {
+    const Misuse *m = args;
+    int32_t value = 0;
+    switch (m->verb) {
+    case 0: Words_send(m->words, 1); break;
+    case 1: Words_receive(m->words, &value); break;
+    case 2: Words_try_send(m->words, 1); break;
+    case 3: Words_try_receive(m->words, &value); break;
+    case 4: Words_send_timeout(m->words, 1, 0); break;
+    case 5: Words_receive_timeout(m->words, &value, 0); break;
+    case 6: Words_close(m->words); break;
+    default: Words_destroy(m->words);
+    }
+    return NULL;
+}
+
+static void check_refused(AsthraChannel *raw, const char *reason) {
+    char expected[80];
+    for (int i = 0; i < VERBS; i++) {
+        Misuse m = {{raw}, i};
+        const char *message = panic_of(use_words, &m);
+        snprintf(expected, sizeof expected, "Words_%s at %s:%d: %s", verbs[i], __FILE__,
+                 LINE_OF_WORDS, reason);
+        if (strncmp(message, expected, strlen(expected)) != 0)
+            test_fail(__FILE__, __LINE__, "'%s' is not '%s'", message, expected);
+    }
+}
+
+TEST(typed, a_channel_that_is_null_or_of_another_size_panics_and_is_named) {
+    start(1);
+    AsthraChannel *other = asthra_channel_create(sizeof(int64_t), 1, "other");
+    check_refused(NULL, "the channel is NULL: it was never created");
+    check_refused(other, "channel 'other' carries values of 8 bytes, not 4");
+    CHECK_EQ(asthra_channel_count(other), 0);
+    CHECK(!asthra_channel_is_closed(other));
+    asthra_channel_destroy(other);
+}
+
+static void *send_into_none(void *unused) {
+    Pages pages = Pages_create(SIZE_MAX / 2);
+    CHECK(pages.raw == NULL);
+    CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
+    Pages_receive(pages, NULL);
+    return unused;
+}
+
+TEST(typed, a_channel_whose_create_failed_panics_with_the_reason) {
+    start(1);
+    CHECK(strstr(panic_of(send_into_none, NULL), "values of 6000 bytes overflow") != NULL);
+}

@@ -380,6 +380,25 @@ ASTHRA_RT_API bool asthra_channel_next(AsthraChannel *c, void *out, size_t eleme
     return status == ASTHRA_OK;
 }
 
+ASTHRA__COLD ASTHRA_NORETURN static void
+asthra__channel_unlike(const AsthraChannel *c, size_t element_size, const char *who) {
+    AsthraResult why = asthra_last_error();
+    if (c)
+        asthra_panic_at(NULL, "%s: channel '%s' carries values of %zu bytes, not %zu", who, c->name,
+                        c->element_size, element_size);
+    if (why.status)
+        asthra_panic_at(NULL, "%s: the channel is NULL; the last error here was: %s", who,
+                        asthra_result_message(why));
+    asthra_panic_at(NULL, "%s: the channel is NULL: it was never created", who);
+}
+
+ASTHRA_RT_API AsthraChannel *asthra_channel_expect(AsthraChannel *c, size_t element_size,
+                                                   const char *who) {
+    if (ASTHRA__UNLIKELY(!c || c->element_size != element_size))
+        asthra__channel_unlike(c, element_size, who);
+    return c;
+}
+
 ASTHRA_RT_API bool asthra_channel_is_closed(const AsthraChannel *c) {
     ASTHRA__CHANNEL_NEEDS(c, "channel");
     asthra__turn();

@@ -87,6 +87,11 @@ ASTHRA_RT_API const char *asthra_channel_name(const AsthraChannel *c); /* lives 
  */
 ASTHRA_RT_API int asthra_channel_fd(AsthraChannel *c);
 
+/* Returns c, if it carries values of element_size bytes. Of another, and of NULL, the panic begins
+ * with `who`. What the functions that typed.h makes ask first. */
+ASTHRA_RT_API AsthraChannel *asthra_channel_expect(AsthraChannel *c, size_t element_size,
+                                                   const char *who);
+
 /* Ends a channel; values inside are dropped. Whoever knows that no other call on it is to come may
  * do this, even while a call whose value it has received, or sent, is still returning elsewhere.
  * A channel that somebody waits on panics and names the waiters. A select waits on all its channels

@@ -24,6 +24,8 @@ ASTHRA_TASK0(long double, two) {
     return 2;
 }
 
+ASTHRA_CHANNEL_TYPE(Nodes, Node *);
+
 AsthraResult tried(AsthraResult r) {
     ASTHRA_TRY(r);
     return asthra_result_ok(nullptr);
@@ -45,6 +47,11 @@ int main() {
     if (next_of_await(next_of_go(first, 1)) != &last) return 6;
     halve_await(halve_go(&n));
     if (n != 21 || two_await(two_go()) != 2) return 7;
+    Nodes nodes = Nodes_create(1);
+    Node *node = nullptr;
+    if (Nodes_send(nodes, &first).status || !Nodes_receive(nodes, &node) || node != &first)
+        return 8;
+    Nodes_destroy(nodes);
     AsthraMutex m;
     asthra_mutex_init(&m);
     if (!asthra_mutex_try_lock(&m)) return 4;

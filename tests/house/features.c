@@ -33,6 +33,7 @@ static int house_task(void) {
 #endif
 
 #if ASTHRA_HAS_CHANNEL
+ASTHRA_CHANNEL_TYPE(HouseInts, int);
 static void *house_send(void *channel) {
     for (int i = 1; i <= 4; i++) asthra_channel_send((AsthraChannel *)channel, &i);
     asthra_channel_close((AsthraChannel *)channel);
@@ -48,6 +49,10 @@ static int house_channel(void) {
     asthra_await(sender);
     asthra_channel_destroy(c);
     HOUSE_EXPECT(sum == 10);
+    HouseInts ints = HouseInts_create(1);
+    HOUSE_EXPECT(HouseInts_send(ints, 7).status == ASTHRA_OK);
+    HOUSE_EXPECT(HouseInts_receive(ints, &value) && value == 7);
+    HouseInts_destroy(ints);
     return 0;
 }
 #endif

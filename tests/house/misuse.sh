@@ -66,9 +66,9 @@ typedef int Three[3];
 + ASTHRA_TASK(int, first_of_type, (int *, a)) { return a[0]; }
 == over-aligned-argument
 //
-typedef struct { _Alignas(64) char bytes[64]; } Line;
-- ASTHRA_TASK(int, first_byte, (Line, l)) { return l.bytes[0]; }
-+ ASTHRA_TASK(int, first_byte, (Line *, l)) { return l->bytes[0]; }
+typedef struct { _Alignas(64) char bytes[64]; } Wide;
+- ASTHRA_TASK(int, first_byte, (Wide, w)) { return w.bytes[0]; }
++ ASTHRA_TASK(int, first_byte, (Wide *, w)) { return w->bytes[0]; }
 == no-arguments
 //
 - ASTHRA_TASK(int, of_none) { return 1; }
@@ -82,6 +82,72 @@ typedef struct { _Alignas(64) char bytes[64]; } Line;
 //
 - ASTHRA_TASK(int, bare, int, n) { return n; }
 + ASTHRA_TASK(int, bare, (int, n)) { return n; }
+== send-a-struct-as-a-number
+Point p = { 1, 2 };
+- Numbers_send(numbers(), p);
++ Numbers_send(numbers(), p.x);
+== send-a-number-as-a-struct
+- Points_send(points(), 3);
++ Point p = { 3, 3 }; Points_send(points(), p);
+== send-a-pointer-as-a-number
+- Numbers_send(numbers(), "three");
++ Numbers_send(numbers(), 3);
+== send-another-pointer
+int three = 3;
+- Texts_send(texts(), &three);
++ Texts_send(texts(), "three");
+(void)three;
+== send-to-another-channel
+- Numbers_send(points(), 3);
++ Numbers_send(numbers(), 3);
+== send-to-a-bare-channel
+- Numbers_send(numbers().raw, 3);
++ Numbers_send(numbers(), 3);
+== send-nothing
+- Numbers_send(numbers());
++ Numbers_send(numbers(), 3);
+== try-send-another-struct
+Line line = { "three" };
+- Points_try_send(points(), line);
++ Lines_try_send(lines(), line);
+== receive-into-another-number
+int n = 0;
+long long m = 0;
+- Numbers_receive(numbers(), &n);
++ Numbers_receive(numbers(), &m);
+(void)n, (void)m;
+== receive-into-another-struct
+Line line = { "" };
+- Points_receive(points(), &line);
++ Lines_receive(lines(), &line);
+== receive-into-a-value
+long long n = 0;
+- Numbers_receive(numbers(), n);
++ Numbers_receive(numbers(), &n);
+(void)n;
+== receive-into-a-pointer-to-const
+const char *text = "";
+char *line = 0;
+- Texts_try_receive(texts(), &line);
++ Texts_try_receive(texts(), &text);
+(void)text, (void)line;
+== receive-with-a-timeout-for-the-target
+long long n = 0;
+- Numbers_receive_timeout(numbers(), ASTHRA_MS(1), &n);
++ Numbers_receive_timeout(numbers(), &n, ASTHRA_MS(1));
+(void)n;
+== create-without-a-capacity
+- Numbers n = Numbers_create();
++ Numbers n = Numbers_create(1);
+(void)n;
+== destroy-another-channel
+- Points_destroy(numbers());
++ Numbers_destroy(numbers());
+== a-channel-of-arrays
+//
+typedef char Name[16];
+- ASTHRA_CHANNEL_TYPE(Names, Name);
++ typedef struct { Name name; } Named; ASTHRA_CHANNEL_TYPE(Names, Named);
 END
 }
 cat >"$OUT/begin.h" <<'END'
@@ -91,6 +157,15 @@ ASTHRA_TASK(int, sum, (int, a), (int, b)) { return a + b; }
 ASTHRA_TASK(char, name, (char, c)) { return c; }
 ASTHRA_TASK(int, at, (int *, p)) { return *p; }
 ASTHRA_TASK_VOID(turn, (Point, p)) { (void)p; }
+typedef struct { const char *text; } Line;
+ASTHRA_CHANNEL_TYPE(Numbers, long long);
+ASTHRA_CHANNEL_TYPE(Points, Point);
+ASTHRA_CHANNEL_TYPE(Lines, Line);
+ASTHRA_CHANNEL_TYPE(Texts, const char *);
+Numbers numbers(void);
+Points points(void);
+Lines lines(void);
+Texts texts(void);
 END
 
 # A file for each mistake, with the line's number as the second word of its name; and one for all
