@@ -2,7 +2,7 @@
 #
 #   make workshop  one object per .c, -Werror       make san       ASan+UBSan and TSan, Valgrind
 #   make features  each switch alone off, alone on  make hygiene   macros and symbols keep to our prefixes
-#   make cross     aarch64 under qemu-user          make docs      README's blocks compile and run
+#   make cross     the suite on other processors    make docs      README's blocks compile and run
 #   make style     columns, layout, names           make dist      fold stb_ds.h in, test the result
 #   make bench     every figure next to its peer    make sizes     the table pasted in README
 #   make fuzz      a longer soak of random programs make clean
@@ -64,7 +64,7 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
 # A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, takes nothing from the archive.
 
-VARIANTS := plain clang asan tsan noasm nothreads aarch64 musl
+VARIANTS := plain clang asan tsan noasm nothreads musl aarch64 riscv64
 plain.cc := $(CC)
 plain.flags := -O2 -g1
 clang.cc := clang
@@ -80,6 +80,10 @@ nothreads.flags := -O0 -DASTHRA_RT_NO_THREADS
 aarch64.cc := aarch64-linux-gnu-gcc
 aarch64.flags := -O1 -static
 aarch64.run := qemu-aarch64
+riscv64.cc := riscv64-linux-gnu-gcc
+riscv64.flags := -O1 -static -fasynchronous-unwind-tables
+riscv64.run := qemu-riscv64
+riscv64.strict := $(WARNINGS)
 musl.cc := musl-gcc
 musl.flags := -O1 -static -fno-omit-frame-pointer
 musl.more := tests/house/musl.c
@@ -91,8 +95,9 @@ asan.limit := 90
 tsan.limit := 120
 noasm.limit := 30
 nothreads.limit := 30
-aarch64.limit := 60
 musl.limit := 30
+aarch64.limit := 60
+riscv64.limit := 60
 
 # TSan's memory map needs address-space randomisation off on newer kernels, and it sleeps at exit.
 tsan.run := env TSAN_OPTIONS=atexit_sleep_ms=0 $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -100,7 +105,7 @@ tsan.run := env TSAN_OPTIONS=atexit_sleep_ms=0 $(shell setarch -R true 2>/dev/nu
 define variant
 $B/$1/asthra_rt.o: $B/asthra_rt.c $(BOOK) $(STB)
 	@mkdir -p $$(@D)
-	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -c -o $$@ $$< -pthread
+	@$($1.cc) -std=gnu11 $($1.flags) $(or $($1.strict),-Wall -Wextra) $(INCLUDES) -c -o $$@ $$< -pthread
 $B/$1/asthra_rt.a: $B/$1/asthra_rt.o
 	@rm -f $$@ && ar rcs $$@ $$<
 $B/$1/test_%: tests/test_%.c $B/$1/asthra_rt.a $(wildcard tests/*.h)
@@ -115,10 +120,14 @@ $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 noasm.tests := $(filter %_channel %_faults %_fiber %_fork %_go_semantics %_mutex %_panic %_runtime \
     %_scheduler %_select %_signals %_soak %_stack %_swap %_task %_thread %_timer,$(TESTS))
 
+riscv64.few := test_swap test_fiber test_select
+
 # usable VARIANT: its compiler makes a program that runs here.
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
     $($1.cc) $($1.flags) -pthread -o $B/probe_$1 $B/probe_$1.c 2>/dev/null && $($1.run) $B/probe_$1 2>/dev/null && echo yes)
 units = $(if $(call usable,$1),$(patsubst %,$1-%,$(or $($1.tests),$(TESTS))),missing-$1)
+# Of other processors `make cross` runs the whole suite, and the gate the tests where they differ most.
+few = $(if $(call usable,$1),$(patsubst %,$1-%,$($1.few)),missing-$1)
 check-missing-%:
 	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'
 
@@ -155,7 +164,7 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call units,aarch64))
+	    $(call units,aarch64) $(call few,riscv64))
 
 .PHONY: unit san cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
@@ -163,7 +172,7 @@ unit: $(BOOK)
 san: $(BOOK)
 	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
 cross: $(BOOK)
-	@$(call gate,$(call units,aarch64))
+	@$(call gate,$(call units,aarch64) $(call units,riscv64))
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 

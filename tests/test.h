@@ -100,10 +100,18 @@ TEST_MAYBE_UNUSED static void test_need_threads(void) {
 }
 #define NEED_THREADS() test_need_threads()
 
-/* Where an emulator is in the way, which qemu-user's variant says. */
-TEST_MAYBE_UNUSED static void test_need_no_emulator(const char *reason) {
+/* Whether qemu-user runs this program, as its variant says. */
+TEST_MAYBE_UNUSED static bool test_is_emulated(void) {
+    static const char *const emulated[] = {"aarch64", "riscv64", "armhf"};
     const char *variant = getenv("ASTHRA_TEST_VARIANT");
-    if (variant && strcmp(variant, "aarch64") == 0) test_skip(reason);
+    for (size_t i = 0; variant && i < sizeof emulated / sizeof *emulated; i++)
+        if (strcmp(variant, emulated[i]) == 0) return true;
+    return false;
+}
+
+/* Where an emulator is in the way. */
+TEST_MAYBE_UNUSED static void test_need_no_emulator(const char *reason) {
+    if (test_is_emulated()) test_skip(reason);
 }
 #define NEED_NO_EMULATOR(reason) test_need_no_emulator(reason)
 
@@ -114,7 +122,7 @@ TEST_MAYBE_UNUSED static unsigned test_thrift(void) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     return 20;
 #endif
-    if (variant && strcmp(variant, "aarch64") == 0) return 20;
+    if (test_is_emulated()) return 20;
     return variant && strcmp(variant, "plain") != 0 ? 4 : 1;
 }
 

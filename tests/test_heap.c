@@ -568,8 +568,7 @@ __attribute__((noreturn)) static void run_with_fault(long at, bool goes_on, bool
 }
 
 static bool is_slow(void) {
-    const char *variant = getenv("ASTHRA_TEST_VARIANT");
-    return ASTHRA__TSAN || ASTHRA__ASAN || (variant && strcmp(variant, "aarch64") == 0);
+    return ASTHRA__TSAN || ASTHRA__ASAN || test_is_emulated();
 }
 
 TEST_WITHIN(120, heap, with_every_mapping_that_fails_nothing_is_lost) {

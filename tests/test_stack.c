@@ -1033,9 +1033,7 @@ static void model_many(uint64_t seed) {
     stack_free((char *)asthra__thread()->stack->top - 32);
 }
 static uint64_t model_rounds(uint64_t most) {
-    const char *variant = getenv("ASTHRA_TEST_VARIANT");
-    bool is_slow = ASTHRA__ASAN || ASTHRA__TSAN || (variant && !strcmp(variant, "aarch64"));
-    return is_slow ? most / 5 : most;
+    return ASTHRA__ASAN || ASTHRA__TSAN || test_is_emulated() ? most / 5 : most;
 }
 
 TEST_WITHIN(60, stack, is_as_the_model_says_on_many_workers) {

@@ -117,6 +117,29 @@ __asm__(".pushsection .text.swap_with_values,\"ax\",%progbits\n"
         "ret\n"
         ".size swap_with_values, .-swap_with_values\n"
         ".popsection\n");
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
+enum { VALUES = 24 };
+extern void *swap_with_values(Asthra__SwapContext **from, Asthra__SwapContext *to, uint64_t *values,
+                              void *swap);
+__asm__(".pushsection .text.swap_with_values,\"ax\",%progbits\n"
+        ".globl swap_with_values\n"
+        ".type swap_with_values, %function\n"
+        "swap_with_values:\n"
+        "addi sp, sp, -208; sd ra, 200(sp); sd a2, 192(sp)\n"
+        ".irp i,0,1,2,3,4,5,6,7,8,9,10,11\n"
+        "sd s\\i, 8*\\i(sp); fsd fs\\i, 96+8*\\i(sp)\n"
+        "ld s\\i, 8*\\i(a2); fld fs\\i, 96+8*\\i(a2)\n"
+        ".endr\n"
+        "jalr a3\n"
+        "ld a2, 192(sp); ld ra, 200(sp)\n"
+        ".irp i,0,1,2,3,4,5,6,7,8,9,10,11\n"
+        "sd s\\i, 8*\\i(a2); fsd fs\\i, 96+8*\\i(a2)\n"
+        "ld s\\i, 8*\\i(sp); fld fs\\i, 96+8*\\i(sp)\n"
+        ".endr\n"
+        "addi sp, sp, 208\n"
+        "ret\n"
+        ".size swap_with_values, .-swap_with_values\n"
+        ".popsection\n");
 #else
 enum { VALUES = 0 };
 #endif
@@ -189,6 +212,16 @@ static unsigned words(void) {
 static void set_words(unsigned value) {
     uint64_t fpcr = value;
     __asm__ volatile("msr fpcr, %0" : : "r"(fpcr));
+}
+#elif defined(__riscv_flen)
+enum { UP = 3, NORMAL = 0 };
+static unsigned words(void) {
+    unsigned long mode;
+    __asm__ volatile("frrm %0" : "=r"(mode));
+    return (unsigned)mode;
+}
+static void set_words(unsigned value) {
+    __asm__ volatile("fsrm %0" : : "r"((unsigned long)value));
 }
 #else
 enum { UP = 0, NORMAL = 0 };

@@ -1151,8 +1151,7 @@ TEST_WITHIN(180, task, a_million_tasks_wait_at_once) {
     struct rlimit space;
     if (UNDER_TSAN || UNDER_ASAN) SKIP("a million stacks: not under a sanitizer");
     if (sizeof(void *) < 8) SKIP("a million stacks: not in a 32-bit address space");
-    if (getenv("ASTHRA_TEST_VARIANT") && strcmp(getenv("ASTHRA_TEST_VARIANT"), "aarch64") == 0)
-        SKIP("a million stacks: not under an emulator");
+    if (test_is_emulated()) SKIP("a million stacks: not under an emulator");
     if (memory_available() < (size_t)10 << 30) SKIP("a million stacks: needs 10 GB of free memory");
     if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY)
         SKIP("a million stacks: the address space is limited");

@@ -101,6 +101,21 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      : "r"(argument)
                      : "cc", "memory");
     answer = result;
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
+    register uintptr_t result __asm__("a3") = answer;
+    register uintptr_t *argument __asm__("a4") = words;
+    __asm__ volatile(".option push\n\t"
+                     ".option norvc\n\t"
+                     "srli zero, zero, 3\n\t"
+                     "srli zero, zero, 13\n\t"
+                     "srli zero, zero, 51\n\t"
+                     "srli zero, zero, 61\n\t"
+                     "or a0, a0, a0\n\t"
+                     ".option pop"
+                     : "+r"(result)
+                     : "r"(argument)
+                     : "cc", "memory");
+    answer = result;
 #else
     (void)words;
 #endif

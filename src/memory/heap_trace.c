@@ -270,7 +270,7 @@ ASTHRA__FN ASTHRA__NOINLINE Asthra__Deed asthra__deed_here(const void *site) {
     Asthra__Walk w;
     w.depot = d;
     w.place = (uintptr_t)__builtin_return_address(0);
-    w.stack = (uintptr_t)__builtin_dwarf_cfa();
+    w.stack = (uintptr_t)ASTHRA__CALLER_STACK;
     w.end = asthra__stack_end_of(t, runner, w.stack);
     w.site = (uintptr_t)site;
     w.most = asthra__calls_depth(d, w.site);

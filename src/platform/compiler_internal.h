@@ -107,6 +107,14 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
     (*(p) == *(expected) ? (void)(*(p) = (v)), true : ((void)(*(expected) = *(p)), false))
 #endif
 
+/* Where a function's stack pointer was when it was called, which is what the caller has again.
+ * Clang does not know how on RISC-V, whose frame pointer is just that. */
+#if defined(__clang__) && defined(__riscv)
+#define ASTHRA__CALLER_STACK __builtin_frame_address(0)
+#else
+#define ASTHRA__CALLER_STACK __builtin_dwarf_cfa()
+#endif
+
 /* Keeps the compiler, not the processor, from moving memory accesses over it. */
 #define asthra__compiler_fence() __asm__ volatile("" ::: "memory")
 
@@ -116,6 +124,8 @@ static inline void asthra__cpu_relax(void) {
     __asm__ volatile("pause" ::: "memory");
 #elif defined(__aarch64__) || (defined(__arm__) && defined(__ARM_ARCH) && __ARM_ARCH >= 7)
     __asm__ volatile("yield" ::: "memory");
+#elif defined(__riscv)
+    __asm__ volatile(".4byte 0x0100000f" ::: "memory"); /* pause; a fence of nothing before that */
 #else
     asthra__compiler_fence();
 #endif

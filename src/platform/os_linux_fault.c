@@ -179,6 +179,14 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->pc = (uintptr_t)target;
     saved->pstate &= ~(uint64_t)0xc00; /* BTYPE: not the target of an indirect branch */
     return true;
+#elif ASTHRA__CPU_RISCV64
+    enum { ASTHRA__PC = 0, ASTHRA__RA = 1, ASTHRA__SP = 2, ASTHRA__S0 = 8, ASTHRA__A0 = 10 };
+    saved->__gregs[ASTHRA__SP] = top;
+    saved->__gregs[ASTHRA__A0] = (uintptr_t)argument;
+    saved->__gregs[ASTHRA__S0] = 0;
+    saved->__gregs[ASTHRA__RA] = 0;
+    saved->__gregs[ASTHRA__PC] = (uintptr_t)target;
+    return true;
 #else
     (void)saved, (void)top, (void)target, (void)argument;
     return false;
@@ -204,6 +212,12 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), voi
     saved->regs[0] = (uintptr_t)argument;
     saved->pc = (uintptr_t)target;
     saved->pstate &= ~(uint64_t)0xc00;
+    return true;
+#elif ASTHRA__CPU_RISCV64
+    enum { ASTHRA__CALL_PC = 0, ASTHRA__CALL_RA = 1, ASTHRA__CALL_A0 = 10 };
+    saved->__gregs[ASTHRA__CALL_RA] = saved->__gregs[ASTHRA__CALL_PC] + 2; /* the least there is */
+    saved->__gregs[ASTHRA__CALL_A0] = (uintptr_t)argument;
+    saved->__gregs[ASTHRA__CALL_PC] = (uintptr_t)target;
     return true;
 #else
     (void)saved, (void)target, (void)argument;

@@ -2,8 +2,8 @@
  *
  * A context is the stack pointer of code that left its stack; everything else it needs lies above
  * that pointer: callee-saved registers and the control words of the floating-point units. Signal
- * masks do not travel; sticky floating-point flags may. One file per ABI (swap_x86_64.c,
- * swap_aarch64.c), or ucontext under ASTHRA_RT_NO_ASM (swap_ucontext.c).
+ * masks do not travel; sticky floating-point flags may. One file per ABI
+ * (swap_<processor>.c), or ucontext under ASTHRA_RT_NO_ASM (swap_ucontext.c).
  *
  * Sanitizers and Valgrind see a stack pointer that jumps: whoever calls asthra__swap announces it.
  */

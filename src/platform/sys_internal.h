@@ -22,7 +22,13 @@
 #else
 #define ASTHRA__CPU_AARCH64 0
 #endif
-#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && !ASTHRA__CPU_X86_64 && !ASTHRA__CPU_AARCH64
+#if defined(__riscv) && __riscv_xlen == 64 && defined(__riscv_float_abi_double)
+#define ASTHRA__CPU_RISCV64 1
+#else
+#define ASTHRA__CPU_RISCV64 0
+#endif
+#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && \
+    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64)
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
