@@ -64,7 +64,7 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
 # A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, takes nothing from the archive.
 
-VARIANTS := plain clang asan tsan noasm nothreads musl aarch64 riscv64
+VARIANTS := plain clang asan tsan noasm nothreads musl aarch64 riscv64 i386 x87
 plain.cc := $(CC)
 plain.flags := -O2 -g1
 clang.cc := clang
@@ -84,6 +84,12 @@ riscv64.cc := riscv64-linux-gnu-gcc
 riscv64.flags := -O1 -static -fasynchronous-unwind-tables
 riscv64.run := qemu-riscv64
 riscv64.strict := $(WARNINGS)
+# Headers of the kernel are those of x86-64: the package that would link them keeps cross compilers out.
+i386.cc := $(CC)
+i386.flags := -O1 -m32 -msse2 -idirafter /usr/include/x86_64-linux-gnu
+i386.strict := $(WARNINGS)
+x87.cc := $(CC)
+x87.flags := -O1 -m32 -march=i686 -mno-sse -idirafter /usr/include/x86_64-linux-gnu
 musl.cc := musl-gcc
 musl.flags := -O1 -static -fno-omit-frame-pointer
 musl.more := tests/house/musl.c
@@ -98,6 +104,8 @@ nothreads.limit := 30
 musl.limit := 30
 aarch64.limit := 60
 riscv64.limit := 60
+i386.limit := 30
+x87.limit := 30
 
 # TSan's memory map needs address-space randomisation off on newer kernels, and it sleeps at exit.
 tsan.run := env TSAN_OPTIONS=atexit_sleep_ms=0 $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -120,7 +128,9 @@ $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 noasm.tests := $(filter %_channel %_faults %_fiber %_fork %_go_semantics %_mutex %_panic %_runtime \
     %_scheduler %_select %_signals %_soak %_stack %_swap %_task %_thread %_timer,$(TESTS))
 
+x87.tests := test_swap
 riscv64.few := test_swap test_fiber test_select
+i386.few := test_swap test_fiber test_select test_task test_heap
 
 # usable VARIANT: its compiler makes a program that runs here.
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
@@ -164,7 +174,7 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call units,aarch64) $(call few,riscv64))
+	    $(call units,aarch64) $(call few,riscv64) $(call few,i386) $(call units,x87))
 
 .PHONY: unit san cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
@@ -172,7 +182,8 @@ unit: $(BOOK)
 san: $(BOOK)
 	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
 cross: $(BOOK)
-	@$(call gate,$(call units,aarch64) $(call units,riscv64))
+	@$(call gate,$(call units,aarch64) $(call units,riscv64) $(call units,i386) \
+	    $(call units,x87))
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 

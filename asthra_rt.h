@@ -462,9 +462,10 @@ ASTHRA_RT_API void asthra_panic_clear_history(void);
 
 #if ASTHRA_HAS_CORE || ASTHRA_HAS_ARENA
 
-/* Gives blocks aligned to 16, or NULL when memory ran out. It may be called from any thread that
- * uses what was made with it; `block` is never NULL and sizes are never 0. It must not call the
- * runtime, and must work until the last block that it gave has been given back. */
+/* Gives blocks aligned as malloc's are (to alignof(max_align_t): 16, and 8 on 32-bit ARM), or NULL
+ * when memory ran out. It may be called from any thread that uses what was made with it; `block` is
+ * never NULL and sizes are never 0. It must not call the runtime, and must work until the last
+ * block that it gave has been given back. */
 typedef struct AsthraAllocator {
     void *(*alloc)(size_t size, void *user);
     void *(*realloc)(void *block, size_t size, void *user);
@@ -1902,6 +1903,7 @@ ASTHRA_RT_API bool asthra_register_this_thread(const char *name);
 
 /* Two lines: the prefetcher of x86 fetches them in pairs. */
 enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
+enum { ASTHRA__MAX_ALIGN = _Alignof(max_align_t) }; /* of what malloc gives */
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ASTHRA__ASAN 1
@@ -1973,6 +1975,9 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #define ASTHRA__CALLER_STACK __builtin_dwarf_cfa()
 #endif
 
+/* A field of 64 bits: on i386 compilers do not agree on where one would lie. */
+#define ASTHRA__ATOMIC_64(T) ASTHRA__ALIGNED(8) ASTHRA__ATOMIC(T)
+
 /* Keeps the compiler, not the processor, from moving memory accesses over it. */
 #define asthra__compiler_fence() __asm__ volatile("" ::: "memory")
 
@@ -2015,8 +2020,13 @@ static inline void asthra__cpu_relax(void) {
 #else
 #define ASTHRA__CPU_RISCV64 0
 #endif
+#if defined(__i386__)
+#define ASTHRA__CPU_I386 1
+#else
+#define ASTHRA__CPU_I386 0
+#endif
 #if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && \
-    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64)
+    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386)
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
@@ -2105,6 +2115,9 @@ ASTHRA__FN void asthra__os_fence_setup(void); /* before the first use in a proce
 ASTHRA__FN void asthra__os_fence_light(void);
 ASTHRA__FN void asthra__os_fence_heavy(void);
 
+/* The most bytes that a stack may be asked for. */
+#define ASTHRA__OS_STACK_MOST (SIZE_MAX / (sizeof(size_t) > 4 ? 1024 : 16))
+
 /* The calling thread's own stack, whatever stack it stands on now. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
 ASTHRA__FN bool asthra__os_is_main_thread(void);
@@ -2176,8 +2189,15 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
                                           void *stack_top);
 
 /* Makes the interrupted code go on as if it had called `target(argument)`, which must not return,
- * so that a backtrace shows it as the caller. false: not on this processor. */
-ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument);
+ * so that a backtrace shows it as the caller. false: not on this processor. On i386 the argument
+ * comes in a register: on the stack it would be in the way of the backtrace. */
+#if ASTHRA__CPU_I386
+#define ASTHRA__OS_CALLED __attribute__((__regparm__(1)))
+#else
+#define ASTHRA__OS_CALLED
+#endif
+typedef void (*Asthra__OsCalled)(void *argument) ASTHRA__OS_CALLED;
+ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, void *argument);
 
 /* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
  * where a fiber began. Walks unwind tables: code built without them ends it early. */
@@ -3114,6 +3134,18 @@ ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
 /* The saved registers of each processor. The places in gregs are the kernel's, written as numbers
  * because their names are there only if the host's first include asked for GNU's. */
 
+/* Code that was interrupted among its sums may have left the x87 stack full, and a call finds it
+ * empty: says so in the saved tags, which lie behind the control and the status word. */
+#if ASTHRA__CPU_X86_64
+static void asthra__os_x87_empty(mcontext_t *saved) {
+    if (saved->fpregs != NULL) ((uint16_t *)(void *)saved->fpregs)[2] = 0; /* a bit: in use */
+}
+#elif ASTHRA__CPU_I386
+static void asthra__os_x87_empty(mcontext_t *saved) {
+    if (saved->fpregs != NULL) ((uint32_t *)(void *)saved->fpregs)[2] |= 0xffff; /* 3: empty */
+}
+#endif
+
 ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
                                           void *stack_top) {
     mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
@@ -3127,6 +3159,7 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->gregs[ASTHRA__RDI] = (greg_t)(uintptr_t)argument;
     saved->gregs[ASTHRA__RIP] = (greg_t)(uintptr_t)target;
     saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION; /* the ABI's state at a call */
+    asthra__os_x87_empty(saved);
     return true;
 #elif ASTHRA__CPU_AARCH64
     saved->sp = top;
@@ -3144,13 +3177,25 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->__gregs[ASTHRA__RA] = 0;
     saved->__gregs[ASTHRA__PC] = (uintptr_t)target;
     return true;
+#elif ASTHRA__CPU_I386
+    enum { ASTHRA__EBP = 6, ASTHRA__ESP = 7, ASTHRA__EIP = 14 };
+    enum { ASTHRA__FLAGS = 16, ASTHRA__DIRECTION = 0x400 };
+    uintptr_t *call = (uintptr_t *)(top - 16) - 1;
+    call[0] = 0; /* a return address that ends a walk */
+    call[1] = (uintptr_t)argument;
+    saved->gregs[ASTHRA__ESP] = (greg_t)(uintptr_t)call;
+    saved->gregs[ASTHRA__EBP] = 0;
+    saved->gregs[ASTHRA__EIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION;
+    asthra__os_x87_empty(saved);
+    return true;
 #else
     (void)saved, (void)top, (void)target, (void)argument;
     return false;
 #endif
 }
 
-ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument) {
+ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, void *argument) {
     mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
 #if ASTHRA__CPU_X86_64
     enum { ASTHRA__CALL_RDI = 8, ASTHRA__CALL_RSP = 15, ASTHRA__CALL_RIP = 16 };
@@ -3163,6 +3208,7 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), voi
     saved->gregs[ASTHRA__CALL_RDI] = (greg_t)(uintptr_t)argument;
     saved->gregs[ASTHRA__CALL_RIP] = (greg_t)(uintptr_t)target;
     saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
+    asthra__os_x87_empty(saved);
     return true;
 #elif ASTHRA__CPU_AARCH64
     saved->regs[30] = saved->pc + 4;
@@ -3175,6 +3221,17 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), voi
     saved->__gregs[ASTHRA__CALL_RA] = saved->__gregs[ASTHRA__CALL_PC] + 2; /* the least there is */
     saved->__gregs[ASTHRA__CALL_A0] = (uintptr_t)argument;
     saved->__gregs[ASTHRA__CALL_PC] = (uintptr_t)target;
+    return true;
+#elif ASTHRA__CPU_I386
+    enum { ASTHRA__CALL_ESP = 7, ASTHRA__CALL_EAX = 11, ASTHRA__CALL_EIP = 14 };
+    enum { ASTHRA__CALL_FLAGS = 16, ASTHRA__CALL_DIRECTION = 0x400 };
+    uintptr_t *top = (uintptr_t *)(uintptr_t)saved->gregs[ASTHRA__CALL_ESP] - 1;
+    *top = (uintptr_t)saved->gregs[ASTHRA__CALL_EIP] + 1;
+    saved->gregs[ASTHRA__CALL_ESP] = (greg_t)(uintptr_t)top;
+    saved->gregs[ASTHRA__CALL_EAX] = (greg_t)(uintptr_t)argument;
+    saved->gregs[ASTHRA__CALL_EIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
+    asthra__os_x87_empty(saved);
     return true;
 #else
     (void)saved, (void)target, (void)argument;
@@ -4469,6 +4526,288 @@ ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*e
 
 #endif
 
+/* ---- [swap] body --------------------------------------------------- platform/swap_i386.c ---- */
+/* swap_i386 - the switch for i386, System V ABI.                           [swap] body
+ *
+ * A switch is a function call whose return happens on another stack. The ABI (System V i386,
+ * section 2.2.2) says what a call keeps: ebx, esi, edi, ebp, the control bits of mxcsr and the x87
+ * word. They are pushed, the stack pointers are exchanged, and the same things are popped on the
+ * other side. Arguments come on the stack, and nothing here needs to know where the program lies.
+ *
+ * A saved context, offsets from the stack pointer that stands for it:
+ *
+ *      0   mxcsr, 4 bytes; unused where the program is built without SSE
+ *      4   x87 control word, 2 bytes; 2 unused
+ *      8   edi
+ *     12   esi      entry, in a context that has not started
+ *     16   ebx
+ *     20   ebp      0, in a context that has not started: a walk along ebp ends there
+ *     24   return address
+ *     28   the stack pointer after the return; the arguments of who has called
+ *
+ * asthra__swap_call leaves the same layout, so that its frame is a context to escape to. A stack
+ * that is a multiple of 16 where a call has pushed its arguments, as compilers want it, is again
+ * one where asthra__swap_call has pushed its own.
+ *
+ * Control words are treated as in swap_x86_64.c: mxcsr is loaded always and its sticky flags
+ * travel, the x87 word is loaded only where it differs, its flags cleared first. There is no red
+ * zone: what lies below the stack pointer is a signal handler's.
+ */
+
+#if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_I386
+
+#if defined(__SSE__)
+#define ASTHRA__SWAP_SSE 1
+#else
+#define ASTHRA__SWAP_SSE 0
+#endif
+/* Landing pads where the compiler makes them: old processors do not know the instruction. */
+#if defined(__CET__)
+#define ASTHRA__SWAP_PADS 1
+#else
+#define ASTHRA__SWAP_PADS 0
+#endif
+
+/* from, to, message: at 4, 8, 12; 24 more once all is pushed */
+__asm__(".pushsection .text.asthra__swap,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__swap\n"
+        ".hidden asthra__swap\n"
+        ".type asthra__swap, @function\n"
+        "asthra__swap:\n"
+        ".cfi_startproc\n"
+#if ASTHRA__SWAP_PADS
+        "endbr32\n"
+#endif
+        "pushl %ebp\n" /* the caller's ebp, at 20 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %ebp, 0\n"
+        "pushl %ebx\n" /* the caller's ebx, at 16 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %ebx, 0\n"
+        "pushl %esi\n" /* the caller's esi, at 12 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %esi, 0\n"
+        "pushl %edi\n" /* the caller's edi, at 8 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %edi, 0\n"
+        "subl $8, %esp\n" /* room for the control words; esp is now this context */
+        ".cfi_adjust_cfa_offset 8\n"
+#if ASTHRA__SWAP_SSE
+        "stmxcsr (%esp)\n" /* mxcsr, at 0 */
+#endif
+        "fnstcw 4(%esp)\n"       /* the x87 word, at 4 */
+        "movl 28(%esp), %ecx\n"  /* ecx: from */
+        "movl 32(%esp), %edx\n"  /* edx: to */
+        "movl 36(%esp), %eax\n"  /* eax: message, what the other side returns */
+        "movl %esp, (%ecx)\n"    /* *from = this context */
+        "movzwl 4(%esp), %ecx\n" /* ecx: our x87 word */
+        "movl %edx, %esp\n"      /* leave: esp is the context `to`, with the same layout */
+#if ASTHRA__SWAP_SSE
+        "ldmxcsr (%esp)\n" /* the mxcsr of `to`, from 0 */
+#endif
+        "cmpw 4(%esp), %cx\n" /* is its x87 word ours? */
+        "jne 2f\n"
+        "1:\n"
+        "addl $8, %esp\n" /* past the control words */
+        ".cfi_remember_state\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        "popl %edi\n" /* edi of the arriving side, from 8 */
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %edi\n"
+        "popl %esi\n" /* its esi, from 12 */
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %esi\n"
+        "popl %ebx\n" /* its ebx, from 16 */
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %ebx\n"
+        "popl %ebp\n" /* its ebp, from 20 */
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %ebp\n"
+        "ret\n" /* to its caller, from 24 */
+        ".cfi_restore_state\n"
+        "2:\n"
+        "fnclex\n"        /* no flag of another task may raise below */
+        "fldcw 4(%esp)\n" /* the x87 word of `to`, from 4 */
+        "jmp 1b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap, .-asthra__swap\n"
+        ".popsection\n");
+
+/* The first return of a new context comes here. eax: message; esi: entry; esp: 4 above a multiple
+ * of 16, where the one argument of a call goes. */
+__asm__(".pushsection .text.asthra__swap_start,\"ax\",@progbits\n"
+        ".p2align 4\n"
+        ".globl asthra__swap_start\n"
+        ".hidden asthra__swap_start\n"
+        ".type asthra__swap_start, @function\n"
+        "asthra__swap_start:\n"
+        ".cfi_startproc\n"
+        ".cfi_undefined %eip\n" /* nobody called: unwinders stop here */
+#if ASTHRA__SWAP_PADS
+        "endbr32\n"
+#endif
+        "pushl %eax\n" /* argument of entry: message */
+        ".cfi_adjust_cfa_offset 4\n"
+        "call *%esi\n" /* entry(message), which never returns */
+        "ud2\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_start, .-asthra__swap_start\n"
+        ".popsection\n");
+
+/* fn, argument, escape, is_default: at 4, 8, 12, 16; 24 more once all is pushed
+ * asthra__swap_escape: escape, value: at 4, 8 */
+__asm__(".pushsection .text.asthra__swap_call,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__swap_call\n"
+        ".hidden asthra__swap_call\n"
+        ".type asthra__swap_call, @function\n"
+        "asthra__swap_call:\n"
+        ".cfi_startproc\n"
+#if ASTHRA__SWAP_PADS
+        "endbr32\n"
+#endif
+        "pushl %ebp\n" /* the caller's ebp, at 20 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %ebp, 0\n"
+        "pushl %ebx\n" /* the caller's ebx, at 16 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %ebx, 0\n"
+        "pushl %esi\n" /* the caller's esi, at 12 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %esi, 0\n"
+        "pushl %edi\n" /* the caller's edi, at 8 */
+        ".cfi_adjust_cfa_offset 4\n"
+        ".cfi_rel_offset %edi, 0\n"
+        "subl $8, %esp\n" /* room for the control words */
+        ".cfi_adjust_cfa_offset 8\n"
+        "movl 36(%esp), %ecx\n" /* ecx: escape */
+        "movl %esp, (%ecx)\n"   /* *escape = this context */
+        "movl 28(%esp), %eax\n" /* eax: fn */
+        "movl 32(%esp), %edx\n" /* edx: argument */
+        "cmpb $0, 40(%esp)\n"   /* is_default? */
+        "jne 6f\n"
+        "movl $0x1f80, (%esp)\n" /* what mxcsr is taken for without SSE */
+#if ASTHRA__SWAP_SSE
+        "stmxcsr (%esp)\n" /* the caller's mxcsr, at 0 */
+#endif
+        "fnstcw 4(%esp)\n"       /* the caller's x87 word, at 4 */
+        "movl (%esp), %ecx\n"    /* ecx: mxcsr */
+        "movzwl 4(%esp), %ebx\n" /* ebx: the x87 word */
+        "andl $0xffc0, %ecx\n"   /* without its flags */
+        "xorl $0x1f80, %ecx\n"   /* the default: all masked, to nearest */
+        "xorl $0x037f, %ebx\n"   /* the default: all masked, to nearest, extended precision */
+        "orl %ebx, %ecx\n"
+        "jnz 3f\n"
+        "1:\n"
+        "pushl %edx\n" /* argument: 16-aligned for the call */
+        ".cfi_adjust_cfa_offset 4\n"
+        "call *%eax\n" /* eax = fn(argument) */
+        "addl $4, %esp\n"
+        ".cfi_adjust_cfa_offset -4\n"
+        "2:\n" /* here goes on who called fn, and asthra__swap_escape; eax: value */
+#if ASTHRA__SWAP_SSE
+        "ldmxcsr (%esp)\n" /* the caller's mxcsr, from 0 */
+#endif
+        "pushl %ecx\n" /* room */
+        ".cfi_adjust_cfa_offset 4\n"
+        "fnstcw (%esp)\n" /* the x87 word that fn left */
+        "popl %ecx\n"
+        ".cfi_adjust_cfa_offset -4\n"
+        "cmpw 4(%esp), %cx\n" /* is it the caller's? */
+        "jne 5f\n"
+        "4:\n"
+        "addl $8, %esp\n" /* past the control words */
+        ".cfi_remember_state\n"
+        ".cfi_adjust_cfa_offset -8\n"
+        "popl %edi\n" /* the caller's again, from 8 upwards */
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %edi\n"
+        "popl %esi\n"
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %esi\n"
+        "popl %ebx\n"
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %ebx\n"
+        "popl %ebp\n"
+        ".cfi_adjust_cfa_offset -4\n"
+        ".cfi_restore %ebp\n"
+        "ret\n" /* eax: value */
+        ".cfi_restore_state\n"
+        "3:\n"
+        "pushl $0x1f80\n" /* the defaults */
+        ".cfi_adjust_cfa_offset 4\n"
+#if ASTHRA__SWAP_SSE
+        "ldmxcsr (%esp)\n"
+#endif
+        "movl $0x037f, (%esp)\n"
+        "fnclex\n" /* a flag left behind must not raise under another mask */
+        "fldcw (%esp)\n"
+        "popl %ecx\n"
+        ".cfi_adjust_cfa_offset -4\n"
+        "jmp 1b\n"
+        "5:\n"
+        "fnclex\n"
+        "fldcw 4(%esp)\n" /* the caller's x87 word, from 4 */
+        "jmp 4b\n"
+        "6:\n"
+        "movl $0x1f80, (%esp)\n" /* the caller's, by its word for it */
+        "movl $0x037f, 4(%esp)\n"
+        "jmp 1b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_call, .-asthra__swap_call\n"
+        ".globl asthra__swap_escape\n"
+        ".hidden asthra__swap_escape\n"
+        ".type asthra__swap_escape, @function\n"
+        "asthra__swap_escape:\n"
+        ".cfi_startproc\n"
+#if ASTHRA__SWAP_PADS
+        "endbr32\n"
+#endif
+        "movl 8(%esp), %eax\n" /* eax: value */
+        "movl 4(%esp), %esp\n" /* every frame below is gone */
+        ".cfi_def_cfa %esp, 28\n"
+        ".cfi_offset %ebp, -8\n"
+        ".cfi_offset %ebx, -12\n"
+        ".cfi_offset %esi, -16\n"
+        ".cfi_offset %edi, -20\n"
+        "cld\n" /* wherever the frames below were */
+        "jmp 2b\n"
+        ".cfi_endproc\n"
+        ".size asthra__swap_escape, .-asthra__swap_escape\n"
+        ".popsection\n");
+
+__attribute__((__visibility__("hidden"))) extern void
+asthra__swap_start(void) __asm__("asthra__swap_start");
+
+/* What asthra__swap pops, as the table above draws it. */
+typedef struct Asthra__SwapFrame {
+    uint32_t mxcsr;
+    uint16_t x87_word, unused;
+    uint32_t edi, esi, ebx, ebp, return_address;
+} Asthra__SwapFrame;
+_Static_assert(sizeof(Asthra__SwapFrame) == 28, "the table of swap_i386.c");
+_Static_assert(offsetof(Asthra__SwapFrame, esi) == 12, "the table of swap_i386.c");
+_Static_assert(offsetof(Asthra__SwapFrame, return_address) == 24, "the table of swap_i386.c");
+
+/* Linux has shadow stacks for 64-bit programs alone. */
+ASTHRA__FN bool asthra__swap_is_allowed(void) {
+    return true;
+}
+
+ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {
+    char *end = (char *)top - ((uintptr_t)top & 15) - 12;
+    Asthra__SwapFrame *frame = (Asthra__SwapFrame *)(void *)end - 1;
+    (void)low;
+    *frame = (Asthra__SwapFrame){.mxcsr = 0x1f80,
+                                 .x87_word = 0x037f,
+                                 .esi = (uint32_t)(uintptr_t)entry,
+                                 .return_address = (uint32_t)(uintptr_t)asthra__swap_start};
+    return (Asthra__SwapContext *)(void *)frame;
+}
+
+#endif
+
 /* ---- [swap] body ----------------------------------------------- platform/swap_ucontext.c ---- */
 /* swap_ucontext - the switch in terms of the C library.                    [swap] body
  *
@@ -4477,9 +4816,10 @@ ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*e
  * kin also carry the signal mask, which costs a system call or two at each switch and is wrong here
  * (masks belong to threads): the record that is resumed is given the mask of the thread first.
  *
- * The floating-point words travel inside ucontext_t, as the C library does it. The defaults of a
- * fresh context are set with one instruction each, because fenv.h would make every program link
- * libm; a processor that is not named below starts tasks with the words of their creator.
+ * The floating-point words travel inside ucontext_t, as the C library does it; but for mxcsr on
+ * i386, which each side takes along by itself. The defaults of a fresh context are set with one
+ * instruction each, because fenv.h would make every program link libm; a processor that is not
+ * named below starts tasks with the words of their creator.
  */
 
 #if ASTHRA_HAS_TASK && !ASTHRA_HAS_ASM
@@ -4496,6 +4836,7 @@ typedef struct Asthra__SwapRecord {
     ucontext_t context;
     void *message;
     void (*entry)(void *);
+    uint32_t word;
     volatile bool has_escaped;
 } Asthra__SwapRecord;
 
@@ -4504,6 +4845,11 @@ static void asthra__swap_default_words(void) {
     static const uint32_t mxcsr = 0x1f80;
     static const uint16_t x87_word = 0x037f;
     __asm__ volatile("ldmxcsr %0\n\tfnclex\n\tfldcw %1" : : "m"(mxcsr), "m"(x87_word));
+}
+#elif defined(__i386__)
+static void asthra__swap_default_words(void) {
+    static const uint16_t x87_word = 0x037f;
+    __asm__ volatile("fnclex\n\tfldcw %0" : : "m"(x87_word));
 }
 #elif defined(__aarch64__)
 static void asthra__swap_default_words(void) {
@@ -4519,6 +4865,25 @@ static void asthra__swap_default_words(void) {
 }
 #else
 static void asthra__swap_default_words(void) {}
+#endif
+
+/* What the C library leaves behind. */
+#if defined(__i386__) && defined(__SSE__)
+static uint32_t asthra__swap_word(void) {
+    uint32_t mxcsr;
+    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+    return mxcsr;
+}
+static void asthra__swap_set_word(uint32_t mxcsr) {
+    __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+}
+#else
+static uint32_t asthra__swap_word(void) {
+    return 0;
+}
+static void asthra__swap_set_word(uint32_t none) {
+    (void)none;
+}
 #endif
 
 ASTHRA__FN bool asthra__swap_is_allowed(void) {
@@ -4559,7 +4924,9 @@ ASTHRA__FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapContext *t
     there->message = message;
     asthra__swap_keep_mask(there);
     *from = (Asthra__SwapContext *)(void *)&here;
+    here.word = asthra__swap_word();
     swapcontext(&here.context, &there->context);
+    asthra__swap_set_word(here.word);
     return here.message;
 }
 
@@ -4568,8 +4935,12 @@ ASTHRA__FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
     Asthra__SwapRecord here;
     (void)is_default;
     here.has_escaped = false;
+    here.word = asthra__swap_word();
     getcontext(&here.context); /* returns again when fn has returned, or at the escape */
-    if (here.has_escaped) return here.message;
+    if (here.has_escaped) {
+        asthra__swap_set_word(here.word);
+        return here.message;
+    }
     *escape = (Asthra__SwapContext *)(void *)&here;
     asthra__swap_default_words();
     void *value = fn(argument);
@@ -6047,9 +6418,9 @@ ASTHRA_RT_API void *asthra_result_unwrap_at(AsthraResult r, const char *what) {
 /* ---- [alloc] internal --------------------------------------------- core/alloc_internal.h ---- */
 /* alloc - memory for the runtime's own records.                            [alloc] internal
  *
- * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all that is
- * fresh elsewhere: the allocator of the configuration. The C library's malloc serves until then,
- * and afterwards. A block is freed and made larger where it came from.
+ * Blocks are aligned as malloc aligns them. One hook takes all that is fresh elsewhere: the
+ * allocator of the configuration. The C library's malloc serves until then, and afterwards. A block
+ * is freed and made larger where it came from.
  */
 
 #if ASTHRA_HAS_CORE
@@ -6102,7 +6473,7 @@ typedef union Asthra__AllocHead { /* in front of each block */
     Asthra__AllocSource *source;  /* NULL: malloc */
     char room[16];
 } Asthra__AllocHead;
-_Static_assert(sizeof(Asthra__AllocHead) == 16, "blocks stay aligned as malloc aligns");
+_Static_assert(sizeof(Asthra__AllocHead) % ASTHRA__MAX_ALIGN == 0, "blocks stay aligned");
 
 static struct {
     Asthra__Lock lock; /* of hook, and of the step from reading it to counting */
@@ -6129,11 +6500,11 @@ static void asthra__source_leave(Asthra__AllocSource *s) {
 }
 
 static void *asthra__source_expect_aligned(void *given) {
-    if (ASTHRA__LIKELY((uintptr_t)given % 16 == 0)) return given;
+    if (ASTHRA__LIKELY((uintptr_t)given % ASTHRA__MAX_ALIGN == 0)) return given;
     asthra_panic_at(NULL,
                     "Wrong block from the allocator of the configuration: expected an address that "
-                    "is a multiple of 16, found %p",
-                    given);
+                    "is a multiple of %d, found %p",
+                    (int)ASTHRA__MAX_ALIGN, given);
 }
 
 /* NULL: there is none; then the source has a user less. */
@@ -8035,7 +8406,7 @@ struct Asthra__HeapPage {
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
     Asthra__HeapPage *next, *prev;          /* in the bin: a ring */
-    ASTHRA__ATOMIC(uint64_t) hollow;        /* a bit for each unit whose memory is gone */
+    ASTHRA__ATOMIC_64(uint64_t) hollow;     /* a bit for each unit whose memory is gone */
     ASTHRA__ATOMIC(uint32_t) pins;
     uint16_t gone, swept; /* blocks in hollow units; `used` when it was looked for such units */
     int8_t zone;
@@ -8059,10 +8430,10 @@ struct Asthra__Heap {
     uint32_t extra;       /* bytes of a block that are ours */
     uint8_t level, sweep_bin;
     uint16_t number;
-    uint64_t tag;                    /* of the trailer of what is freed here: all but the site */
-    ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
-    Asthra__Heap *next;              /* of all heaps; never taken out */
-    Asthra__Heap *next_idle;         /* of those whose thread has ended */
+    uint64_t tag;                       /* of the trailer of what is freed here: all but the site */
+    ASTHRA__ATOMIC_64(uint64_t) thread; /* that it serves now, or served last */
+    Asthra__Heap *next;                 /* of all heaps; never taken out */
+    Asthra__Heap *next_idle;            /* of those whose thread has ended */
     ASTHRA__ALIGNED(ASTHRA__CACHE_PAIR) ASTHRA__ATOMIC(Asthra__HeapBlock *) remote;
 };
 
@@ -11031,11 +11402,11 @@ ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__guard_each(bool (*visit)(Asthra__Huge 
 
 /* ---- faults ---- */
 
-/* On the stack of the thread that faulted, which may stand at any multiple of eight. */
+/* On the stack of the thread that faulted, which may stand at any multiple of eight, or four. */
 #if defined(__x86_64__) || defined(__i386__)
 __attribute__((__force_align_arg_pointer__))
 #endif
-ASTHRA__COLD static void
+ASTHRA__COLD static ASTHRA__OS_CALLED void
 asthra__guard_panic(void *address) {
     Asthra__Found f;
     bool is_live = asthra__heap_find(address, &f) != ASTHRA_ADDRESS_FREED &&
@@ -12298,7 +12669,7 @@ struct Asthra__StackRegion {
     uint8_t level;
     uint8_t idle_count;                /* regions in the thread's list from here on */
     Asthra__StackChunk *spare;         /* empty; NULL: none */
-    ASTHRA__ATOMIC(uint64_t) task;     /* the id; 0: a thread's, or idle */
+    ASTHRA__ATOMIC_64(uint64_t) task;  /* the id; 0: a thread's, or idle */
     Asthra__StackRegion *next, **link; /* of all, or of the orphans */
     Asthra__StackRegion *next_idle;
     Asthra__StackChunk first;
@@ -14895,7 +15266,8 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address);
  *     | guard | usable stack, grows down <------------------------- | Asthra__Fiber |
  *
  * The first slab is small and each next one twice as large, so that a program with three tasks does
- * not pay for sixty-four. A stack of another size than the default is a slab of its own.
+ * not pay for sixty-four. A stack of another size than the default is a slab of its own, and slabs
+ * of large stacks have fewer where addresses are few.
  *
  * Invariants
  *   - Slab records are never freed before teardown, only reused: the fault handler walks their list
@@ -14913,6 +15285,7 @@ ASTHRA__FN Asthra__Fiber *asthra__fiber_of_guard(const void *address);
 #include <string.h>
 
 enum { ASTHRA__SLAB_FIRST = 4, ASTHRA__SLAB_MOST = 64 };
+#define ASTHRA__SLAB_BYTES (SIZE_MAX / 64) /* at most, if it is not one stack alone */
 #define ASTHRA__CANARY UINT64_C(0x6173746872612d72)
 
 typedef struct Asthra__Slab {
@@ -14971,6 +15344,15 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      "rolq $61, %%rdi\n\t"
                      "rolq $51, %%rdi\n\t"
                      "xchgq %%rbx, %%rbx"
+                     : "+d"(answer)
+                     : "a"(words)
+                     : "cc", "memory");
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_I386
+    __asm__ volatile("roll $3, %%edi\n\t"
+                     "roll $13, %%edi\n\t"
+                     "roll $29, %%edi\n\t"
+                     "roll $19, %%edi\n\t"
+                     "xchgl %%ebx, %%ebx"
                      : "+d"(answer)
                      : "a"(words)
                      : "cc", "memory");
@@ -15139,12 +15521,19 @@ static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
     return f;
 }
 
+/* How many stacks the next slab of the default size has. Caller holds the lock. */
+static uint32_t asthra__slab_count(size_t stride) {
+    uint32_t count = asthra__fiber.slab_size;
+    while (count > 1 && stride > ASTHRA__SLAB_BYTES / count) count /= 2;
+    return count;
+}
+
 /* A fresh fiber of the default size. Caller holds the lock. */
 static Asthra__Fiber *asthra__fiber_fresh(void) {
     Asthra__Slab *s = asthra__fiber.current;
     if (s == NULL || s->carved == s->count) {
-        s = asthra__slab_map(asthra__fiber_stride(asthra__fiber.default_bytes),
-                             asthra__fiber.slab_size);
+        size_t stride = asthra__fiber_stride(asthra__fiber.default_bytes);
+        s = asthra__slab_map(stride, asthra__slab_count(stride));
         if (s == NULL) return NULL;
         asthra__fiber.current = s;
         if (asthra__fiber.slab_size < ASTHRA__SLAB_MOST) asthra__fiber.slab_size *= 2;
@@ -15166,7 +15555,7 @@ ASTHRA__FN size_t asthra__fiber_default_bytes(void) {
 
 ASTHRA__FN Asthra__Fiber *asthra__fiber_create(size_t stack_bytes) {
     size_t usable = stack_bytes == 0 ? asthra__fiber.default_bytes : stack_bytes;
-    if (usable > SIZE_MAX / 4) return NULL;
+    if (usable > ASTHRA__OS_STACK_MOST) return NULL;
     asthra__lock(&asthra__fiber.lock);
     Asthra__Slab *s = asthra__slab_map(asthra__fiber_stride(usable), 1);
     Asthra__Fiber *f = s == NULL ? NULL : asthra__slab_carve(s);
@@ -15448,12 +15837,11 @@ typedef struct Asthra__Worker Asthra__Worker;
 /* What few tasks have: a copied name, a stack of its own size, a rank, a large block. It stays with
  * the descriptor, so that the next task there finds its room. */
 typedef struct Asthra__TaskExtra {
-    Asthra__Ranked ranked;
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) Asthra__Ranked ranked;
     size_t stack_bytes, block_bytes;
     size_t room; /* bytes behind this struct, for the block */
     char name[72];
 } Asthra__TaskExtra;
-_Static_assert(sizeof(Asthra__TaskExtra) % (2 * sizeof(void *)) == 0, "as malloc aligns blocks");
 
 /* The word of a task: state and everything that others may change, in one place, with the
  * generation, so that one compare-and-swap both checks a handle and acts on it.
@@ -15489,14 +15877,14 @@ enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
 
 struct Asthra__Task {
     Asthra__Runnable runnable; /* also links free descriptors */
-    ASTHRA__ATOMIC(uint64_t) word;
+    ASTHRA__ATOMIC_64(uint64_t) word;
     AsthraTaskFunction function;
     void *value; /* the argument until it starts, the result once it has ended */
     const char *name;
     Asthra__Parker parker;
-    uint64_t parent;                   /* handle bits */
-    ASTHRA__ATOMIC(uint64_t) awaiting; /* handle bits of the child that it awaits; 0: none */
-    struct Asthra__AwaitNode *waiters; /* under the stripe lock of this task */
+    uint64_t parent;                      /* handle bits */
+    ASTHRA__ATOMIC_64(uint64_t) awaiting; /* handle bits of the child that it awaits; 0: none */
+    struct Asthra__AwaitNode *waiters;    /* under the stripe lock of this task */
     struct AsthraError *error;
     Asthra__TaskExtra *extra;
     int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
@@ -15504,7 +15892,7 @@ struct Asthra__Task {
     ASTHRA__ATOMIC(uint8_t) masks; /* depth of asthra_cancel_mask_begin */
     uint8_t policy;                /* AsthraPanicPolicy */
     uint8_t block_size;            /* of an inline block */
-    ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) unsigned char block[ASTHRA__TASK_INLINE];
 };
 _Static_assert(sizeof(void *) != 8 || sizeof(Asthra__Task) == 128, "two cache lines");
 
@@ -15544,7 +15932,7 @@ typedef struct Asthra__Timers {
     Asthra__Lock lock;
     Asthra__TimerEntry *heap; /* four children each; [0] is the earliest */
     size_t count, room;
-    ASTHRA__ATOMIC(int64_t) earliest_ns; /* INT64_MAX: none */
+    ASTHRA__ATOMIC_64(int64_t) earliest_ns; /* INT64_MAX: none */
 } Asthra__Timers;
 
 typedef enum Asthra__Leaving { /* what is to be done for the fiber that was left last */
@@ -15585,7 +15973,7 @@ struct Asthra__Worker {
     ASTHRA__ATOMIC(uint32_t) thief_in;
     ASTHRA__ATOMIC(uint32_t) turns_seen;    /* turns, published */
     ASTHRA__ATOMIC(uint32_t) turns_watched; /* of these, what a watcher saw last, and since when */
-    ASTHRA__ATOMIC(int64_t) watched_ns;
+    ASTHRA__ATOMIC_64(int64_t) watched_ns;
     ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
     ASTHRA__ALIGNED(128) Asthra__Deque deque;
     ASTHRA__ALIGNED(128) Asthra__Ring ring;
@@ -15616,17 +16004,17 @@ struct Asthra__Seat {
     uint32_t epoch; /* of its runtime, + 1; 0: none */
     bool is_main;   /* the thread that started the runtime */
     Asthra__Thread *thread;
-    Asthra__Worker *worker;            /* NULL: a plain thread */
-    Asthra__Task *task;                /* NULL: outside tasks */
-    Asthra__Fiber *fiber;              /* we stand on it */
-    Asthra__Fiber root;                /* the stack that the thread came with */
-    Asthra__Parker parker;             /* of the thread itself */
-    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
-    Asthra__Task *loaded, *spare;      /* free descriptors */
+    Asthra__Worker *worker;               /* NULL: a plain thread */
+    Asthra__Task *task;                   /* NULL: outside tasks */
+    Asthra__Fiber *fiber;                 /* we stand on it */
+    Asthra__Fiber root;                   /* the stack that the thread came with */
+    Asthra__Parker parker;                /* of the thread itself */
+    ASTHRA__ATOMIC_64(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
+    Asthra__Task *loaded, *spare;         /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
-    ASTHRA__ATOMIC(uint64_t) spawned;
-    ASTHRA__ATOMIC(uint64_t) ended;
+    ASTHRA__ATOMIC_64(uint64_t) spawned;
+    ASTHRA__ATOMIC_64(uint64_t) ended;
     uint64_t random_state;
     uint32_t in_place_streak;
     Asthra__Seat *next, **link;
@@ -18889,9 +19277,9 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, As
     Asthra__Seat *s = asthra__seat();
     int16_t affinity;
     if (o == NULL) o = &defaults;
-    if (o->stack_bytes > SIZE_MAX / 1024) {
+    if (o->stack_bytes > ASTHRA__OS_STACK_MOST) {
         asthra__error_set(ASTHRA_INVALID, "stack_bytes: %zu asked for, at most %zu", o->stack_bytes,
-                          SIZE_MAX / 1024);
+                          ASTHRA__OS_STACK_MOST);
         return asthra__spawn_failed(s, NULL);
     }
     if (!asthra__task_affinity(asthra__scheduler(), o->affinity, &affinity)) {
@@ -21353,9 +21741,10 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
                           c->struct_size, sizeof *c);
     } else if (c->worker_threads > 1024) {
         asthra__error_set(ASTHRA_INVALID, "worker_threads is %zu, at most 1024", c->worker_threads);
-    } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
+    } else if (c->stack_size != 0 &&
+               (c->stack_size < 16384 || c->stack_size > ASTHRA__OS_STACK_MOST)) {
         asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or 16384 to %zu bytes",
-                          c->stack_size, SIZE_MAX / 1024);
+                          c->stack_size, ASTHRA__OS_STACK_MOST);
     } else if (!asthra__runtime_check_enums(c)) {
         return false;
     } else if (c->heap_limit_policy == ASTHRA_HEAP_LIMIT_HOOK && c->heap_limit_hook == NULL) {

@@ -148,6 +148,7 @@ extern "C" {
 #include "platform/swap_x86_64.c"
 #include "platform/swap_aarch64.c"
 #include "platform/swap_riscv64.c"
+#include "platform/swap_i386.c"
 #include "platform/swap_ucontext.c"
 #include "core/text_internal.h"
 #include "core/text.c"

@@ -32,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -114,6 +115,14 @@ TEST_MAYBE_UNUSED static void test_need_no_emulator(const char *reason) {
     if (test_is_emulated()) test_skip(reason);
 }
 #define NEED_NO_EMULATOR(reason) test_need_no_emulator(reason)
+
+/* Where addresses have 32 bits, takes most of them: nobody gets a large piece any more. */
+TEST_MAYBE_UNUSED static void test_crowd_addresses(void) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    const size_t piece = (size_t)1 << 28;
+    while (sizeof piece < 8 && mmap(NULL, piece, PROT_NONE, flags, -1, 0) != MAP_FAILED) {
+    }
+}
 
 /* What a long test divides its rounds by: 1 in the plain variant and alone, more where everything
  * is slower, some in the others, which run the same code compiled otherwise. */

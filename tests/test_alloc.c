@@ -159,10 +159,10 @@ TEST(alloc, a_block_goes_back_to_where_it_came_from) {
 static void *odd_alloc(size_t bytes, void *user) {
     (void)user;
     static _Alignas(16) char memory[4096];
-    return bytes < 64 ? memory : memory + 64 + 8;
+    return bytes < 64 ? memory : memory + 64 + _Alignof(max_align_t) / 2;
 }
 
-TEST_PANICS(alloc, a_hook_that_does_not_align_panics, "a multiple of 16") {
+TEST_PANICS(alloc, a_hook_that_does_not_align_panics, "a multiple of ") {
     AsthraAllocator hook = {odd_alloc, budget_realloc, budget_free, NULL};
     asthra__alloc_set_hook(&hook);
     asthra__alloc(100);

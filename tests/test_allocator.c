@@ -9,8 +9,8 @@ enum { KIB = 1024, MIB = 1024 * 1024, TASKS = 6 };
 /* ---- an allocator that counts, checks and poisons ---- */
 
 typedef struct Given Given;
-struct Given { /* in front of each block: 32 bytes */
-    uint64_t magic;
+struct Given { /* in front of each block, which keeps it aligned */
+    _Alignas(max_align_t) uint64_t magic;
     size_t size;
     Given *next, **link;
 };
@@ -621,9 +621,8 @@ TEST_WITHIN(60, allocator, threads_of_the_host_go_on_while_runtimes_come_and_go)
 
 /* ---- one on a static buffer ---- */
 
-typedef struct Piece { /* of the buffer: 16 bytes in front of each block */
-    size_t bytes;      /* with this head; odd: in use */
-    size_t pad;
+typedef struct Piece {         /* of the buffer: 16 bytes in front of each block */
+    _Alignas(16) size_t bytes; /* with this head; odd: in use */
 } Piece;
 
 enum { BUFFER_BYTES = 64 * MIB };

@@ -140,7 +140,7 @@ TEST(fiber, sizes_that_overflow_are_refused) {
     set_up(notes_and_returns);
     CHECK(asthra__fiber_create(SIZE_MAX) == NULL);
     CHECK(asthra__fiber_create(SIZE_MAX / 2) == NULL);
-    CHECK(asthra__fiber_create(SIZE_MAX / 4) == NULL);
+    CHECK(asthra__fiber_create(ASTHRA__OS_STACK_MOST + 1) == NULL);
 }
 
 TEST(fiber, a_stack_of_another_size_is_made_and_destroyed) {

@@ -214,6 +214,7 @@ TEST(manual, more_than_there_is_gives_null_and_the_reason) {
                                              PTRDIFF_MAX - 4096,
                                              PTRDIFF_MAX - 65536 * 64,
                                              PTRDIFF_MAX - PTRDIFF_MAX / 4};
+    test_crowd_addresses();
     void *block = fill(asthra_manual_alloc(100), 100, 1);
     for (size_t i = 0; i < sizeof sizes_too_large / sizeof *sizes_too_large; i++) {
         size_t size = sizes_too_large[i];
@@ -255,6 +256,7 @@ TEST(manual, an_alignment_that_is_no_power_of_two_is_refused) {
 }
 
 TEST(manual, an_alignment_beyond_the_address_space_is_out_of_memory) {
+    test_crowd_addresses();
     for (size_t alignment = (size_t)PTRDIFF_MAX / 2 + 1; alignment != 0; alignment *= 2)
         for (size_t i = 0; i < SIZES; i++)
             out_of_memory(asthra_manual_alloc_aligned(sizes[i], alignment));
@@ -281,6 +283,7 @@ TEST(manual, blocks_are_aligned_as_asked) {
 }
 
 TEST(manual, errno_is_left_as_it_was) {
+    test_crowd_addresses();
     errno = 77;
     for (size_t i = 0; i < SIZES; i++) {
         void *block = asthra_manual_alloc_zeroed(1, sizes[i]);

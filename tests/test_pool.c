@@ -244,7 +244,7 @@ TEST(pool, a_search_for_the_best_fit_is_short_in_a_large_pool) {
     enum { HOLES = 20000 };
     static void *holes[HOLES];
     for (int kind = 0; kind < 3; kind++) {
-        AsthraPool *p = blocks_of((size_t)1 << 29, ASTHRA_POOL_BEST_FIT);
+        AsthraPool *p = blocks_of((size_t)1 << 28, ASTHRA_POOL_BEST_FIT);
         for (uint32_t i = 0; i < HOLES; i++) {
             uint32_t n = 65 + (kind == 0 ? i / 16 : kind == 1 ? 3 : random_below(100));
             holes[i] = asthra_pool_alloc(p, (size_t)n * 16);

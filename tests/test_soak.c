@@ -27,7 +27,7 @@ typedef struct World {
     AsthraMutex mutex;
     long guarded; /* under the mutex */
     atomic_long sent, received, sent_sum, received_sum, spawned, begun, ended, locked;
-    atomic_uint_least64_t numbers;
+    __attribute__((aligned(8))) atomic_uint_least64_t numbers;
     uint64_t seed;
 } World;
 static World world;

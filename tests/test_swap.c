@@ -87,6 +87,29 @@ __asm__(".pushsection .text.swap_with_values,\"ax\",@progbits\n"
         "ret\n"
         ".size swap_with_values, .-swap_with_values\n"
         ".popsection\n");
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_I386
+enum { VALUES = 4 }; /* the low halves: no register holds a whole one */
+extern void *swap_with_values(Asthra__SwapContext **from, Asthra__SwapContext *to, uint64_t *values,
+                              void *swap);
+__asm__(".pushsection .text.swap_with_values,\"ax\",@progbits\n"
+        ".globl swap_with_values\n"
+        ".type swap_with_values, @function\n"
+        "swap_with_values:\n"
+        "pushl %ebp; pushl %ebx; pushl %esi; pushl %edi\n"
+        "subl $12, %esp\n"
+        "movl 32(%esp), %eax; movl %eax, (%esp)\n"
+        "movl 36(%esp), %eax; movl %eax, 4(%esp)\n"
+        "movl 40(%esp), %edx; movl %edx, 8(%esp)\n"
+        "movl 44(%esp), %ecx\n"
+        "movl 0(%edx), %ebp; movl 8(%edx), %ebx; movl 16(%edx), %esi; movl 24(%edx), %edi\n"
+        "calll *%ecx\n"
+        "movl 40(%esp), %edx\n"
+        "movl %ebp, 0(%edx); movl %ebx, 8(%edx); movl %esi, 16(%edx); movl %edi, 24(%edx)\n"
+        "addl $12, %esp\n"
+        "popl %edi; popl %esi; popl %ebx; popl %ebp\n"
+        "ret\n"
+        ".size swap_with_values, .-swap_with_values\n"
+        ".popsection\n");
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_AARCH64
 enum { VALUES = 19 };
 extern void *swap_with_values(Asthra__SwapContext **from, Asthra__SwapContext *to, uint64_t *values,
@@ -189,7 +212,7 @@ TEST(swap, escape_brings_callee_saved_registers_back) {
 #endif
 
 /* Floating-point control: words() reads it, set_words() replaces it, and rounding shows it. */
-#if defined(__x86_64__)
+#if defined(__x86_64__) || (defined(__i386__) && defined(__SSE__))
 enum { UP = 0x5f80 | 0x0b7f << 16, NORMAL = 0x1f80 | 0x037f << 16 };
 static unsigned words(void) {
     unsigned mxcsr;
@@ -201,6 +224,17 @@ static void set_words(unsigned value) {
     unsigned mxcsr = value & 0xffff;
     unsigned short x87 = (unsigned short)(value >> 16);
     __asm__ volatile("ldmxcsr %0; fldcw %1" : : "m"(mxcsr), "m"(x87));
+}
+#elif defined(__i386__)
+enum { UP = 0x0b7f, NORMAL = 0x037f };
+static unsigned words(void) {
+    unsigned short x87;
+    __asm__ volatile("fnstcw %0" : "=m"(x87));
+    return x87;
+}
+static void set_words(unsigned value) {
+    unsigned short x87 = (unsigned short)value;
+    __asm__ volatile("fldcw %0" : : "m"(x87));
 }
 #elif defined(__aarch64__)
 enum { UP = 1 << 22, NORMAL = 0 };
@@ -299,7 +333,8 @@ TEST(swap, a_caller_with_default_words_has_them_again_whatever_was_called) {
     CHECK_EQ(words_at_start, NORMAL);
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(__i386__)
+enum { UNMASKED = NORMAL & ~(NORMAL > 0xffff ? 4u << 16 : 4u) };
 static void divide_by_zero(void) {
     __asm__ volatile("fld1; fldz; fdivrp; fstp %st(0)");
 }
@@ -314,13 +349,13 @@ static void *leave_a_flag_and_return(void *argument) {
 
 TEST(swap, an_x87_flag_of_one_side_does_not_raise_on_the_other) {
     Asthra__SwapContext *escape;
-    set_words(NORMAL & ~(4u << 16)); /* division by zero raises on this side */
+    set_words(UNMASKED); /* division by zero raises on this side */
     other_side(leave_a_flag);
     go(NULL);
     __asm__ volatile("fwait");
     asthra__swap_call(leave_a_flag_and_return, NULL, &escape, false);
     __asm__ volatile("fwait");
-    CHECK_EQ(words(), NORMAL & ~(4u << 16));
+    CHECK_EQ(words(), UNMASKED);
 }
 #endif
 

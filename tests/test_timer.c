@@ -88,13 +88,13 @@ TEST(timer, a_sleep_of_nothing_is_ok) {
 }
 
 static void *sleeps_without_end(void *ns) {
-    return NUMBER(asthra_sleep_ns((int64_t)(intptr_t)ns).status);
+    return NUMBER(asthra_sleep_ns(*(const int64_t *)ns).status);
 }
 
 TEST(timer, a_negative_or_huge_sleep_waits_for_a_cancellation) {
-    static const int64_t longs[] = {-1, INT64_MIN, INT64_MAX, INT64_MAX - 1, INT64_MAX / 2};
+    static int64_t longs[] = {-1, INT64_MIN, INT64_MAX, INT64_MAX - 1, INT64_MAX / 2};
     for (size_t i = 0; i < sizeof longs / sizeof *longs; i++) {
-        AsthraTaskHandle h = asthra_spawn(sleeps_without_end, NUMBER(longs[i]));
+        AsthraTaskHandle h = asthra_spawn(sleeps_without_end, &longs[i]);
         until_waiting(h);
         asthra_sleep_ns(ASTHRA_MS(1));
         CHECK_EQ(asthra_task_state(h), ASTHRA_TASK_WAITING);

@@ -9,7 +9,8 @@
  *     | guard | usable stack, grows down <------------------------- | Asthra__Fiber |
  *
  * The first slab is small and each next one twice as large, so that a program with three tasks does
- * not pay for sixty-four. A stack of another size than the default is a slab of its own.
+ * not pay for sixty-four. A stack of another size than the default is a slab of its own, and slabs
+ * of large stacks have fewer where addresses are few.
  *
  * Invariants
  *   - Slab records are never freed before teardown, only reused: the fault handler walks their list
@@ -28,6 +29,7 @@
 #include <string.h>
 
 enum { ASTHRA__SLAB_FIRST = 4, ASTHRA__SLAB_MOST = 64 };
+#define ASTHRA__SLAB_BYTES (SIZE_MAX / 64) /* at most, if it is not one stack alone */
 #define ASTHRA__CANARY UINT64_C(0x6173746872612d72)
 
 typedef struct Asthra__Slab {
@@ -86,6 +88,15 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      "rolq $61, %%rdi\n\t"
                      "rolq $51, %%rdi\n\t"
                      "xchgq %%rbx, %%rbx"
+                     : "+d"(answer)
+                     : "a"(words)
+                     : "cc", "memory");
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_I386
+    __asm__ volatile("roll $3, %%edi\n\t"
+                     "roll $13, %%edi\n\t"
+                     "roll $29, %%edi\n\t"
+                     "roll $19, %%edi\n\t"
+                     "xchgl %%ebx, %%ebx"
                      : "+d"(answer)
                      : "a"(words)
                      : "cc", "memory");
@@ -254,12 +265,19 @@ static Asthra__Fiber *asthra__slab_carve(Asthra__Slab *s) {
     return f;
 }
 
+/* How many stacks the next slab of the default size has. Caller holds the lock. */
+static uint32_t asthra__slab_count(size_t stride) {
+    uint32_t count = asthra__fiber.slab_size;
+    while (count > 1 && stride > ASTHRA__SLAB_BYTES / count) count /= 2;
+    return count;
+}
+
 /* A fresh fiber of the default size. Caller holds the lock. */
 static Asthra__Fiber *asthra__fiber_fresh(void) {
     Asthra__Slab *s = asthra__fiber.current;
     if (s == NULL || s->carved == s->count) {
-        s = asthra__slab_map(asthra__fiber_stride(asthra__fiber.default_bytes),
-                             asthra__fiber.slab_size);
+        size_t stride = asthra__fiber_stride(asthra__fiber.default_bytes);
+        s = asthra__slab_map(stride, asthra__slab_count(stride));
         if (s == NULL) return NULL;
         asthra__fiber.current = s;
         if (asthra__fiber.slab_size < ASTHRA__SLAB_MOST) asthra__fiber.slab_size *= 2;
@@ -281,7 +299,7 @@ ASTHRA__FN size_t asthra__fiber_default_bytes(void) {
 
 ASTHRA__FN Asthra__Fiber *asthra__fiber_create(size_t stack_bytes) {
     size_t usable = stack_bytes == 0 ? asthra__fiber.default_bytes : stack_bytes;
-    if (usable > SIZE_MAX / 4) return NULL;
+    if (usable > ASTHRA__OS_STACK_MOST) return NULL;
     asthra__lock(&asthra__fiber.lock);
     Asthra__Slab *s = asthra__slab_map(asthra__fiber_stride(usable), 1);
     Asthra__Fiber *f = s == NULL ? NULL : asthra__slab_carve(s);

@@ -135,12 +135,11 @@ typedef struct Asthra__Worker Asthra__Worker;
 /* What few tasks have: a copied name, a stack of its own size, a rank, a large block. It stays with
  * the descriptor, so that the next task there finds its room. */
 typedef struct Asthra__TaskExtra {
-    Asthra__Ranked ranked;
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) Asthra__Ranked ranked;
     size_t stack_bytes, block_bytes;
     size_t room; /* bytes behind this struct, for the block */
     char name[72];
 } Asthra__TaskExtra;
-_Static_assert(sizeof(Asthra__TaskExtra) % (2 * sizeof(void *)) == 0, "as malloc aligns blocks");
 
 /* The word of a task: state and everything that others may change, in one place, with the
  * generation, so that one compare-and-swap both checks a handle and acts on it.
@@ -176,14 +175,14 @@ enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
 
 struct Asthra__Task {
     Asthra__Runnable runnable; /* also links free descriptors */
-    ASTHRA__ATOMIC(uint64_t) word;
+    ASTHRA__ATOMIC_64(uint64_t) word;
     AsthraTaskFunction function;
     void *value; /* the argument until it starts, the result once it has ended */
     const char *name;
     Asthra__Parker parker;
-    uint64_t parent;                   /* handle bits */
-    ASTHRA__ATOMIC(uint64_t) awaiting; /* handle bits of the child that it awaits; 0: none */
-    struct Asthra__AwaitNode *waiters; /* under the stripe lock of this task */
+    uint64_t parent;                      /* handle bits */
+    ASTHRA__ATOMIC_64(uint64_t) awaiting; /* handle bits of the child that it awaits; 0: none */
+    struct Asthra__AwaitNode *waiters;    /* under the stripe lock of this task */
     struct AsthraError *error;
     Asthra__TaskExtra *extra;
     int16_t affinity; /* as in AsthraSpawnOptions, the main thread resolved */
@@ -191,7 +190,7 @@ struct Asthra__Task {
     ASTHRA__ATOMIC(uint8_t) masks; /* depth of asthra_cancel_mask_begin */
     uint8_t policy;                /* AsthraPanicPolicy */
     uint8_t block_size;            /* of an inline block */
-    ASTHRA__ALIGNED(8) unsigned char block[ASTHRA__TASK_INLINE];
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) unsigned char block[ASTHRA__TASK_INLINE];
 };
 _Static_assert(sizeof(void *) != 8 || sizeof(Asthra__Task) == 128, "two cache lines");
 
@@ -231,7 +230,7 @@ typedef struct Asthra__Timers {
     Asthra__Lock lock;
     Asthra__TimerEntry *heap; /* four children each; [0] is the earliest */
     size_t count, room;
-    ASTHRA__ATOMIC(int64_t) earliest_ns; /* INT64_MAX: none */
+    ASTHRA__ATOMIC_64(int64_t) earliest_ns; /* INT64_MAX: none */
 } Asthra__Timers;
 
 typedef enum Asthra__Leaving { /* what is to be done for the fiber that was left last */
@@ -272,7 +271,7 @@ struct Asthra__Worker {
     ASTHRA__ATOMIC(uint32_t) thief_in;
     ASTHRA__ATOMIC(uint32_t) turns_seen;    /* turns, published */
     ASTHRA__ATOMIC(uint32_t) turns_watched; /* of these, what a watcher saw last, and since when */
-    ASTHRA__ATOMIC(int64_t) watched_ns;
+    ASTHRA__ATOMIC_64(int64_t) watched_ns;
     ASTHRA__ATOMIC(uint32_t) is_outside; /* its thread, main, runs the program's own code */
     ASTHRA__ALIGNED(128) Asthra__Deque deque;
     ASTHRA__ALIGNED(128) Asthra__Ring ring;
@@ -303,17 +302,17 @@ struct Asthra__Seat {
     uint32_t epoch; /* of its runtime, + 1; 0: none */
     bool is_main;   /* the thread that started the runtime */
     Asthra__Thread *thread;
-    Asthra__Worker *worker;            /* NULL: a plain thread */
-    Asthra__Task *task;                /* NULL: outside tasks */
-    Asthra__Fiber *fiber;              /* we stand on it */
-    Asthra__Fiber root;                /* the stack that the thread came with */
-    Asthra__Parker parker;             /* of the thread itself */
-    ASTHRA__ATOMIC(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
-    Asthra__Task *loaded, *spare;      /* free descriptors */
+    Asthra__Worker *worker;               /* NULL: a plain thread */
+    Asthra__Task *task;                   /* NULL: outside tasks */
+    Asthra__Fiber *fiber;                 /* we stand on it */
+    Asthra__Fiber root;                   /* the stack that the thread came with */
+    Asthra__Parker parker;                /* of the thread itself */
+    ASTHRA__ATOMIC_64(uint64_t) awaiting; /* as a task's, of what it awaits outside tasks */
+    Asthra__Task *loaded, *spare;         /* free descriptors */
     uint32_t loaded_count, spare_count;
     uint32_t fresh, fresh_end; /* descriptors never used yet: [fresh, fresh_end) */
-    ASTHRA__ATOMIC(uint64_t) spawned;
-    ASTHRA__ATOMIC(uint64_t) ended;
+    ASTHRA__ATOMIC_64(uint64_t) spawned;
+    ASTHRA__ATOMIC_64(uint64_t) ended;
     uint64_t random_state;
     uint32_t in_place_streak;
     Asthra__Seat *next, **link;

@@ -144,9 +144,9 @@ ASTHRA_RT_API AsthraTaskHandle asthra_spawn_with(const AsthraSpawnOptions *o, As
     Asthra__Seat *s = asthra__seat();
     int16_t affinity;
     if (o == NULL) o = &defaults;
-    if (o->stack_bytes > SIZE_MAX / 1024) {
+    if (o->stack_bytes > ASTHRA__OS_STACK_MOST) {
         asthra__error_set(ASTHRA_INVALID, "stack_bytes: %zu asked for, at most %zu", o->stack_bytes,
-                          SIZE_MAX / 1024);
+                          ASTHRA__OS_STACK_MOST);
         return asthra__spawn_failed(s, NULL);
     }
     if (!asthra__task_affinity(asthra__scheduler(), o->affinity, &affinity)) {

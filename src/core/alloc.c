@@ -29,7 +29,7 @@ typedef union Asthra__AllocHead { /* in front of each block */
     Asthra__AllocSource *source;  /* NULL: malloc */
     char room[16];
 } Asthra__AllocHead;
-_Static_assert(sizeof(Asthra__AllocHead) == 16, "blocks stay aligned as malloc aligns");
+_Static_assert(sizeof(Asthra__AllocHead) % ASTHRA__MAX_ALIGN == 0, "blocks stay aligned");
 
 static struct {
     Asthra__Lock lock; /* of hook, and of the step from reading it to counting */
@@ -56,11 +56,11 @@ static void asthra__source_leave(Asthra__AllocSource *s) {
 }
 
 static void *asthra__source_expect_aligned(void *given) {
-    if (ASTHRA__LIKELY((uintptr_t)given % 16 == 0)) return given;
+    if (ASTHRA__LIKELY((uintptr_t)given % ASTHRA__MAX_ALIGN == 0)) return given;
     asthra_panic_at(NULL,
                     "Wrong block from the allocator of the configuration: expected an address that "
-                    "is a multiple of 16, found %p",
-                    given);
+                    "is a multiple of %d, found %p",
+                    (int)ASTHRA__MAX_ALIGN, given);
 }
 
 /* NULL: there is none; then the source has a user less. */

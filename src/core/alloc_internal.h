@@ -1,8 +1,8 @@
 /* alloc - memory for the runtime's own records.                            [alloc] internal
  *
- * Blocks are aligned as malloc aligns them (16 bytes on 64-bit systems). One hook takes all that is
- * fresh elsewhere: the allocator of the configuration. The C library's malloc serves until then,
- * and afterwards. A block is freed and made larger where it came from.
+ * Blocks are aligned as malloc aligns them. One hook takes all that is fresh elsewhere: the
+ * allocator of the configuration. The C library's malloc serves until then, and afterwards. A block
+ * is freed and made larger where it came from.
  */
 #ifndef ASTHRA__ALLOC_INTERNAL_H
 #define ASTHRA__ALLOC_INTERNAL_H

@@ -151,11 +151,11 @@ ASTHRA__FN ASTHRA__HEAP_PEEK void asthra__guard_each(bool (*visit)(Asthra__Huge 
 
 /* ---- faults ---- */
 
-/* On the stack of the thread that faulted, which may stand at any multiple of eight. */
+/* On the stack of the thread that faulted, which may stand at any multiple of eight, or four. */
 #if defined(__x86_64__) || defined(__i386__)
 __attribute__((__force_align_arg_pointer__))
 #endif
-ASTHRA__COLD static void
+ASTHRA__COLD static ASTHRA__OS_CALLED void
 asthra__guard_panic(void *address) {
     Asthra__Found f;
     bool is_live = asthra__heap_find(address, &f) != ASTHRA_ADDRESS_FREED &&

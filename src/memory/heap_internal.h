@@ -132,7 +132,7 @@ struct Asthra__HeapPage {
 
     ASTHRA__ALIGNED(64) Asthra__Heap *heap; /* the owner; NULL: a single block, nobody's */
     Asthra__HeapPage *next, *prev;          /* in the bin: a ring */
-    ASTHRA__ATOMIC(uint64_t) hollow;        /* a bit for each unit whose memory is gone */
+    ASTHRA__ATOMIC_64(uint64_t) hollow;     /* a bit for each unit whose memory is gone */
     ASTHRA__ATOMIC(uint32_t) pins;
     uint16_t gone, swept; /* blocks in hollow units; `used` when it was looked for such units */
     int8_t zone;
@@ -156,10 +156,10 @@ struct Asthra__Heap {
     uint32_t extra;       /* bytes of a block that are ours */
     uint8_t level, sweep_bin;
     uint16_t number;
-    uint64_t tag;                    /* of the trailer of what is freed here: all but the site */
-    ASTHRA__ATOMIC(uint64_t) thread; /* that it serves now, or served last */
-    Asthra__Heap *next;              /* of all heaps; never taken out */
-    Asthra__Heap *next_idle;         /* of those whose thread has ended */
+    uint64_t tag;                       /* of the trailer of what is freed here: all but the site */
+    ASTHRA__ATOMIC_64(uint64_t) thread; /* that it serves now, or served last */
+    Asthra__Heap *next;                 /* of all heaps; never taken out */
+    Asthra__Heap *next_idle;            /* of those whose thread has ended */
     ASTHRA__ALIGNED(ASTHRA__CACHE_PAIR) ASTHRA__ATOMIC(Asthra__HeapBlock *) remote;
 };
 

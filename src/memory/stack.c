@@ -84,7 +84,7 @@ struct Asthra__StackRegion {
     uint8_t level;
     uint8_t idle_count;                /* regions in the thread's list from here on */
     Asthra__StackChunk *spare;         /* empty; NULL: none */
-    ASTHRA__ATOMIC(uint64_t) task;     /* the id; 0: a thread's, or idle */
+    ASTHRA__ATOMIC_64(uint64_t) task;  /* the id; 0: a thread's, or idle */
     Asthra__StackRegion *next, **link; /* of all, or of the orphans */
     Asthra__StackRegion *next_idle;
     Asthra__StackChunk first;

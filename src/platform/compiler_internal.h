@@ -44,6 +44,7 @@
 
 /* Two lines: the prefetcher of x86 fetches them in pairs. */
 enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
+enum { ASTHRA__MAX_ALIGN = _Alignof(max_align_t) }; /* of what malloc gives */
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ASTHRA__ASAN 1
@@ -114,6 +115,9 @@ enum { ASTHRA__CACHE_LINE = 64, ASTHRA__CACHE_PAIR = 128 };
 #else
 #define ASTHRA__CALLER_STACK __builtin_dwarf_cfa()
 #endif
+
+/* A field of 64 bits: on i386 compilers do not agree on where one would lie. */
+#define ASTHRA__ATOMIC_64(T) ASTHRA__ALIGNED(8) ASTHRA__ATOMIC(T)
 
 /* Keeps the compiler, not the processor, from moving memory accesses over it. */
 #define asthra__compiler_fence() __asm__ volatile("" ::: "memory")

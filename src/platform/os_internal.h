@@ -84,6 +84,9 @@ ASTHRA__FN void asthra__os_fence_setup(void); /* before the first use in a proce
 ASTHRA__FN void asthra__os_fence_light(void);
 ASTHRA__FN void asthra__os_fence_heavy(void);
 
+/* The most bytes that a stack may be asked for. */
+#define ASTHRA__OS_STACK_MOST (SIZE_MAX / (sizeof(size_t) > 4 ? 1024 : 16))
+
 /* The calling thread's own stack, whatever stack it stands on now. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
 ASTHRA__FN bool asthra__os_is_main_thread(void);
@@ -155,8 +158,15 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
                                           void *stack_top);
 
 /* Makes the interrupted code go on as if it had called `target(argument)`, which must not return,
- * so that a backtrace shows it as the caller. false: not on this processor. */
-ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument);
+ * so that a backtrace shows it as the caller. false: not on this processor. On i386 the argument
+ * comes in a register: on the stack it would be in the way of the backtrace. */
+#if ASTHRA__CPU_I386
+#define ASTHRA__OS_CALLED __attribute__((__regparm__(1)))
+#else
+#define ASTHRA__OS_CALLED
+#endif
+typedef void (*Asthra__OsCalled)(void *argument) ASTHRA__OS_CALLED;
+ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, void *argument);
 
 /* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
  * where a fiber began. Walks unwind tables: code built without them ends it early. */

@@ -157,6 +157,18 @@ ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
 /* The saved registers of each processor. The places in gregs are the kernel's, written as numbers
  * because their names are there only if the host's first include asked for GNU's. */
 
+/* Code that was interrupted among its sums may have left the x87 stack full, and a call finds it
+ * empty: says so in the saved tags, which lie behind the control and the status word. */
+#if ASTHRA__CPU_X86_64
+static void asthra__os_x87_empty(mcontext_t *saved) {
+    if (saved->fpregs != NULL) ((uint16_t *)(void *)saved->fpregs)[2] = 0; /* a bit: in use */
+}
+#elif ASTHRA__CPU_I386
+static void asthra__os_x87_empty(mcontext_t *saved) {
+    if (saved->fpregs != NULL) ((uint32_t *)(void *)saved->fpregs)[2] |= 0xffff; /* 3: empty */
+}
+#endif
+
 ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
                                           void *stack_top) {
     mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
@@ -170,6 +182,7 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->gregs[ASTHRA__RDI] = (greg_t)(uintptr_t)argument;
     saved->gregs[ASTHRA__RIP] = (greg_t)(uintptr_t)target;
     saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION; /* the ABI's state at a call */
+    asthra__os_x87_empty(saved);
     return true;
 #elif ASTHRA__CPU_AARCH64
     saved->sp = top;
@@ -187,13 +200,25 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->__gregs[ASTHRA__RA] = 0;
     saved->__gregs[ASTHRA__PC] = (uintptr_t)target;
     return true;
+#elif ASTHRA__CPU_I386
+    enum { ASTHRA__EBP = 6, ASTHRA__ESP = 7, ASTHRA__EIP = 14 };
+    enum { ASTHRA__FLAGS = 16, ASTHRA__DIRECTION = 0x400 };
+    uintptr_t *call = (uintptr_t *)(top - 16) - 1;
+    call[0] = 0; /* a return address that ends a walk */
+    call[1] = (uintptr_t)argument;
+    saved->gregs[ASTHRA__ESP] = (greg_t)(uintptr_t)call;
+    saved->gregs[ASTHRA__EBP] = 0;
+    saved->gregs[ASTHRA__EIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION;
+    asthra__os_x87_empty(saved);
+    return true;
 #else
     (void)saved, (void)top, (void)target, (void)argument;
     return false;
 #endif
 }
 
-ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument) {
+ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, void *argument) {
     mcontext_t *saved = &((ucontext_t *)context)->uc_mcontext;
 #if ASTHRA__CPU_X86_64
     enum { ASTHRA__CALL_RDI = 8, ASTHRA__CALL_RSP = 15, ASTHRA__CALL_RIP = 16 };
@@ -206,6 +231,7 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), voi
     saved->gregs[ASTHRA__CALL_RDI] = (greg_t)(uintptr_t)argument;
     saved->gregs[ASTHRA__CALL_RIP] = (greg_t)(uintptr_t)target;
     saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
+    asthra__os_x87_empty(saved);
     return true;
 #elif ASTHRA__CPU_AARCH64
     saved->regs[30] = saved->pc + 4;
@@ -218,6 +244,17 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), voi
     saved->__gregs[ASTHRA__CALL_RA] = saved->__gregs[ASTHRA__CALL_PC] + 2; /* the least there is */
     saved->__gregs[ASTHRA__CALL_A0] = (uintptr_t)argument;
     saved->__gregs[ASTHRA__CALL_PC] = (uintptr_t)target;
+    return true;
+#elif ASTHRA__CPU_I386
+    enum { ASTHRA__CALL_ESP = 7, ASTHRA__CALL_EAX = 11, ASTHRA__CALL_EIP = 14 };
+    enum { ASTHRA__CALL_FLAGS = 16, ASTHRA__CALL_DIRECTION = 0x400 };
+    uintptr_t *top = (uintptr_t *)(uintptr_t)saved->gregs[ASTHRA__CALL_ESP] - 1;
+    *top = (uintptr_t)saved->gregs[ASTHRA__CALL_EIP] + 1;
+    saved->gregs[ASTHRA__CALL_ESP] = (greg_t)(uintptr_t)top;
+    saved->gregs[ASTHRA__CALL_EAX] = (greg_t)(uintptr_t)argument;
+    saved->gregs[ASTHRA__CALL_EIP] = (greg_t)(uintptr_t)target;
+    saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
+    asthra__os_x87_empty(saved);
     return true;
 #else
     (void)saved, (void)target, (void)argument;

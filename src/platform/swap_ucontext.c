@@ -5,9 +5,10 @@
  * kin also carry the signal mask, which costs a system call or two at each switch and is wrong here
  * (masks belong to threads): the record that is resumed is given the mask of the thread first.
  *
- * The floating-point words travel inside ucontext_t, as the C library does it. The defaults of a
- * fresh context are set with one instruction each, because fenv.h would make every program link
- * libm; a processor that is not named below starts tasks with the words of their creator.
+ * The floating-point words travel inside ucontext_t, as the C library does it; but for mxcsr on
+ * i386, which each side takes along by itself. The defaults of a fresh context are set with one
+ * instruction each, because fenv.h would make every program link libm; a processor that is not
+ * named below starts tasks with the words of their creator.
  */
 #include "swap_internal.h"
 
@@ -25,6 +26,7 @@ typedef struct Asthra__SwapRecord {
     ucontext_t context;
     void *message;
     void (*entry)(void *);
+    uint32_t word;
     volatile bool has_escaped;
 } Asthra__SwapRecord;
 
@@ -33,6 +35,11 @@ static void asthra__swap_default_words(void) {
     static const uint32_t mxcsr = 0x1f80;
     static const uint16_t x87_word = 0x037f;
     __asm__ volatile("ldmxcsr %0\n\tfnclex\n\tfldcw %1" : : "m"(mxcsr), "m"(x87_word));
+}
+#elif defined(__i386__)
+static void asthra__swap_default_words(void) {
+    static const uint16_t x87_word = 0x037f;
+    __asm__ volatile("fnclex\n\tfldcw %0" : : "m"(x87_word));
 }
 #elif defined(__aarch64__)
 static void asthra__swap_default_words(void) {
@@ -48,6 +55,25 @@ static void asthra__swap_default_words(void) {
 }
 #else
 static void asthra__swap_default_words(void) {}
+#endif
+
+/* What the C library leaves behind. */
+#if defined(__i386__) && defined(__SSE__)
+static uint32_t asthra__swap_word(void) {
+    uint32_t mxcsr;
+    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+    return mxcsr;
+}
+static void asthra__swap_set_word(uint32_t mxcsr) {
+    __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
+}
+#else
+static uint32_t asthra__swap_word(void) {
+    return 0;
+}
+static void asthra__swap_set_word(uint32_t none) {
+    (void)none;
+}
 #endif
 
 ASTHRA__FN bool asthra__swap_is_allowed(void) {
@@ -88,7 +114,9 @@ ASTHRA__FN void *asthra__swap(Asthra__SwapContext **from, Asthra__SwapContext *t
     there->message = message;
     asthra__swap_keep_mask(there);
     *from = (Asthra__SwapContext *)(void *)&here;
+    here.word = asthra__swap_word();
     swapcontext(&here.context, &there->context);
+    asthra__swap_set_word(here.word);
     return here.message;
 }
 
@@ -97,8 +125,12 @@ ASTHRA__FN void *asthra__swap_call(void *(*fn)(void *), void *argument,
     Asthra__SwapRecord here;
     (void)is_default;
     here.has_escaped = false;
+    here.word = asthra__swap_word();
     getcontext(&here.context); /* returns again when fn has returned, or at the escape */
-    if (here.has_escaped) return here.message;
+    if (here.has_escaped) {
+        asthra__swap_set_word(here.word);
+        return here.message;
+    }
     *escape = (Asthra__SwapContext *)(void *)&here;
     asthra__swap_default_words();
     void *value = fn(argument);

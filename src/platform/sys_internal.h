@@ -27,8 +27,13 @@
 #else
 #define ASTHRA__CPU_RISCV64 0
 #endif
+#if defined(__i386__)
+#define ASTHRA__CPU_I386 1
+#else
+#define ASTHRA__CPU_I386 0
+#endif
 #if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && \
-    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64)
+    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386)
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 

@@ -61,9 +61,10 @@ static bool asthra__runtime_check(const AsthraRuntimeConfig *c) {
                           c->struct_size, sizeof *c);
     } else if (c->worker_threads > 1024) {
         asthra__error_set(ASTHRA_INVALID, "worker_threads is %zu, at most 1024", c->worker_threads);
-    } else if (c->stack_size != 0 && (c->stack_size < 16384 || c->stack_size > SIZE_MAX / 1024)) {
+    } else if (c->stack_size != 0 &&
+               (c->stack_size < 16384 || c->stack_size > ASTHRA__OS_STACK_MOST)) {
         asthra__error_set(ASTHRA_INVALID, "stack_size is %zu, expected 0 or 16384 to %zu bytes",
-                          c->stack_size, SIZE_MAX / 1024);
+                          c->stack_size, ASTHRA__OS_STACK_MOST);
     } else if (!asthra__runtime_check_enums(c)) {
         return false;
     } else if (c->heap_limit_policy == ASTHRA_HEAP_LIMIT_HOOK && c->heap_limit_hook == NULL) {
