@@ -40,7 +40,7 @@
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
- *     [runtime]                            configuration, start, stop
+ *     [module] [runtime]                   what is initialised once; configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
  *
@@ -54,6 +54,7 @@
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_NO_MODULE          no modules
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
@@ -149,6 +150,11 @@
 #else
 #define ASTHRA_HAS_POOL 1
 #endif
+#if defined(ASTHRA_RT_NO_MODULE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MODULE))
+#define ASTHRA_HAS_MODULE 0
+#else
+#define ASTHRA_HAS_MODULE 1
+#endif
 
 /* Traits: how the parts are built. */
 #ifdef ASTHRA_RT_NO_THREADS
@@ -194,7 +200,7 @@
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
       ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED ||     \
-      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL)
+      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -1739,6 +1745,63 @@ ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns
 
 #endif
 
+/* ---- [module] contract ------------------------------------------------- runtime/module.h ---- */
+/* module - parts of a program that are initialised once, needs first.        [module] contract
+ *
+ * A compiler, or a library, describes a part of the program as static data: its name, its types,
+ * the modules that it needs, and what is to be called at its beginning and at its end. Registering
+ * a module initialises whatever it needs, then the module itself, each once, whoever registers it
+ * and however often. asthra_runtime_shutdown undoes them, the one initialised last first, and after
+ * that all of them may be registered anew.
+ *
+ * A module is known by its name. Two of one name in a program are an error, unless they are one
+ * object. In the child of a fork nothing is registered: what the parent initialised is the parent's
+ * to undo. (Without threads the child goes on as its parent would.)
+ * Needs: nothing.  Strip with: ASTHRA_RT_NO_MODULE.
+ */
+
+#if ASTHRA_HAS_MODULE
+
+struct AsthraTypeInfo;
+typedef struct AsthraModule AsthraModule;
+
+/* Static data: borrowed until asthra_runtime_shutdown has returned. What is NULL is not there. */
+struct AsthraModule {
+    const char *name, *version;                /* the version is for messages */
+    const struct AsthraTypeInfo *const *types; /* ends with NULL, as needs does */
+    const AsthraModule *const *needs;
+
+    /* Called once, after the inits of all needs have succeeded. It may spawn, await and wait, and
+     * register further modules, which are needs as well. Outside tasks it runs on the thread that
+     * registers; in a task, in a task of its own, so that a panic under ASTHRA_PANIC_FAIL_TASK is
+     * its failure. It returns: a longjmp out of it, or the end of its thread, is a bug. */
+    AsthraResult (*init)(const AsthraModule *m);
+
+    /* Called in asthra_runtime_shutdown, on its thread, when tasks have ended as that says: none is
+     * left but what the finis of other modules spawned. It may use the runtime as before, but for
+     * registering and shutting down. What it leaves behind ends as tasks do at shutdown. */
+    void (*fini)(const AsthraModule *m);
+};
+
+/* Initialises m and what it needs, and starts the runtime if that does not run.
+ *
+ * Returns   ASTHRA_OK, also if it had been done; whoever comes while another initialises m waits
+ *           and gets the same answer, or takes over where that one was cancelled. ASTHRA_INVALID:
+ *           m is NULL; it, or what it needs, has no name, or another's; modules need each other in
+ *           a cycle, which is named ("a needs b needs a"); or the runtime shuts down.
+ *           ASTHRA_OUT_OF_MEMORY. ASTHRA_PANICKED: an init did. ASTHRA_CANCELLED: the caller was.
+ *           Else what an init failed with, and asthra_result_message names the module. After an
+ *           error m may be registered again. What succeeded before it stays initialised, for
+ *           others may use it by then.
+ * Blocks    while inits run, its own and those of others; all needs are looked at before the first
+ *           of them. An init that awaits a task which registers that init's own module waits for
+ *           ever, and so does all that needs it.
+ * Cost      an allocation for each module that is new; a lookup of m's name if it is not.
+ */
+ASTHRA_RT_API AsthraResult asthra_module_register(const AsthraModule *m);
+
+#endif
+
 /* ---- [runtime] contract ----------------------------------------------- runtime/runtime.h ---- */
 /* runtime - configuration, start, stop.                                    [runtime] contract
  *
@@ -1803,7 +1866,8 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
 
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
- * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
+ * them, undoes modules (module.h), reports by name what still stands on stderr, and frees
+ * everything. Tasks that keep one
  * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
  * thread that started the runtime, outside tasks; without a running runtime it does nothing. If the
  * configuration has an allocator no thread may ask about addresses in freed blocks meanwhile. */
@@ -16128,6 +16192,8 @@ ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s); /* from its own 
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
+ASTHRA__FN void asthra__scheduler_check_stop(void); /* panics if the caller may not stop it */
+ASTHRA__FN void asthra__scheduler_drain(void);      /* as a stop begins; then it runs as before */
 ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */
@@ -17084,7 +17150,7 @@ static void asthra__host_join(Asthra__Scheduler *g, Asthra__Seat *s) {
     asthra__unlock(&g->start_lock);
 }
 
-ASTHRA__FN void asthra__scheduler_stop(void) {
+ASTHRA__FN void asthra__scheduler_check_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
     if (s->task != NULL) {
@@ -17096,6 +17162,10 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
         asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
                               "alone may stop it");
     }
+}
+
+/* Both phases. */
+static void asthra__drain_all(Asthra__Scheduler *g, Asthra__Seat *s) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
@@ -17105,6 +17175,19 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
         asthra__task_cancel_parked();
         asthra__drain(g, false, g->config.shutdown_timeout_ns);
     }
+}
+
+ASTHRA__FN void asthra__scheduler_drain(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__drain_all(g, asthra__seat());
+    if (asthra__task_unfinished() > 0) g->config.shutdown_timeout_ns = 0; /* they had their time */
+    asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_RUNNING, seq_cst);
+}
+
+ASTHRA__FN void asthra__scheduler_stop(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Seat *s = asthra__seat();
+    asthra__drain_all(g, s);
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
     asthra__notify_all();
     bool stands = asthra__task_unfinished() > 0, is_still = stands && asthra__workers_have_left(g);
@@ -21685,6 +21768,811 @@ ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns
 
 #endif
 
+/* ---- [module] internal ---------------------------------------- runtime/module_internal.h ---- */
+/* module - records, plans, and what the runtime asks at its end.             [module] internal */
+
+#if ASTHRA_HAS_MODULE
+
+typedef enum Asthra__ModuleState {
+    ASTHRA__MODULE_OPEN,    /* in a plan: its needs are being looked at */
+    ASTHRA__MODULE_PLANNED, /* in a plan */
+    ASTHRA__MODULE_RUNNING, /* registered: its init runs */
+    ASTHRA__MODULE_DONE,    /* registered: initialised */
+    ASTHRA__MODULE_GONE     /* its init has failed; only its place in the tree is left */
+} Asthra__ModuleState;
+
+/* Who runs an init, or registers. No two are alike, also of those that have ended. */
+typedef struct Asthra__ModuleParty {
+    uint64_t task; /* 0: outside tasks */
+    const Asthra__Thread *thread;
+} Asthra__ModuleParty;
+
+/* One module, first in a plan, then, if nobody else was first, in the registry. */
+typedef struct Asthra__ModuleRecord Asthra__ModuleRecord;
+struct Asthra__ModuleRecord {
+    const AsthraModule *module;
+    uint64_t hash; /* of its name */
+    Asthra__ModuleState state;
+    uint32_t epoch;                  /* of the registry that it was put into */
+    Asthra__ModuleRecord *child[4];  /* in the tree that it stands in */
+    Asthra__ModuleRecord *next;      /* planned: the one to be initialised next; RUNNING: older */
+    Asthra__ModuleRecord *needed_by; /* whose need led to it; NULL: it was asked for */
+    Asthra__ModuleRecord *path;      /* the next one of a ring that is being named */
+    Asthra__ModuleRecord *known;     /* the registered one that stands for it, perhaps itself */
+    Asthra__ModuleRecord *wants;     /* RUNNING: planned, what its init registers now; or NULL */
+    Asthra__ModuleRecord *older, *newer;   /* DONE */
+    const AsthraModule *const *needs_left; /* OPEN: not looked at yet; NULL: none */
+    struct Asthra__ModuleWaiter *waiters;  /* RUNNING: for its end */
+    Asthra__ModuleParty party;             /* RUNNING: in its init; zero: it has not begun */
+};
+
+/* ---- module_plan.c ---- */
+
+/* The link to the record of that name, or to where it would stand. */
+ASTHRA__FN Asthra__ModuleRecord **asthra__module_place(Asthra__ModuleRecord **tree,
+                                                       const char *name, uint64_t hash);
+/* All but the RUNNING ones as a list; the tree is no more. */
+ASTHRA__FN Asthra__ModuleRecord *asthra__module_flatten(Asthra__ModuleRecord *tree);
+ASTHRA__FN void asthra__module_free_list(Asthra__ModuleRecord *list);
+
+/* What is not initialised yet of m and its needs, needs first, as a list; OK, or nothing is left
+ * behind. */
+ASTHRA__FN AsthraResult asthra__module_plan(const AsthraModule *m, Asthra__ModuleRecord **list);
+
+ASTHRA__FN AsthraResult asthra__module_conflict(const AsthraModule *old, const AsthraModule *young);
+
+/* "modules need each other in a cycle: a needs b needs a" of the ring that r->path leads round. It
+ * begins with the smallest name, so that a cycle has one text, whoever comes upon it. */
+ASTHRA__FN void asthra__module_name_ring(const Asthra__ModuleRecord *r, Asthra__Text *t);
+
+/* ---- module.c ---- */
+
+/* Registered under that name, initialised (*is_done) or about to be; NULL: none. */
+ASTHRA__FN const AsthraModule *asthra__module_known(const char *name, uint64_t hash, bool *is_done);
+
+/* Calls visit for the types of all modules that are initialised, those of needs first, until it
+ * returns false. Under the lock: visit must not register, wait or allocate. */
+ASTHRA__FN void asthra__module_each_type(bool (*visit)(const struct AsthraTypeInfo *type,
+                                                       const AsthraModule *m, void *user),
+                                         void *user);
+
+/* Between the two below: whoever asks on the thread that shuts down is a fini. */
+ASTHRA__FN bool asthra__module_is_ending(void);
+/* Refuses to register from now on, waits timeout_ns for inits that still run, then calls finis. */
+ASTHRA__FN void asthra__module_end_all(int64_t timeout_ns);
+ASTHRA__FN void asthra__module_reopen(void); /* the shutdown is over */
+
+#elif ASTHRA_HAS_CORE
+
+static inline bool asthra__module_is_ending(void) {
+    return false;
+}
+static inline void asthra__module_end_all(int64_t timeout_ns) {
+    (void)timeout_ns;
+}
+static inline void asthra__module_reopen(void) {}
+
+#endif
+
+/* ---- [module] body ------------------------------------------------ runtime/module_plan.c ---- */
+/* module - what must be initialised, and in which order.                     [module] body: plan
+ *
+ * Needs are static data, so all of them can be looked at before the first init runs. A plan walks
+ * them depth first and lists each module after its needs; whatever is wrong with names, or goes
+ * round in a cycle, is found here, when nothing has been done and nobody waits. So two threads that
+ * come to one cycle from two ends cannot wait for each other: both refuse, and with the same words.
+ *
+ * The walk keeps its stack in the records (needed_by and needs_left), so a chain may be as long as
+ * memory is. Modules that are registered already are not walked: who registered them walked their
+ * needs, and found no way back to what is new here.
+ *
+ * Names are found in a tree of four-way nodes, led by two bits of the name's hash at each, which is
+ * part of the records: nothing grows, so nothing but a record can want memory.
+ */
+
+#if ASTHRA_HAS_MODULE
+
+#include <string.h>
+
+/* ---- names ---- */
+
+static uint64_t asthra__module_hash(const char *name) { /* FNV-1a (Fowler, Noll, Vo) */
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (; *name != '\0'; name++) {
+        hash = (hash ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
+
+ASTHRA__FN Asthra__ModuleRecord **asthra__module_place(Asthra__ModuleRecord **tree,
+                                                       const char *name, uint64_t hash) {
+    for (uint64_t way = hash; *tree != NULL; way <<= 2) {
+        const Asthra__ModuleRecord *r = *tree;
+        bool is_it = r->hash == hash && r->state != ASTHRA__MODULE_GONE;
+        if (is_it && strcmp(r->module->name, name) == 0) break;
+        tree = &(*tree)->child[way >> 62];
+    }
+    return tree;
+}
+
+ASTHRA__FN Asthra__ModuleRecord *asthra__module_flatten(Asthra__ModuleRecord *tree) {
+    Asthra__ModuleRecord *list = NULL, *r;
+    if (tree != NULL) tree->next = NULL;
+    while ((r = tree) != NULL) {
+        tree = r->next;
+        for (int i = 0; i < 4; i++) {
+            if (r->child[i] == NULL) continue;
+            r->child[i]->next = tree;
+            tree = r->child[i];
+        }
+        if (r->state == ASTHRA__MODULE_RUNNING) continue;
+        r->next = list;
+        list = r;
+    }
+    return list;
+}
+
+ASTHRA__FN void asthra__module_free_list(Asthra__ModuleRecord *list) {
+    for (Asthra__ModuleRecord *next; list != NULL; list = next) {
+        next = list->next;
+        asthra__free(list);
+    }
+}
+
+/* ---- what can be wrong ---- */
+
+static const char *asthra__module_version(const AsthraModule *m) {
+    return m->version != NULL ? m->version : "without a number";
+}
+
+ASTHRA__FN AsthraResult asthra__module_conflict(const AsthraModule *old,
+                                                const AsthraModule *young) {
+    return asthra_result_errorf(ASTHRA_INVALID,
+                                "two modules have the name '%s': version %s, which came first, and "
+                                "version %s",
+                                young->name, asthra__module_version(old),
+                                asthra__module_version(young));
+}
+
+static AsthraResult asthra__module_nameless(const Asthra__ModuleRecord *needed_by) {
+    if (needed_by == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_module_register: a module has no name");
+    return asthra_result_errorf(ASTHRA_INVALID, "module '%s' needs one that has no name",
+                                needed_by->module->name);
+}
+
+enum { ASTHRA__MODULE_RING_TEXT = 150 };
+
+ASTHRA__FN void asthra__module_name_ring(const Asthra__ModuleRecord *r, Asthra__Text *t) {
+    const Asthra__ModuleRecord *first = r, *at = r->path;
+    size_t left = 0;
+    for (; at != r; at = at->path, left++) {
+        if (strcmp(at->module->name, first->module->name) < 0) first = at;
+    }
+    asthra__text_format(t, "modules need each other in a cycle: %s", first->module->name);
+    for (at = first->path; at != first; at = at->path, left--) {
+        if (t->length + strlen(at->module->name) > ASTHRA__MODULE_RING_TEXT) break;
+        asthra__text_format(t, " needs %s", at->module->name);
+    }
+    if (left > 0) asthra__text_format(t, " needs %zu more, the last of which", left);
+    asthra__text_format(t, " needs %s", first->module->name);
+}
+
+/* ---- the walk ---- */
+
+typedef struct Asthra__ModulePlan {
+    Asthra__ModuleRecord *tree;          /* all, by name */
+    Asthra__ModuleRecord *deepest;       /* OPEN, as those are to which its needed_by leads */
+    Asthra__ModuleRecord *first, **last; /* PLANNED */
+} Asthra__ModulePlan;
+
+/* A need of the deepest one leads to r, which is OPEN as well. */
+static AsthraResult asthra__module_refuse_ring(const Asthra__ModulePlan *p,
+                                               Asthra__ModuleRecord *r) {
+    char text[256];
+    Asthra__Text t = asthra__text_on(text, sizeof text);
+    for (Asthra__ModuleRecord *at = p->deepest; at != r; at = at->needed_by)
+        at->needed_by->path = at;
+    p->deepest->path = r;
+    asthra__module_name_ring(r, &t);
+    return asthra_result_errorf(ASTHRA_INVALID, "%s", text);
+}
+
+/* The walk comes to m from the deepest one, or begins with it. */
+static AsthraResult asthra__module_reach(Asthra__ModulePlan *p, const AsthraModule *m) {
+    if (m->name == NULL || m->name[0] == '\0') return asthra__module_nameless(p->deepest);
+    uint64_t hash = asthra__module_hash(m->name);
+    Asthra__ModuleRecord **at = asthra__module_place(&p->tree, m->name, hash), *r = *at;
+    if (r != NULL && r->module != m) return asthra__module_conflict(r->module, m);
+    if (r != NULL && r->state == ASTHRA__MODULE_OPEN) return asthra__module_refuse_ring(p, r);
+    if (r != NULL) return asthra__result_of(ASTHRA_OK);
+    bool is_done;
+    const AsthraModule *known = asthra__module_known(m->name, hash, &is_done);
+    if (known != NULL && known != m) return asthra__module_conflict(known, m);
+    if (is_done) return asthra__result_of(ASTHRA_OK);
+    r = asthra__alloc_zeroed(1, sizeof *r);
+    if (r == NULL) {
+        return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "no memory for the record of module '%s'",
+                                    m->name);
+    }
+    r->module = m;
+    r->hash = hash;
+    r->state = ASTHRA__MODULE_OPEN;
+    r->needed_by = p->deepest;
+    r->needs_left = known == NULL ? m->needs : NULL;
+    *at = p->deepest = r;
+    return asthra__result_of(ASTHRA_OK);
+}
+
+/* All needs of the deepest one are listed, so it comes next. */
+static void asthra__module_close(Asthra__ModulePlan *p) {
+    Asthra__ModuleRecord *r = p->deepest;
+    p->deepest = r->needed_by;
+    r->state = ASTHRA__MODULE_PLANNED;
+    *p->last = r;
+    p->last = &r->next;
+}
+
+ASTHRA__FN AsthraResult asthra__module_plan(const AsthraModule *m, Asthra__ModuleRecord **list) {
+    Asthra__ModulePlan p = {NULL, NULL, NULL, &p.first};
+    AsthraResult result = asthra__module_reach(&p, m);
+    while (!result.status && p.deepest != NULL) {
+        const AsthraModule *const **left = &p.deepest->needs_left;
+        if (*left == NULL || **left == NULL) {
+            asthra__module_close(&p);
+        } else {
+            const AsthraModule *need = *(*left)++;
+            result = asthra__module_reach(&p, need);
+        }
+    }
+    if (result.status) {
+        asthra__module_free_list(asthra__module_flatten(p.tree));
+        p.first = NULL;
+    }
+    *list = p.first;
+    return result;
+}
+
+#endif
+
+/* ---- [module] body ----------------------------------------------------- runtime/module.c ---- */
+/* module - parts of a program that are initialised once, needs first.        [module] body
+ *
+ * Registering makes a plan (module_plan.c), then brings its records into the registry one after the
+ * other, needs first: what is there already is done or waited for, what is not is put there as
+ * RUNNING and initialised by whoever put it there. The lock is never held while an init or a fini
+ * runs; a module's end is told to all who wait for it, with the words of its failure.
+ *
+ *     planned --put--> RUNNING --init is OK--> DONE --fini--> freed
+ *                         `--init fails--> GONE: a place in the tree, which the next one may take
+ *
+ * Nobody waits in a ring. Static needs cannot make one (see there), but inits register too: the
+ * init of a registers b while, on another thread, the init of b registers a. So an init's record
+ * names what it registers at the moment (`wants`): what it waits for, or runs itself. Before anyone
+ * waits inside an init it walks these names, under the lock; whoever would close a ring is told its
+ * name instead, and may fail or go on. A party is inside the innermost init that it runs, which is
+ * why a record keeps its party; parties are told apart by numbers that are never used again.
+ *
+ * A record may be abandoned while its init runs: the process forks, or shutdown has waited long
+ * enough. Both count the epoch up, and a record of an older epoch belongs to nobody but its init.
+ */
+
+#if ASTHRA_HAS_MODULE
+
+#include <string.h>
+
+static struct {
+    Asthra__Lock lock;
+    bool is_closed; /* from the first fini to the end of the shutdown */
+    uint32_t epoch; /* of records whose init runs; those of older ones are nobody's */
+    Asthra__ModuleRecord *tree;
+    Asthra__ModuleRecord *running;         /* newest first */
+    Asthra__ModuleRecord *oldest, *newest; /* in the order in which they were initialised */
+    Asthra__Once fork_hook;
+} asthra__module;
+
+/* How an init ended, with words of its own. */
+typedef struct Asthra__ModuleOutcome {
+    uint32_t status, detail;
+    char text[200];
+} Asthra__ModuleOutcome;
+
+static AsthraResult asthra__module_result(const Asthra__ModuleOutcome *o) {
+    AsthraResult r = asthra__result_of(ASTHRA_OK);
+    if (o->status != ASTHRA_OK) r = asthra_result_errorf((AsthraStatus)o->status, "%s", o->text);
+    r.detail = o->detail;
+    return r;
+}
+
+/* ---- who ---- */
+
+static Asthra__ModuleParty asthra__module_self(void) {
+    Asthra__ModuleParty p = {0, NULL};
+#if ASTHRA_HAS_TASK
+    p.task = asthra__current_id();
+#endif
+    if (p.task == 0) p.thread = asthra__thread();
+    return p;
+}
+
+/* The init that the caller is in; NULL: none. Caller holds the lock. */
+static Asthra__ModuleRecord *asthra__module_innermost(Asthra__ModuleParty self) {
+    Asthra__ModuleRecord *r = asthra__module.running;
+    while (r != NULL && (r->party.task != self.task || r->party.thread != self.thread)) r = r->next;
+    return r;
+}
+
+/* ---- waiting ---- */
+
+typedef struct Asthra__ModuleWaiter Asthra__ModuleWaiter;
+struct Asthra__ModuleWaiter {
+    Asthra__ModuleWaiter *next, **link; /* link NULL: told, or about to be */
+    Asthra__ModuleRecord *outer;        /* the init that it is in; NULL: none */
+    Asthra__ModuleOutcome outcome;
+#if ASTHRA_HAS_TASK
+    Asthra__Wait wait;
+    Asthra__Parker *parker;
+#else
+    ASTHRA__ATOMIC(uint32_t) signal;
+#endif
+};
+
+/* Caller holds the lock. */
+static void asthra__module_unlink(Asthra__ModuleWaiter *w) {
+    if (w->outer != NULL) w->outer->wants = NULL;
+    if (w->link == NULL) return;
+    *w->link = w->next;
+    if (w->next != NULL) w->next->link = w->link;
+    w->link = NULL;
+}
+
+static void asthra__module_link(Asthra__ModuleRecord *r, Asthra__ModuleWaiter *w) {
+    w->next = r->waiters;
+    w->link = &r->waiters;
+    if (w->next != NULL) w->next->link = &w->next;
+    r->waiters = w;
+}
+
+#if ASTHRA_HAS_TASK
+
+/* Waits for the end of r's init, for timeout_ns. Caller holds the lock, which is given back. OK: it
+ * has ended, and w->outcome says how. */
+static AsthraStatus asthra__module_wait(Asthra__ModuleRecord *r, Asthra__ModuleWaiter *w,
+                                        int64_t timeout_ns) {
+    memset(&w->wait, 0, sizeof w->wait);
+    w->wait.what = "init of module";
+    w->wait.name = r->module->name;
+    w->wait.held = &asthra__module.lock;
+    w->parker = asthra__wait_open(&w->wait);
+    asthra__module_link(r, w);
+    AsthraStatus status = asthra__wait_park(&w->wait, timeout_ns);
+    if (status == ASTHRA_OK) return ASTHRA_OK;
+    asthra__lock(&asthra__module.lock);
+    asthra__module_unlink(w);
+    asthra__unlock(&asthra__module.lock);
+    return status;
+}
+
+/* False: it has given up. Caller holds the lock. */
+static bool asthra__module_claim(Asthra__ModuleWaiter *w) {
+    if (!asthra__wait_claim(w->parker)) return false;
+    w->wait.outcome = ASTHRA_OK;
+    return true;
+}
+
+static void asthra__module_wake(Asthra__ModuleWaiter *w) {
+    asthra__wait_wake(w->parker);
+}
+
+#else
+
+/* As above, of threads, by a word to sleep on. */
+static AsthraStatus asthra__module_wait(Asthra__ModuleRecord *r, Asthra__ModuleWaiter *w,
+                                        int64_t timeout_ns) {
+    int64_t left = timeout_ns, end = timeout_ns < 0 ? 0 : asthra__os_now_ns() + timeout_ns;
+    asthra__store(&w->signal, 0u, relaxed);
+    asthra__module_link(r, w);
+    asthra__unlock(&asthra__module.lock);
+    while (asthra__load(&w->signal, acquire) == 0) {
+        asthra__os_wait(&w->signal, 0, left);
+        if (left < 0 || (left = end - asthra__os_now_ns()) > 0) continue;
+        asthra__lock(&asthra__module.lock);
+        bool is_over = w->link != NULL;
+        asthra__module_unlink(w);
+        asthra__unlock(&asthra__module.lock);
+        if (is_over) return ASTHRA_TIMED_OUT;
+        left = -1; /* the signal is on its way */
+    }
+    return ASTHRA_OK;
+}
+
+static bool asthra__module_claim(Asthra__ModuleWaiter *w) {
+    (void)w;
+    return true;
+}
+
+/* It may return as soon as the signal is written. */
+static void asthra__module_wake(Asthra__ModuleWaiter *w) {
+    asthra__store(&w->signal, 1u, release); /* partner: the acquire in asthra__module_wait */
+    asthra__os_wake(&w->signal, 1);
+}
+
+#endif
+
+/* Tells those who wait for r how it ended. Returns `told` and before it those that must be woken.
+ * Caller holds the lock. */
+static Asthra__ModuleWaiter *asthra__module_tell(Asthra__ModuleRecord *r,
+                                                 const Asthra__ModuleOutcome *outcome,
+                                                 Asthra__ModuleWaiter *told) {
+    for (Asthra__ModuleWaiter *w = r->waiters, *next; w != NULL; w = next) {
+        next = w->next;
+        w->link = NULL;
+        if (w->outer != NULL) w->outer->wants = NULL;
+        if (!asthra__module_claim(w)) continue;
+        w->outcome = *outcome;
+        w->next = told;
+        told = w;
+    }
+    r->waiters = NULL;
+    return told;
+}
+
+static void asthra__module_wake_all(Asthra__ModuleWaiter *told) {
+    for (Asthra__ModuleWaiter *next; told != NULL; told = next) {
+        next = told->next; /* a waiter is its own until the wake */
+        asthra__module_wake(told);
+    }
+}
+
+/* ---- one init ---- */
+
+typedef struct Asthra__ModuleCall {
+    Asthra__ModuleRecord *record;
+    AsthraPanicPolicy policy;
+    Asthra__ModuleOutcome *outcome;
+} Asthra__ModuleCall;
+
+/* Keeps how an init ended, before the error record that its words may stand in is written again. */
+static void asthra__module_keep(Asthra__ModuleCall *call, AsthraResult r) {
+    const Asthra__ModuleRecord *record = call->record;
+    Asthra__Text t = asthra__text_on(call->outcome->text, sizeof call->outcome->text);
+    call->outcome->status = r.status;
+    call->outcome->detail = r.detail;
+    if (r.status == ASTHRA_OK) return;
+    asthra__text_format(&t, "init of module '%s'", record->module->name);
+    if (record->needed_by != NULL)
+        asthra__text_format(&t, ", needed by '%s'", record->needed_by->module->name);
+    asthra__text_format(&t, ": %s", asthra_result_message(r));
+}
+
+static void asthra__module_init_here(Asthra__ModuleCall *call) {
+    const AsthraModule *m = call->record->module;
+    Asthra__ModuleParty self = asthra__module_self();
+    asthra__lock(&asthra__module.lock);
+    call->record->party = self;
+    asthra__unlock(&asthra__module.lock);
+    asthra__module_keep(call, m->init(m));
+}
+
+#if ASTHRA_HAS_TASK
+
+static void *asthra__module_task(void *args) {
+    Asthra__ModuleCall *call = args;
+    asthra_panic_set_policy(call->policy);
+    asthra__module_init_here(call);
+    return NULL;
+}
+
+/* In a task the init is a child, because a panic stops at its boundary: it must not leave a record
+ * behind that runs for ever. */
+static void asthra__module_init(Asthra__ModuleCall *call) {
+    const Asthra__Task *me = asthra__seat()->task;
+    if (me == NULL) {
+        asthra__module_init_here(call);
+        return;
+    }
+    char name[72];
+    Asthra__Text t = asthra__text_on(name, sizeof name);
+    asthra__text_format(&t, "init of %s", call->record->module->name);
+    AsthraSpawnOptions options = {name, 0, 0, ASTHRA_AFFINITY_ANY};
+    call->policy = (AsthraPanicPolicy)me->policy;
+    AsthraTaskHandle child = asthra_spawn_with(&options, asthra__module_task, call);
+    AsthraResult r = child.bits == 0 ? asthra_last_error() : asthra_await_result(child, NULL);
+    if (r.status != ASTHRA_OK && call->outcome->status == ASTHRA_OK) asthra__module_keep(call, r);
+}
+
+#else
+
+static void asthra__module_init(Asthra__ModuleCall *call) {
+    asthra__module_init_here(call);
+}
+
+#endif
+
+/* r->path and what follows lead from its root in its plan down to r; returns that root. */
+static Asthra__ModuleRecord *asthra__module_lead(Asthra__ModuleRecord *r) {
+    for (; r->needed_by != NULL; r = r->needed_by) r->needed_by->path = r;
+    return r;
+}
+
+/* Would an init that waits for r wait for itself? Then r->path leads round the ring. Caller holds
+ * the lock. */
+static bool asthra__module_closes_ring(Asthra__ModuleRecord *r, const Asthra__ModuleRecord *init) {
+    Asthra__ModuleRecord *at = r;
+    for (; at->known != init; at = at->known->wants) {
+        if (at->known->wants == NULL) return false;
+        at->path = asthra__module_lead(at->known->wants);
+    }
+    at->path = asthra__module_lead(r);
+    return true;
+}
+
+/* ---- from the plan into the registry ---- */
+
+/* Puts r into the tree, in the place of one that is gone if such a one is on its way. Caller holds
+ * the lock, and frees what is returned. */
+static Asthra__ModuleRecord *asthra__module_plant(Asthra__ModuleRecord *r) {
+    Asthra__ModuleRecord **at = &asthra__module.tree;
+    for (uint64_t way = r->hash; *at != NULL && (*at)->state != ASTHRA__MODULE_GONE; way <<= 2)
+        at = &(*at)->child[way >> 62];
+    Asthra__ModuleRecord *gone = *at;
+    memset(r->child, 0, sizeof r->child);
+    if (gone != NULL) memcpy(r->child, gone->child, sizeof r->child);
+    *at = r;
+    return gone;
+}
+
+/* Takes r, whose init has ended, off the running ones. Caller holds the lock. */
+static void asthra__module_conclude(Asthra__ModuleRecord *r, bool is_good) {
+    Asthra__ModuleRecord **at = &asthra__module.running;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    r->state = is_good ? ASTHRA__MODULE_DONE : ASTHRA__MODULE_GONE;
+    if (!is_good) return;
+    r->older = asthra__module.newest;
+    r->newer = NULL;
+    if (r->older != NULL)
+        r->older->newer = r;
+    else
+        asthra__module.oldest = r;
+    asthra__module.newest = r;
+}
+
+/* r's init has ended; it was called in that of `outer`, if that is not NULL. */
+static AsthraResult asthra__module_finish(Asthra__ModuleRecord *r, Asthra__ModuleRecord *outer,
+                                          const Asthra__ModuleOutcome *outcome) {
+    Asthra__ModuleWaiter *told = NULL;
+    asthra__lock(&asthra__module.lock);
+    bool is_lost = r->epoch != asthra__module.epoch;
+    if (!is_lost) {
+        if (outer != NULL) outer->wants = NULL;
+        asthra__module_conclude(r, outcome->status == ASTHRA_OK);
+        told = asthra__module_tell(r, outcome, NULL);
+    }
+    asthra__unlock(&asthra__module.lock);
+    asthra__module_wake_all(told);
+    if (!is_lost) return asthra__module_result(outcome);
+    AsthraResult result = asthra_result_errorf(
+        ASTHRA_FAILED, "module '%s': the runtime was shut down, or the process forked, in its init",
+        r->module->name);
+    asthra__free(r);
+    return result;
+}
+
+/* Caller holds the lock, which is given back. */
+static AsthraResult asthra__module_run(Asthra__ModuleRecord *r) {
+    Asthra__ModuleOutcome outcome = {ASTHRA_OK, 0, ""};
+    Asthra__ModuleCall call = {r, ASTHRA_PANIC_ABORT, &outcome};
+    Asthra__ModuleRecord *outer = asthra__module_innermost(asthra__module_self());
+    Asthra__ModuleRecord *gone = asthra__module_plant(r);
+    r->state = ASTHRA__MODULE_RUNNING;
+    r->epoch = asthra__module.epoch;
+    r->known = r;
+    r->next = asthra__module.running;
+    asthra__module.running = r;
+    if (outer != NULL) outer->wants = r;
+    asthra__unlock(&asthra__module.lock);
+    asthra__free(gone);
+    if (r->module->init != NULL) asthra__module_init(&call);
+    return asthra__module_finish(r, outer, &outcome);
+}
+
+/* Another runs the init of `known`, which r stands for in our plan; or we do, further down on our
+ * stack. Caller holds the lock, which is given back. False: that one was cancelled, and it is our
+ * turn. */
+static bool asthra__module_await(Asthra__ModuleRecord *r, Asthra__ModuleRecord *known,
+                                 AsthraResult *result) {
+    Asthra__ModuleWaiter w;
+    w.outer = asthra__module_innermost(asthra__module_self());
+    r->known = known;
+    if (w.outer != NULL && asthra__module_closes_ring(r, w.outer)) {
+        Asthra__Text t = asthra__text_on(w.outcome.text, sizeof w.outcome.text);
+        asthra__module_name_ring(r, &t);
+        asthra__unlock(&asthra__module.lock);
+        *result = asthra_result_errorf(ASTHRA_INVALID, "%s", w.outcome.text);
+        return true;
+    }
+    if (w.outer != NULL) w.outer->wants = r;
+    AsthraStatus status = asthra__module_wait(known, &w, -1);
+    if (status != ASTHRA_OK) {
+        *result = asthra__result_of(status);
+        return true;
+    }
+    *result = asthra__module_result(&w.outcome);
+    return w.outcome.status != ASTHRA_CANCELLED;
+}
+
+static AsthraResult asthra__module_too_late(const AsthraModule *m) {
+    return asthra_result_errorf(ASTHRA_INVALID,
+                                "module '%s' is registered while the runtime shuts down", m->name);
+}
+
+/* Makes one of a plan, whose needs are initialised, a module that is. */
+static AsthraResult asthra__module_bring(Asthra__ModuleRecord *r, uint32_t epoch) {
+    const AsthraModule *m = r->module, *old = m;
+    AsthraResult result = asthra__result_of(ASTHRA_OK);
+    bool is_over = false;
+    while (!is_over) {
+        asthra__lock(&asthra__module.lock);
+        bool is_late = asthra__module.is_closed || asthra__module.epoch != epoch;
+        Asthra__ModuleRecord *known = *asthra__module_place(&asthra__module.tree, m->name, r->hash);
+        if (!is_late && known == NULL) return asthra__module_run(r);
+        if (!is_late) old = known->module;
+        if (!is_late && old == m && known->state == ASTHRA__MODULE_RUNNING) {
+            is_over = asthra__module_await(r, known, &result);
+            continue;
+        }
+        asthra__unlock(&asthra__module.lock);
+        is_over = true;
+        result = is_late ? asthra__module_too_late(m) : asthra__result_of(ASTHRA_OK);
+        if (old != m) result = asthra__module_conflict(old, m);
+    }
+    asthra__free(r);
+    return result;
+}
+
+static void asthra__module_fork_child(void) {
+    asthra__store(&asthra__module.lock.word, 0, relaxed);
+    asthra__module.is_closed = false;
+    asthra__module.epoch++;
+    asthra__module.tree = asthra__module.running = NULL;
+    asthra__module.oldest = asthra__module.newest = NULL;
+}
+static void asthra__module_hook_fork(void) {
+    asthra__os_on_fork(NULL, NULL, asthra__module_fork_child);
+}
+
+/* Starts what must be started; returns the epoch. */
+static uint32_t asthra__module_begin(void) {
+#if ASTHRA_HAS_TASK
+    asthra__turn();
+    asthra__seat();
+#endif
+    asthra__once(&asthra__module.fork_hook, asthra__module_hook_fork);
+    asthra__lock(&asthra__module.lock);
+    uint32_t epoch = asthra__module.epoch;
+    asthra__unlock(&asthra__module.lock);
+    return epoch;
+}
+
+ASTHRA_RT_API AsthraResult asthra_module_register(const AsthraModule *m) {
+    if (m == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_module_register: the module is NULL");
+    uint32_t epoch = asthra__module_begin();
+    Asthra__ModuleRecord *left, *r;
+    AsthraResult result = asthra__module_plan(m, &left);
+    while (!result.status && (r = left) != NULL) {
+        left = r->next;
+        result = asthra__module_bring(r, epoch);
+    }
+    asthra__module_free_list(left); /* what an error has left of it */
+    return result;
+}
+
+/* ---- what others ask ---- */
+
+ASTHRA__FN const AsthraModule *asthra__module_known(const char *name, uint64_t hash,
+                                                    bool *is_done) {
+    asthra__lock(&asthra__module.lock);
+    const Asthra__ModuleRecord *r = *asthra__module_place(&asthra__module.tree, name, hash);
+    const AsthraModule *m = r == NULL ? NULL : r->module;
+    *is_done = r != NULL && r->state == ASTHRA__MODULE_DONE;
+    asthra__unlock(&asthra__module.lock);
+    return m;
+}
+
+ASTHRA__FN void asthra__module_each_type(bool (*visit)(const struct AsthraTypeInfo *type,
+                                                       const AsthraModule *m, void *user),
+                                         void *user) {
+    bool goes_on = true;
+    asthra__lock(&asthra__module.lock);
+    for (const Asthra__ModuleRecord *r = asthra__module.oldest; goes_on && r; r = r->newer) {
+        const struct AsthraTypeInfo *const *type = r->module->types;
+        for (; goes_on && type != NULL && *type != NULL; type++)
+            goes_on = visit(*type, r->module, user);
+    }
+    asthra__unlock(&asthra__module.lock);
+}
+
+/* ---- the end ---- */
+
+ASTHRA__FN bool asthra__module_is_ending(void) {
+    asthra__lock(&asthra__module.lock);
+    bool is_ending = asthra__module.is_closed;
+    asthra__unlock(&asthra__module.lock);
+    return is_ending;
+}
+
+/* Waits for inits on threads that know nothing of the shutdown. Holds the lock before and after. */
+static void asthra__module_await_running(int64_t timeout_ns) {
+    int64_t end = asthra__os_now_ns() + timeout_ns;
+    while (asthra__module.running != NULL) {
+        int64_t left = timeout_ns < 0 ? -1 : end - asthra__os_now_ns();
+        if (timeout_ns >= 0 && left <= 0) break;
+        Asthra__ModuleWaiter w;
+        w.outer = NULL;
+        asthra__module_wait(asthra__module.running, &w, left);
+        asthra__lock(&asthra__module.lock);
+    }
+}
+
+/* Those whose init goes on belong to that init from here on. Caller holds the lock, and wakes. */
+static Asthra__ModuleWaiter *asthra__module_abandon(void) {
+    static const Asthra__ModuleOutcome outcome = {
+        ASTHRA_FAILED, 0, "the runtime was shut down before a module was initialised"};
+    Asthra__ModuleWaiter *told = NULL;
+    for (Asthra__ModuleRecord *r = asthra__module.running; r != NULL; r = r->next) {
+        asthra__text_report("shutdown: the init of module '%s' goes on; what it needs is ended",
+                            r->module->name);
+        told = asthra__module_tell(r, &outcome, told);
+    }
+    asthra__module.running = NULL;
+    asthra__module.epoch++;
+    return told;
+}
+
+static Asthra__ModuleRecord *asthra__module_newest(void) {
+    asthra__lock(&asthra__module.lock);
+    Asthra__ModuleRecord *r = asthra__module.newest;
+    if (r != NULL) asthra__module.newest = r->older;
+    if (r != NULL && r->older != NULL) r->older->newer = NULL;
+    if (asthra__module.newest == NULL) asthra__module.oldest = NULL;
+    asthra__unlock(&asthra__module.lock);
+    return r;
+}
+
+static void asthra__module_call_finis(void) {
+    for (const Asthra__ModuleRecord *r; (r = asthra__module_newest()) != NULL;)
+        if (r->module->fini != NULL) r->module->fini(r->module);
+}
+
+ASTHRA__FN void asthra__module_end_all(int64_t timeout_ns) {
+    asthra__lock(&asthra__module.lock);
+    const Asthra__ModuleRecord *init = asthra__module_innermost(asthra__module_self());
+    if (init != NULL) {
+        asthra__unlock(&asthra__module.lock);
+        asthra_panic_at(NULL, "asthra_runtime_shutdown: called in the init of module '%s'",
+                        init->module->name);
+    }
+    asthra__module.is_closed = true;
+    asthra__module_await_running(timeout_ns);
+    Asthra__ModuleWaiter *told = asthra__module_abandon();
+    Asthra__ModuleRecord *list = asthra__module_flatten(asthra__module.tree);
+    asthra__module.tree = NULL; /* an abandoned one in it may be freed at any time */
+    asthra__unlock(&asthra__module.lock);
+    asthra__module_wake_all(told);
+    asthra__module_call_finis();
+    asthra__module_free_list(list);
+}
+
+ASTHRA__FN void asthra__module_reopen(void) {
+    asthra__lock(&asthra__module.lock);
+    asthra__module.is_closed = false;
+    asthra__unlock(&asthra__module.lock);
+}
+
+#endif
+
 /* ---- [runtime] body --------------------------------------------------- runtime/runtime.c ---- */
 /* runtime - configuration, start, stop.                                    [runtime] body
  *
@@ -21810,10 +22698,15 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (!asthra__scheduler_is_running()) return;
+    asthra__scheduler_check_stop();
+    if (asthra__module_is_ending()) return;
+    if (ASTHRA_HAS_MODULE) asthra__scheduler_drain(); /* tasks may register; finis find none */
+    asthra__module_end_all(asthra__scheduler()->config.shutdown_timeout_ns);
     asthra__scheduler_stop();
     asthra__pinned_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
+    asthra__module_reopen();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -21845,19 +22738,29 @@ ASTHRA_RT_API int asthra_runtime_wake_fd(void) {
 #else
 
 /* Nothing has threads or queues: running is a flag. */
-static struct { ASTHRA__ATOMIC(uint32_t) is_running; } asthra__runtime;
+static struct {
+    ASTHRA__ATOMIC(uint32_t) is_running;
+    int64_t shutdown_timeout_ns; /* while it runs */
+} asthra__runtime;
 
 static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
-    (void)c;
-    if (asthra__exchange(&asthra__runtime.is_running, 1u, acq_rel) == 0) return true;
+    if (asthra__exchange(&asthra__runtime.is_running, 1u, acq_rel) == 0) {
+        asthra__runtime.shutdown_timeout_ns = c->shutdown_timeout_ns;
+        return true;
+    }
     asthra__error_set(ASTHRA_INVALID, "the runtime is already running");
     return false;
 }
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
+    int64_t timeout_ns = asthra_runtime_config_default().shutdown_timeout_ns;
+    if (asthra__module_is_ending()) return;
+    if (asthra_runtime_is_running()) timeout_ns = asthra__runtime.shutdown_timeout_ns;
+    asthra__module_end_all(timeout_ns);
     if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
+    asthra__module_reopen();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {

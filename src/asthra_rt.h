@@ -40,7 +40,7 @@
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
- *     [runtime]                            configuration, start, stop
+ *     [module] [runtime]                   what is initialised once; configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
  *
@@ -54,6 +54,7 @@
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_NO_MODULE          no modules
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
@@ -124,6 +125,7 @@ extern "C" {
 #include "concurrency/mutex.h"
 #include "concurrency/typed.h"
 #include "io/fd.h"
+#include "runtime/module.h"
 #include "runtime/runtime.h"
 
 #ifdef __cplusplus
@@ -224,6 +226,9 @@ extern "C" {
 #include "concurrency/select.c"
 #include "concurrency/mutex.c"
 #include "io/fd.c"
+#include "runtime/module_internal.h"
+#include "runtime/module_plan.c"
+#include "runtime/module.c"
 #include "runtime/runtime.c"
 
 #endif /* ASTHRA_RT_IMPLEMENTATION */

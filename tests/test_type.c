@@ -104,3 +104,39 @@ TEST(type, methods_hold_functions) {
     methods[0].function = ASTHRA_FN(doubled);
     CHECK_EQ(ASTHRA_FN_AS(IntFunction, methods[0].function)(21), 42);
 }
+
+/* ---- those of modules ---- */
+
+static const AsthraTypeInfo *const list_types[] = {&Node_type, &whole_type, NULL};
+static const AsthraTypeInfo *const text_types[] = {&asthra_type_string, NULL};
+static const AsthraModule plain_module = {.name = "plain"};
+static const AsthraModule *const text_needs[] = {&plain_module, NULL};
+static const AsthraModule text_module = {.name = "text", .types = text_types, .needs = text_needs};
+static const AsthraModule *const list_needs[] = {&text_module, NULL};
+static const AsthraModule list_module = {.name = "list", .types = list_types, .needs = list_needs};
+
+static AsthraResult lack(const AsthraModule *m) {
+    (void)m;
+    return asthra_result_err("lacks");
+}
+static const AsthraModule lacking = {.name = "lacking", .types = list_types, .init = lack};
+
+static char seen[64];
+static bool see(const AsthraTypeInfo *type, const AsthraModule *m, void *stop) {
+    snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s.%s ", m->name, type->name);
+    return type != stop;
+}
+
+TEST(type, those_of_modules_are_kept_until_shutdown_needs_first) {
+    CHECK_EQ(asthra_module_register(&list_module).status, ASTHRA_OK);
+    CHECK_EQ(asthra_module_register(&lacking).status, ASTHRA_FAILED);
+    asthra__module_each_type(see, NULL);
+    CHECK_STR(seen, "text.string list.Node list.Whole ");
+    seen[0] = '\0';
+    asthra__module_each_type(see, (void *)(uintptr_t)&Node_type);
+    CHECK_STR(seen, "text.string list.Node ");
+    seen[0] = '\0';
+    asthra_runtime_shutdown();
+    asthra__module_each_type(see, NULL);
+    CHECK_STR(seen, "");
+}

@@ -426,6 +426,8 @@ ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s); /* from its own 
 ASTHRA__FN Asthra__SchedulerConfig asthra__scheduler_defaults(void);
 /* false: the reason is set */
 ASTHRA__FN bool asthra__scheduler_start(const Asthra__SchedulerConfig *c);
+ASTHRA__FN void asthra__scheduler_check_stop(void); /* panics if the caller may not stop it */
+ASTHRA__FN void asthra__scheduler_drain(void);      /* as a stop begins; then it runs as before */
 ASTHRA__FN void asthra__scheduler_stop(void);
 ASTHRA__FN bool asthra__scheduler_is_running(void);
 /* starts the threads; false: the reason is set */

@@ -361,7 +361,7 @@ static void asthra__host_join(Asthra__Scheduler *g, Asthra__Seat *s) {
     asthra__unlock(&g->start_lock);
 }
 
-ASTHRA__FN void asthra__scheduler_stop(void) {
+ASTHRA__FN void asthra__scheduler_check_stop(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat();
     if (s->task != NULL) {
@@ -373,6 +373,10 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
         asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
                               "alone may stop it");
     }
+}
+
+/* Both phases. */
+static void asthra__drain_all(Asthra__Scheduler *g, Asthra__Seat *s) {
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_DRAINING, seq_cst);
     /* pairs with the light one in task_end: it wakes us, or we see its count */
     asthra__os_fence_heavy();
@@ -382,6 +386,19 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
         asthra__task_cancel_parked();
         asthra__drain(g, false, g->config.shutdown_timeout_ns);
     }
+}
+
+ASTHRA__FN void asthra__scheduler_drain(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    asthra__drain_all(g, asthra__seat());
+    if (asthra__task_unfinished() > 0) g->config.shutdown_timeout_ns = 0; /* they had their time */
+    asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_RUNNING, seq_cst);
+}
+
+ASTHRA__FN void asthra__scheduler_stop(void) {
+    Asthra__Scheduler *g = asthra__scheduler();
+    Asthra__Seat *s = asthra__seat();
+    asthra__drain_all(g, s);
     asthra__store(&g->phase, (uint32_t)ASTHRA__PHASE_STOPPED, seq_cst);
     asthra__notify_all();
     bool stands = asthra__task_unfinished() > 0, is_still = stands && asthra__workers_have_left(g);

@@ -67,6 +67,11 @@
 #else
 #define ASTHRA_HAS_POOL 1
 #endif
+#if defined(ASTHRA_RT_NO_MODULE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MODULE))
+#define ASTHRA_HAS_MODULE 0
+#else
+#define ASTHRA_HAS_MODULE 1
+#endif
 
 /* Traits: how the parts are built. */
 #ifdef ASTHRA_RT_NO_THREADS
@@ -112,7 +117,7 @@
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
       ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED ||     \
-      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL)
+      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1

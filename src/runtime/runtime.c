@@ -11,6 +11,7 @@
 #include "../core/thread_internal.h"
 #include "../memory/memory_internal.h"
 #include "../memory/pinned_internal.h"
+#include "module_internal.h"
 
 #if ASTHRA_HAS_CORE
 
@@ -130,10 +131,15 @@ static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (!asthra__scheduler_is_running()) return;
+    asthra__scheduler_check_stop();
+    if (asthra__module_is_ending()) return;
+    if (ASTHRA_HAS_MODULE) asthra__scheduler_drain(); /* tasks may register; finis find none */
+    asthra__module_end_all(asthra__scheduler()->config.shutdown_timeout_ns);
     asthra__scheduler_stop();
     asthra__pinned_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
+    asthra__module_reopen();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {
@@ -165,19 +171,29 @@ ASTHRA_RT_API int asthra_runtime_wake_fd(void) {
 #else
 
 /* Nothing has threads or queues: running is a flag. */
-static struct { ASTHRA__ATOMIC(uint32_t) is_running; } asthra__runtime;
+static struct {
+    ASTHRA__ATOMIC(uint32_t) is_running;
+    int64_t shutdown_timeout_ns; /* while it runs */
+} asthra__runtime;
 
 static bool asthra__runtime_start(const AsthraRuntimeConfig *c) {
-    (void)c;
-    if (asthra__exchange(&asthra__runtime.is_running, 1u, acq_rel) == 0) return true;
+    if (asthra__exchange(&asthra__runtime.is_running, 1u, acq_rel) == 0) {
+        asthra__runtime.shutdown_timeout_ns = c->shutdown_timeout_ns;
+        return true;
+    }
     asthra__error_set(ASTHRA_INVALID, "the runtime is already running");
     return false;
 }
 
 ASTHRA_RT_API void asthra_runtime_shutdown(void) {
+    int64_t timeout_ns = asthra_runtime_config_default().shutdown_timeout_ns;
+    if (asthra__module_is_ending()) return;
+    if (asthra_runtime_is_running()) timeout_ns = asthra__runtime.shutdown_timeout_ns;
+    asthra__module_end_all(timeout_ns);
     if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
+    asthra__module_reopen();
 }
 
 ASTHRA_RT_API bool asthra_runtime_is_running(void) {

@@ -67,7 +67,8 @@ ASTHRA_RT_API bool asthra_runtime_init(const AsthraRuntimeConfig *config);
 ASTHRA_RT_API bool asthra_runtime_init_with_config(const AsthraRuntimeConfig *config);
 
 /* Lets queued and running tasks finish, cancels the parked ones, waits shutdown_timeout_ns for
- * them, reports by name what still stands on stderr, and frees everything. Tasks that keep one
+ * them, undoes modules (module.h), reports by name what still stands on stderr, and frees
+ * everything. Tasks that keep one
  * another busy are cancelled when they wait or yield after shutdown_timeout_ns. Called by the
  * thread that started the runtime, outside tasks; without a running runtime it does nothing. If the
  * configuration has an allocator no thread may ask about addresses in freed blocks meanwhile. */

@@ -148,6 +148,25 @@ static int house_pool(void) {
 }
 #endif
 
+#if ASTHRA_HAS_MODULE
+static int house_inits, house_finis;
+static AsthraResult house_init(const AsthraModule *m) {
+    house_inits++;
+    return asthra_result_ok((void *)(uintptr_t)m);
+}
+static void house_fini(const AsthraModule *m) {
+    house_finis += m->fini == house_fini;
+}
+static const AsthraModule house_base = {"base", "1", NULL, NULL, house_init, house_fini};
+static const AsthraModule *const house_needs[] = {&house_base, NULL};
+static const AsthraModule house_roof = {"roof", "1", NULL, house_needs, house_init, house_fini};
+static int house_module(void) {
+    for (int i = 0; i < 2; i++) HOUSE_EXPECT(asthra_module_register(&house_roof).status == 0);
+    HOUSE_EXPECT(house_inits == 2 && house_finis == 0);
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_CORE
 #if ASTHRA_HAS_STACK
 static int house_stack(void) {
@@ -208,8 +227,14 @@ int main(void) {
 #if ASTHRA_HAS_POOL
     if (!failed) failed = house_pool();
 #endif
+#if ASTHRA_HAS_MODULE
+    if (!failed) failed = house_module();
+#endif
 #if ASTHRA_HAS_CORE
     asthra_runtime_shutdown();
+#endif
+#if ASTHRA_HAS_MODULE
+    if (!failed && house_finis != 2) failed = __LINE__ & 127;
 #endif
     return failed;
 }

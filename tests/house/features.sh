@@ -61,6 +61,12 @@ for cc in $found; do
     check "$cc-only-ARENA-is-small" alone_is_small
     check "$cc-only-ARENA-works" alone_works
 done
+# Modules wait by means of their own where there are no tasks.
+module_alone() {
+    "$CC" -std=gnu11 -O1 -w -DASTHRA_RT_ONLY -DASTHRA_RT_WITH_MODULE $INCLUDES -o "$OUT/module" \
+        tests/test_module.c build/asthra_rt.c -pthread && "$OUT/module"
+}
+check only-MODULE-works module_alone
 level=-Os
 check all-off build -DASTHRA_RT_ONLY
 check all-off-has-no-stb_ds uses_no stbds
