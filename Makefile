@@ -62,9 +62,11 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 	@$(CC) -std=gnu11 -O2 -Wall -Wextra -fPIC -shared -ftls-model=initial-exec $(INCLUDES) -o $@ $< -pthread
 
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
-# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, takes nothing from the archive.
+# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, does without the archive.
 
-VARIANTS := plain clang asan tsan noasm nothreads musl aarch64 riscv64 i386 x87
+ALONE := $(patsubst tests/%.c,%,$(shell grep -l 'define ASTHRA_RT_IMPLEMENTATION' tests/test_*.c))
+
+VARIANTS := plain clang asan tsan noasm nothreads musl aarch64 riscv64 armhf arm i386 x87
 plain.cc := $(CC)
 plain.flags := -O2 -g1
 clang.cc := clang
@@ -84,6 +86,13 @@ riscv64.cc := riscv64-linux-gnu-gcc
 riscv64.flags := -O1 -static -fasynchronous-unwind-tables
 riscv64.run := qemu-riscv64
 riscv64.strict := $(WARNINGS)
+armhf.cc := arm-linux-gnueabihf-gcc
+armhf.flags := -O1 -static -funwind-tables
+armhf.run := qemu-arm
+armhf.strict := $(WARNINGS)
+arm.cc := $(armhf.cc)
+arm.flags := $(armhf.flags) -marm
+arm.run := $(armhf.run)
 # Headers of the kernel are those of x86-64: the package that would link them keeps cross compilers out.
 i386.cc := $(CC)
 i386.flags := -O1 -m32 -msse2 -idirafter /usr/include/x86_64-linux-gnu
@@ -104,6 +113,8 @@ nothreads.limit := 30
 musl.limit := 30
 aarch64.limit := 60
 riscv64.limit := 60
+armhf.limit := 60
+arm.limit := 60
 i386.limit := 30
 x87.limit := 30
 
@@ -116,8 +127,11 @@ $B/$1/asthra_rt.o: $B/asthra_rt.c $(BOOK) $(STB)
 	@$($1.cc) -std=gnu11 $($1.flags) $(or $($1.strict),-Wall -Wextra) $(INCLUDES) -c -o $$@ $$< -pthread
 $B/$1/asthra_rt.a: $B/$1/asthra_rt.o
 	@rm -f $$@ && ar rcs $$@ $$<
-$B/$1/test_%: tests/test_%.c $B/$1/asthra_rt.a $(wildcard tests/*.h)
-	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $B/$1/asthra_rt.a -pthread -lm
+$(ALONE:%=$B/$1/%): $(BOOK) $(STB)
+$(filter-out $(ALONE:%=$B/$1/%),$(TESTS:%=$B/$1/%)): $B/$1/asthra_rt.a
+$B/$1/test_%: tests/test_%.c $(wildcard tests/*.h)
+	@mkdir -p $$(@D)
+	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $$(filter %.a,$$^) -pthread -lm
 .PHONY: check-$1-test_%
 check-$1-test_%: $B/$1/test_%
 	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
@@ -128,9 +142,11 @@ $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 noasm.tests := $(filter %_channel %_faults %_fiber %_fork %_go_semantics %_mutex %_panic %_runtime \
     %_scheduler %_select %_signals %_soak %_stack %_swap %_task %_thread %_timer,$(TESTS))
 
+arm.tests := test_swap
 x87.tests := test_swap
-riscv64.few := test_swap test_fiber test_select
-i386.few := test_swap test_fiber test_select test_task test_heap
+riscv64.few := test_swap test_fiber
+armhf.few := test_swap test_fiber
+i386.few := test_swap test_select test_channel test_memory
 
 # usable VARIANT: its compiler makes a program that runs here.
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
@@ -174,7 +190,7 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call units,aarch64) $(call few,riscv64) $(call few,i386) $(call units,x87))
+	    $(call units,aarch64) $(call few,riscv64) $(call few,armhf) $(call few,i386))
 
 .PHONY: unit san cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
@@ -182,8 +198,8 @@ unit: $(BOOK)
 san: $(BOOK)
 	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
 cross: $(BOOK)
-	@$(call gate,$(call units,aarch64) $(call units,riscv64) $(call units,i386) \
-	    $(call units,x87))
+	@$(call gate,$(call units,aarch64) $(call units,riscv64) $(call units,armhf) \
+	    $(call units,arm) $(call units,i386) $(call units,x87))
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 

@@ -2089,8 +2089,14 @@ static inline void asthra__cpu_relax(void) {
 #else
 #define ASTHRA__CPU_I386 0
 #endif
-#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && \
-    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386)
+#if defined(__arm__) && defined(__ARM_PCS_VFP) && (!defined(__thumb__) || defined(__thumb2__))
+#define ASTHRA__CPU_ARM 1
+#else
+#define ASTHRA__CPU_ARM 0
+#endif
+#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK &&                                                      \
+    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386 || \
+      ASTHRA__CPU_ARM)
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
@@ -2262,6 +2268,20 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 #endif
 typedef void (*Asthra__OsCalled)(void *argument) ASTHRA__OS_CALLED;
 ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, void *argument);
+
+/* 32-bit ARM: an address of Thumb code that somebody may go to is odd, and unwind tables are not
+ * those of other processors. */
+#if defined(__arm__) && !defined(__ARM_DWARF_EH__)
+#define ASTHRA__OS_HAS_EHABI 1
+#define ASTHRA__OS_ODD ((uintptr_t)1)
+#else
+#define ASTHRA__OS_HAS_EHABI 0
+#define ASTHRA__OS_ODD ((uintptr_t)0)
+#endif
+/* Of a return address: the last byte of the call. */
+static inline uintptr_t asthra__os_before(uintptr_t place) {
+    return (place & ~ASTHRA__OS_ODD) - 1;
+}
 
 /* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
  * where a fiber began. Walks unwind tables: code built without them ends it early. */
@@ -3208,6 +3228,15 @@ static void asthra__os_x87_empty(mcontext_t *saved) {
 static void asthra__os_x87_empty(mcontext_t *saved) {
     if (saved->fpregs != NULL) ((uint32_t *)(void *)saved->fpregs)[2] |= 0xffff; /* 3: empty */
 }
+#elif ASTHRA__CPU_ARM
+/* An odd address is Thumb code's. Whatever block of conditional instructions was interrupted, its
+ * conditions (the IT bits) are not for the code that is gone to. */
+enum { ASTHRA__ARM_THUMB = 0x20, ASTHRA__ARM_IT = 0x0600fc00 };
+static void asthra__os_arm_go(mcontext_t *saved, uintptr_t target) {
+    saved->arm_pc = target & ~(uintptr_t)1;
+    saved->arm_cpsr &= ~(unsigned long)(ASTHRA__ARM_THUMB | ASTHRA__ARM_IT);
+    if (target & 1) saved->arm_cpsr |= ASTHRA__ARM_THUMB;
+}
 #endif
 
 ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
@@ -3253,6 +3282,13 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION;
     asthra__os_x87_empty(saved);
     return true;
+#elif ASTHRA__CPU_ARM
+    saved->arm_sp = top;
+    saved->arm_r0 = (uintptr_t)argument;
+    saved->arm_fp = 0;
+    saved->arm_lr = 0;
+    asthra__os_arm_go(saved, (uintptr_t)target);
+    return true;
 #else
     (void)saved, (void)top, (void)target, (void)argument;
     return false;
@@ -3297,6 +3333,12 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, vo
     saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
     asthra__os_x87_empty(saved);
     return true;
+#elif ASTHRA__CPU_ARM
+    bool is_thumb = (saved->arm_cpsr & ASTHRA__ARM_THUMB) != 0;
+    saved->arm_lr = is_thumb ? (saved->arm_pc + 2) | 1 : saved->arm_pc + 4;
+    saved->arm_r0 = (uintptr_t)argument;
+    asthra__os_arm_go(saved, (uintptr_t)target);
+    return true;
 #else
     (void)saved, (void)target, (void)argument;
     return false;
@@ -3310,19 +3352,40 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, vo
 #ifdef __GLIBC__
 #define ASTHRA__OS_UNWINDER(name) __asm__(name)
 #define ASTHRA__OS_HAS_UNWINDER 1
-#define ASTHRA__OS_HAS_CFA 1
 #else
 #define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
 #define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+#endif
+#if defined(__GLIBC__) || ASTHRA__OS_HAS_EHABI
+#define ASTHRA__OS_HAS_CFA 1
+#else
 #define ASTHRA__OS_HAS_CFA (&asthra__os_unwind_stack != NULL)
 #endif
 extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
     ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
+
+#if ASTHRA__OS_HAS_EHABI
+/* The unwinder of 32-bit ARM shows registers, and cannot tell who was interrupted. */
+extern int asthra__os_unwind_register(struct _Unwind_Context *frame, int file, uint32_t number,
+                                      int as, void *out) ASTHRA__OS_UNWINDER("_Unwind_VRS_Get");
+static uintptr_t asthra__os_unwind_core(struct _Unwind_Context *frame, uint32_t number) {
+    uintptr_t value = 0;
+    (void)asthra__os_unwind_register(frame, 0, number, 0, &value); /* a core one, as 32 bits */
+    return value;
+}
+static uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame) {
+    return asthra__os_unwind_core(frame, 13);
+}
+static uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact) {
+    *is_exact = 0;
+    return asthra__os_unwind_core(frame, 15);
+}
+#else
 extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
     ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
-
 extern uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame)
     ASTHRA__OS_UNWINDER("_Unwind_GetCFA");
+#endif
 
 typedef struct Asthra__OsTrace {
     void **out; /* one of the two is NULL */
@@ -3341,7 +3404,8 @@ static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame,
     trace->is_full = at != 0 && trace->count == trace->room;
     if (at == 0 || trace->is_full || (stack != 0 && stack == trace->last && trace->count > 1))
         return _URC_END_OF_STACK;
-    if (trace->is_caller && trace->out != NULL) trace->out[trace->count] = (void *)(at - !is_exact);
+    if (trace->is_caller && trace->out != NULL)
+        trace->out[trace->count] = (void *)(is_exact ? at : asthra__os_before(at));
     if (trace->is_caller && trace->frames != NULL)
         trace->frames[trace->count] = (Asthra__OsFrame){at, stack, is_exact != 0};
     trace->count += trace->is_caller;
@@ -3427,7 +3491,7 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
     if (is_named && name.function) {
         asthra__os_line_text(&line, name.function);
         asthra__os_line_text(&line, "+");
-        asthra__os_line_hex(&line, at - (uintptr_t)name.start);
+        asthra__os_line_hex(&line, at - ((uintptr_t)name.start & ~ASTHRA__OS_ODD));
         asthra__os_line_text(&line, " (");
         asthra__os_line_text(&line, asthra__os_basename(name.object));
     } else {
@@ -4866,6 +4930,289 @@ ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*e
     *frame = (Asthra__SwapFrame){.mxcsr = 0x1f80,
                                  .x87_word = 0x037f,
                                  .esi = (uint32_t)(uintptr_t)entry,
+                                 .return_address = (uint32_t)(uintptr_t)asthra__swap_start};
+    return (Asthra__SwapContext *)(void *)frame;
+}
+
+#endif
+
+/* ---- [swap] body ---------------------------------------------------- platform/swap_arm.c ---- */
+/* swap_arm - the switch for 32-bit ARM, AAPCS with hardware floating point. [swap] body
+ *
+ * A switch is a function call whose return happens on another stack. AAPCS32 (sections 6.1.1 and
+ * 6.1.2) says what a call keeps: r4 to r11, d8 to d15 and the control bits of FPSCR; lr is the
+ * return address. They are pushed, the stack pointers are exchanged, and the same things are popped
+ * on the other side.
+ *
+ * A saved context, offsets from the stack pointer that stands for it:
+ *
+ *      0   d8 to d15
+ *     64   fpscr
+ *     68   r4       entry, in a context that has not started
+ *     72   r5
+ *     76   r6
+ *     80   r7       frame pointer of Thumb code; 0 in a context that has not started
+ *     84   r8
+ *     88   r9
+ *     92   r10
+ *     96   r11      frame pointer of ARM code; 0 in a context that has not started
+ *    100   return address, odd in Thumb code
+ *    104   the stack pointer after the return
+ *
+ * asthra__swap_call leaves the same layout, so that its frame is a context to escape to. FPSCR is
+ * written only where its controls differ: rounding and the like, but not the flags (bits 0 to 4, 7
+ * and 27 to 31), which stay with the thread.
+ *
+ * The routines are ARM or Thumb code as what is compiled around them, and go to and from either by
+ * the low bit of an address. Unwinders of this ABI read tables of their own (EHABI32); call frame
+ * information is for debuggers alone. Both know frames from the first instruction on, the tables as
+ * far as they can tell: they have one description for each function.
+ */
+
+#if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_ARM
+
+#if defined(__thumb__)
+#define ASTHRA__SWAP_THUMB 1
+#else
+#define ASTHRA__SWAP_THUMB 0
+#endif
+
+/* from: r0; to: r1; message: r2 */
+__asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
+        ".syntax unified\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb\n"
+#else
+        ".arm\n"
+#endif
+        ".cfi_sections .debug_frame\n"
+        ".p2align 5\n"
+        ".globl asthra__swap\n"
+        ".hidden asthra__swap\n"
+        ".type asthra__swap, %function\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb_func\n"
+#endif
+        "asthra__swap:\n"
+        ".fnstart\n"
+        ".cfi_startproc\n"
+        "push {r4-r11, lr}\n" /* the caller's r4 to r11 and return address, from 68 */
+        ".save {r4-r11, lr}\n"
+        ".cfi_adjust_cfa_offset 36\n"
+        ".cfi_rel_offset r4, 0\n"
+        ".cfi_rel_offset r5, 4\n"
+        ".cfi_rel_offset r6, 8\n"
+        ".cfi_rel_offset r7, 12\n"
+        ".cfi_rel_offset r8, 16\n"
+        ".cfi_rel_offset r9, 20\n"
+        ".cfi_rel_offset r10, 24\n"
+        ".cfi_rel_offset r11, 28\n"
+        ".cfi_rel_offset lr, 32\n"
+        "vmrs r3, fpscr\n"     /* r3: our fpscr */
+        "str r3, [sp, #-4]!\n" /* fpscr, at 64 */
+        ".pad #4\n"
+        ".cfi_adjust_cfa_offset 4\n"
+        "vpush {d8-d15}\n" /* the caller's d8 to d15, from 0; sp is now this context */
+        ".vsave {d8-d15}\n"
+        ".cfi_adjust_cfa_offset 64\n"
+        ".cfi_rel_offset d8, 0\n"
+        ".cfi_rel_offset d9, 8\n"
+        ".cfi_rel_offset d10, 16\n"
+        ".cfi_rel_offset d11, 24\n"
+        ".cfi_rel_offset d12, 32\n"
+        ".cfi_rel_offset d13, 40\n"
+        ".cfi_rel_offset d14, 48\n"
+        ".cfi_rel_offset d15, 56\n"
+        "mov r12, sp\n"   /* r12: this context */
+        "str r12, [r0]\n" /* *from = this context */
+        "mov r0, r2\n"    /* r0: message, what the other side returns */
+        "mov sp, r1\n"    /* leave: sp is the context `to`, with the same layout */
+        "vpop {d8-d15}\n" /* d8 to d15 of the arriving side */
+        ".cfi_adjust_cfa_offset -64\n"
+        ".cfi_restore d8\n"
+        ".cfi_restore d9\n"
+        ".cfi_restore d10\n"
+        ".cfi_restore d11\n"
+        ".cfi_restore d12\n"
+        ".cfi_restore d13\n"
+        ".cfi_restore d14\n"
+        ".cfi_restore d15\n"
+        "ldr r12, [sp], #4\n" /* r12: its fpscr */
+        ".cfi_adjust_cfa_offset -4\n"
+        "eor r12, r12, r3\n"
+        "bic r12, r12, #0xf8000000\n" /* r12: where they differ, but for flags */
+        "bics r12, r12, #0x9f\n"
+        "bne 2f\n"
+        "1:\n"
+        "pop {r4-r11, pc}\n" /* its r4 to r11, and to its caller */
+        "2:\n"
+        "eor r3, r3, r12\n" /* the controls of `to`, and our flags */
+        "vmsr fpscr, r3\n"
+        "b 1b\n"
+        ".cfi_endproc\n"
+        ".fnend\n"
+        ".size asthra__swap, .-asthra__swap\n"
+        ".popsection\n");
+
+/* The first return of a new context comes here. r0: message; r4: entry; sp: top, 16-aligned. */
+__asm__(".pushsection .text.asthra__swap_start,\"ax\",%progbits\n"
+        ".syntax unified\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb\n"
+#else
+        ".arm\n"
+#endif
+        ".cfi_sections .debug_frame\n"
+        ".p2align 4\n"
+        ".globl asthra__swap_start\n"
+        ".hidden asthra__swap_start\n"
+        ".type asthra__swap_start, %function\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb_func\n"
+#endif
+        "asthra__swap_start:\n"
+        ".fnstart\n"
+        ".cfi_startproc\n"
+        ".unwind_raw 0, 0x80, 0x00\n" /* nobody called: unwinders stop here */
+        ".cfi_undefined lr\n"
+        "blx r4\n" /* entry(message), which never returns */
+        "udf #0\n"
+        ".cfi_endproc\n"
+        ".fnend\n"
+        ".size asthra__swap_start, .-asthra__swap_start\n"
+        ".popsection\n");
+
+/* fn: r0; argument: r1; escape: r2.   asthra__swap_escape: escape: r0; value: r1 */
+__asm__(".pushsection .text.asthra__swap_call,\"ax\",%progbits\n"
+        ".syntax unified\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb\n"
+#else
+        ".arm\n"
+#endif
+        ".cfi_sections .debug_frame\n"
+        ".p2align 5\n"
+        ".globl asthra__swap_call\n"
+        ".hidden asthra__swap_call\n"
+        ".type asthra__swap_call, %function\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb_func\n"
+#endif
+        "asthra__swap_call:\n"
+        ".fnstart\n"
+        ".cfi_startproc\n"
+        "push {r4-r11, lr}\n" /* the caller's r4 to r11 and return address, from 68 */
+        ".save {r4-r11, lr}\n"
+        ".cfi_adjust_cfa_offset 36\n"
+        ".cfi_rel_offset r4, 0\n"
+        ".cfi_rel_offset r5, 4\n"
+        ".cfi_rel_offset r6, 8\n"
+        ".cfi_rel_offset r7, 12\n"
+        ".cfi_rel_offset r8, 16\n"
+        ".cfi_rel_offset r9, 20\n"
+        ".cfi_rel_offset r10, 24\n"
+        ".cfi_rel_offset r11, 28\n"
+        ".cfi_rel_offset lr, 32\n"
+        "vmrs r12, fpscr\n"     /* r12: the caller's fpscr */
+        "str r12, [sp, #-4]!\n" /* fpscr, at 64 */
+        ".pad #4\n"
+        ".cfi_adjust_cfa_offset 4\n"
+        "vpush {d8-d15}\n" /* the caller's d8 to d15, from 0; sp is now this context */
+        ".vsave {d8-d15}\n"
+        ".cfi_adjust_cfa_offset 64\n"
+        ".cfi_rel_offset d8, 0\n"
+        ".cfi_rel_offset d9, 8\n"
+        ".cfi_rel_offset d10, 16\n"
+        ".cfi_rel_offset d11, 24\n"
+        ".cfi_rel_offset d12, 32\n"
+        ".cfi_rel_offset d13, 40\n"
+        ".cfi_rel_offset d14, 48\n"
+        ".cfi_rel_offset d15, 56\n"
+        "mov r3, sp\n"               /* r3: this context */
+        "str r3, [r2]\n"             /* *escape = this context */
+        "mov r3, r0\n"               /* r3: fn */
+        "mov r0, r1\n"               /* r0: argument */
+        "bic r2, r12, #0xf8000000\n" /* r2: what is not as the default, but for flags */
+        "bics r2, r2, #0x9f\n"
+        "bne 3f\n"
+        "1:\n"
+        "blx r3\n"         /* r0 = fn(argument) */
+        "2:\n"             /* here returns fn, and asthra__swap_escape; r0: value */
+        "vmrs r3, fpscr\n" /* r3: what fn left */
+        "vpop {d8-d15}\n"  /* the caller's again */
+        ".cfi_remember_state\n"
+        ".cfi_adjust_cfa_offset -64\n"
+        ".cfi_restore d8\n"
+        ".cfi_restore d9\n"
+        ".cfi_restore d10\n"
+        ".cfi_restore d11\n"
+        ".cfi_restore d12\n"
+        ".cfi_restore d13\n"
+        ".cfi_restore d14\n"
+        ".cfi_restore d15\n"
+        "ldr r12, [sp], #4\n" /* r12: the caller's fpscr */
+        ".cfi_adjust_cfa_offset -4\n"
+        "eor r12, r12, r3\n"
+        "bic r12, r12, #0xf8000000\n" /* r12: where they differ, but for flags */
+        "bics r12, r12, #0x9f\n"
+        "bne 5f\n"
+        "4:\n"
+        "pop {r4-r11, pc}\n" /* r0: value */
+        "5:\n"
+        "eor r3, r3, r12\n" /* the caller's controls */
+        "vmsr fpscr, r3\n"
+        "b 4b\n"
+        ".cfi_restore_state\n"
+        "3:\n"
+        "eor r12, r12, r2\n" /* to nearest, nothing flushed, nothing trapped */
+        "vmsr fpscr, r12\n"
+        "b 1b\n"
+        ".cfi_endproc\n"
+        ".fnend\n"
+        ".size asthra__swap_call, .-asthra__swap_call\n"
+        ".globl asthra__swap_escape\n"
+        ".hidden asthra__swap_escape\n"
+        ".type asthra__swap_escape, %function\n"
+#if ASTHRA__SWAP_THUMB
+        ".thumb_func\n"
+#endif
+        "asthra__swap_escape:\n"
+        ".fnstart\n"
+        ".cfi_startproc\n"
+        ".cantunwind\n"
+        "mov sp, r0\n" /* every frame below is gone */
+        ".cfi_def_cfa sp, 104\n"
+        ".cfi_offset r11, -8\n"
+        ".cfi_offset lr, -4\n"
+        "mov r0, r1\n" /* r0: value */
+        "b 2b\n"
+        ".cfi_endproc\n"
+        ".fnend\n"
+        ".size asthra__swap_escape, .-asthra__swap_escape\n"
+        ".popsection\n");
+
+__attribute__((__visibility__("hidden"))) extern void
+asthra__swap_start(void) __asm__("asthra__swap_start");
+
+/* What asthra__swap pops, as the table above draws it. */
+typedef struct Asthra__SwapFrame {
+    uint64_t d8_to_d15[8];
+    uint32_t fpscr, r4, r5_to_r11[7], return_address;
+} Asthra__SwapFrame;
+_Static_assert(sizeof(Asthra__SwapFrame) == 104, "the table of swap_arm.c");
+_Static_assert(offsetof(Asthra__SwapFrame, r4) == 68, "the table of swap_arm.c");
+_Static_assert(offsetof(Asthra__SwapFrame, return_address) == 100, "the table of swap_arm.c");
+
+/* These processors have no shadow stacks. */
+ASTHRA__FN bool asthra__swap_is_allowed(void) {
+    return true;
+}
+
+ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {
+    char *end = (char *)top - ((uintptr_t)top & 15);
+    Asthra__SwapFrame *frame = (Asthra__SwapFrame *)(void *)end - 1;
+    (void)low;
+    *frame = (Asthra__SwapFrame){.r4 = (uint32_t)(uintptr_t)entry,
                                  .return_address = (uint32_t)(uintptr_t)asthra__swap_start};
     return (Asthra__SwapContext *)(void *)frame;
 }
@@ -11798,7 +12145,8 @@ ASTHRA__FN bool asthra__calls_say(Asthra__Text *t, uint32_t calls, size_t most) 
     size_t count = asthra__calls_places(calls, places), from = t->length;
     for (size_t i = 0; i < count; i++) {
         char name[128]; /* a return address may be that of the next function */
-        size_t length = asthra__os_symbol((const void *)(places[i] - 1), name, sizeof name);
+        size_t length =
+            asthra__os_symbol((const void *)asthra__os_before(places[i]), name, sizeof name);
         if (i > 0 && t->length - from + length + 7 > most) break;
         asthra__text_add(t, i == 0 ? "" : ", from ");
         asthra__text_add_count(t, name, length);
@@ -15395,14 +15743,13 @@ void *__tsan_get_current_fiber(void);
 #endif
 
 /* Valgrind takes a stack pointer that moves a little for calls and returns, and forgets what lay
- * between; so it is told of each stack. A request is a group of rotations that add up to nothing
- * and an exchange of a register with itself, which Valgrind knows and a processor does in a
- * nanosecond (Valgrind manual, "The client request mechanism"). Returns 1 + the answer; 0: nobody
- * listens. */
-enum { ASTHRA__VALGRIND_STACK = 0x1501, ASTHRA__VALGRIND_STACK_GONE = 0x1502 };
-static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t second) {
-    uintptr_t words[6] = {request, first, second, 0, 0, 0}, answer = UINTPTR_MAX;
+ * between; so it is told of each stack. A request is a group of rotations or shifts that change
+ * nothing and an exchange of a register with itself, which Valgrind knows and a processor does in a
+ * nanosecond (Valgrind manual, "The client request mechanism"). It goes to the words of a request
+ * and back with an answer; where nobody listens, with UINTPTR_MAX. */
 #if ASTHRA_HAS_ASM && ASTHRA__CPU_X86_64
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    uintptr_t answer = UINTPTR_MAX;
     __asm__ volatile("rolq $3, %%rdi\n\t"
                      "rolq $13, %%rdi\n\t"
                      "rolq $61, %%rdi\n\t"
@@ -15411,7 +15758,11 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      : "+d"(answer)
                      : "a"(words)
                      : "cc", "memory");
+    return answer;
+}
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_I386
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    uintptr_t answer = UINTPTR_MAX;
     __asm__ volatile("roll $3, %%edi\n\t"
                      "roll $13, %%edi\n\t"
                      "roll $29, %%edi\n\t"
@@ -15420,21 +15771,40 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      : "+d"(answer)
                      : "a"(words)
                      : "cc", "memory");
+    return answer;
+}
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_AARCH64
-    register uintptr_t result __asm__("x3") = answer;
-    register uintptr_t *argument __asm__("x4") = words;
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    register uintptr_t answer __asm__("x3") = UINTPTR_MAX;
+    register const uintptr_t *argument __asm__("x4") = words;
     __asm__ volatile("ror x12, x12, #3\n\t"
                      "ror x12, x12, #13\n\t"
                      "ror x12, x12, #51\n\t"
                      "ror x12, x12, #61\n\t"
                      "orr x10, x10, x10"
-                     : "+r"(result)
+                     : "+r"(answer)
                      : "r"(argument)
                      : "cc", "memory");
-    answer = result;
+    return answer;
+}
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_ARM
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    register uintptr_t answer __asm__("r3") = UINTPTR_MAX;
+    register const uintptr_t *argument __asm__("r4") = words;
+    __asm__ volatile("mov r12, r12, ror #3\n\t"
+                     "mov r12, r12, ror #13\n\t"
+                     "mov r12, r12, ror #29\n\t"
+                     "mov r12, r12, ror #19\n\t"
+                     "orr r10, r10, r10"
+                     : "+r"(answer)
+                     : "r"(argument)
+                     : "cc", "memory");
+    return answer;
+}
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
-    register uintptr_t result __asm__("a3") = answer;
-    register uintptr_t *argument __asm__("a4") = words;
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    register uintptr_t answer __asm__("a3") = UINTPTR_MAX;
+    register const uintptr_t *argument __asm__("a4") = words;
     __asm__ volatile(".option push\n\t"
                      ".option norvc\n\t"
                      "srli zero, zero, 3\n\t"
@@ -15443,14 +15813,23 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      "srli zero, zero, 61\n\t"
                      "or a0, a0, a0\n\t"
                      ".option pop"
-                     : "+r"(result)
+                     : "+r"(answer)
                      : "r"(argument)
                      : "cc", "memory");
-    answer = result;
+    return answer;
+}
 #else
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
     (void)words;
+    return UINTPTR_MAX;
+}
 #endif
-    return (unsigned)(answer + 1);
+
+/* 1 + the answer; 0: nobody listens. */
+enum { ASTHRA__VALGRIND_STACK = 0x1501, ASTHRA__VALGRIND_STACK_GONE = 0x1502 };
+static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t second) {
+    const uintptr_t words[6] = {request, first, second, 0, 0, 0};
+    return (unsigned)(asthra__valgrind_ask(words) + 1);
 }
 
 /* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */

@@ -151,6 +151,7 @@ extern "C" {
 #include "platform/swap_aarch64.c"
 #include "platform/swap_riscv64.c"
 #include "platform/swap_i386.c"
+#include "platform/swap_arm.c"
 #include "platform/swap_ucontext.c"
 #include "core/text_internal.h"
 #include "core/text.c"

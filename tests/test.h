@@ -103,7 +103,7 @@ TEST_MAYBE_UNUSED static void test_need_threads(void) {
 
 /* Whether qemu-user runs this program, as its variant says. */
 TEST_MAYBE_UNUSED static bool test_is_emulated(void) {
-    static const char *const emulated[] = {"aarch64", "riscv64", "armhf"};
+    static const char *const emulated[] = {"aarch64", "riscv64", "armhf", "arm"};
     const char *variant = getenv("ASTHRA_TEST_VARIANT");
     for (size_t i = 0; variant && i < sizeof emulated / sizeof *emulated; i++)
         if (strcmp(variant, emulated[i]) == 0) return true;
@@ -115,6 +115,9 @@ TEST_MAYBE_UNUSED static void test_need_no_emulator(const char *reason) {
     if (test_is_emulated()) test_skip(reason);
 }
 #define NEED_NO_EMULATOR(reason) test_need_no_emulator(reason)
+/* qemu-user maps all addresses of a 32-bit program, and answers for those that are not. */
+#define NEED_UNMAPPED_ADDRESSES() \
+    ((void)(sizeof(void *) < 8 && (NEED_NO_EMULATOR("nothing is unmapped under an emulator"), 0)))
 
 /* Where addresses have 32 bits, takes most of them: nobody gets a large piece any more. */
 TEST_MAYBE_UNUSED static void test_crowd_addresses(void) {

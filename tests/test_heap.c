@@ -746,6 +746,7 @@ TEST(heap, pages_that_the_system_does_not_move_are_copied) {
     asthra_manual_free(block);
 }
 TEST(heap, a_mapping_that_is_lost_over_a_move_leaves_the_block_as_it_was) {
+    NEED_UNMAPPED_ADDRESSES();
     unsigned char *block = memset(asthra_manual_alloc(5000000), 7, 5000000);
     moves_no_pages = refills_nothing = true;
     CHECK(asthra_manual_realloc(block, 20000000) == NULL);

@@ -99,6 +99,7 @@ TEST(os, guards_that_split_mappings_leave_half_of_the_limit_to_the_host) {
 }
 
 TEST(os, a_guard_outside_of_every_mapping_is_refused) {
+    NEED_UNMAPPED_ADDRESSES();
     char *start = mapped(1);
     asthra__os_unmap(start, page);
     errno = 7;

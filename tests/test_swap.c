@@ -140,6 +140,24 @@ __asm__(".pushsection .text.swap_with_values,\"ax\",%progbits\n"
         "ret\n"
         ".size swap_with_values, .-swap_with_values\n"
         ".popsection\n");
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_ARM
+enum { VALUES = 12 }; /* d8 to d15, r4 to r11 */
+extern void *swap_with_values(Asthra__SwapContext **from, Asthra__SwapContext *to, uint64_t *values,
+                              void *swap);
+__asm__(".pushsection .text.swap_with_values,\"ax\",%progbits\n"
+        ".syntax unified\n"
+        ".arm\n"
+        ".globl swap_with_values\n"
+        ".type swap_with_values, %function\n"
+        "swap_with_values:\n"
+        "push {r2, r4-r11, lr}; vpush {d8-d15}\n"
+        "vldmia r2!, {d8-d15}; ldmia r2, {r4-r11}\n"
+        "blx r3\n"
+        "ldr r2, [sp, #64]\n"
+        "vstmia r2!, {d8-d15}; stmia r2, {r4-r11}\n"
+        "vpop {d8-d15}; pop {r2, r4-r11, pc}\n"
+        ".size swap_with_values, .-swap_with_values\n"
+        ".popsection\n");
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
 enum { VALUES = 24 };
 extern void *swap_with_values(Asthra__SwapContext **from, Asthra__SwapContext *to, uint64_t *values,
@@ -246,6 +264,16 @@ static unsigned words(void) {
 static void set_words(unsigned value) {
     uint64_t fpcr = value;
     __asm__ volatile("msr fpcr, %0" : : "r"(fpcr));
+}
+#elif defined(__ARM_PCS_VFP)
+enum { UP = 1 << 22, NORMAL = 0 };
+static unsigned words(void) {
+    unsigned fpscr;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(fpscr));
+    return fpscr & 0x07ffff60;
+}
+static void set_words(unsigned value) {
+    __asm__ volatile("vmsr fpscr, %0" : : "r"(value));
 }
 #elif defined(__riscv_flen)
 enum { UP = 3, NORMAL = 0 };
@@ -484,7 +512,8 @@ TEST(swap, a_backtrace_ends_where_the_stack_began) {
     go(NULL);
     CHECK(frame_count >= 12 && frame_count < 20);
 #if ASTHRA_HAS_ASM
-    uintptr_t start = (uintptr_t)asthra__swap_start, last = (uintptr_t)frames[frame_count - 1];
+    uintptr_t start = (uintptr_t)asthra__swap_start & ~ASTHRA__OS_ODD;
+    uintptr_t last = (uintptr_t)frames[frame_count - 1];
     CHECK(last > start && last < start + 32);
 #endif
 }

@@ -75,14 +75,13 @@ void *__tsan_get_current_fiber(void);
 #endif
 
 /* Valgrind takes a stack pointer that moves a little for calls and returns, and forgets what lay
- * between; so it is told of each stack. A request is a group of rotations that add up to nothing
- * and an exchange of a register with itself, which Valgrind knows and a processor does in a
- * nanosecond (Valgrind manual, "The client request mechanism"). Returns 1 + the answer; 0: nobody
- * listens. */
-enum { ASTHRA__VALGRIND_STACK = 0x1501, ASTHRA__VALGRIND_STACK_GONE = 0x1502 };
-static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t second) {
-    uintptr_t words[6] = {request, first, second, 0, 0, 0}, answer = UINTPTR_MAX;
+ * between; so it is told of each stack. A request is a group of rotations or shifts that change
+ * nothing and an exchange of a register with itself, which Valgrind knows and a processor does in a
+ * nanosecond (Valgrind manual, "The client request mechanism"). It goes to the words of a request
+ * and back with an answer; where nobody listens, with UINTPTR_MAX. */
 #if ASTHRA_HAS_ASM && ASTHRA__CPU_X86_64
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    uintptr_t answer = UINTPTR_MAX;
     __asm__ volatile("rolq $3, %%rdi\n\t"
                      "rolq $13, %%rdi\n\t"
                      "rolq $61, %%rdi\n\t"
@@ -91,7 +90,11 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      : "+d"(answer)
                      : "a"(words)
                      : "cc", "memory");
+    return answer;
+}
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_I386
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    uintptr_t answer = UINTPTR_MAX;
     __asm__ volatile("roll $3, %%edi\n\t"
                      "roll $13, %%edi\n\t"
                      "roll $29, %%edi\n\t"
@@ -100,21 +103,40 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      : "+d"(answer)
                      : "a"(words)
                      : "cc", "memory");
+    return answer;
+}
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_AARCH64
-    register uintptr_t result __asm__("x3") = answer;
-    register uintptr_t *argument __asm__("x4") = words;
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    register uintptr_t answer __asm__("x3") = UINTPTR_MAX;
+    register const uintptr_t *argument __asm__("x4") = words;
     __asm__ volatile("ror x12, x12, #3\n\t"
                      "ror x12, x12, #13\n\t"
                      "ror x12, x12, #51\n\t"
                      "ror x12, x12, #61\n\t"
                      "orr x10, x10, x10"
-                     : "+r"(result)
+                     : "+r"(answer)
                      : "r"(argument)
                      : "cc", "memory");
-    answer = result;
+    return answer;
+}
+#elif ASTHRA_HAS_ASM && ASTHRA__CPU_ARM
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    register uintptr_t answer __asm__("r3") = UINTPTR_MAX;
+    register const uintptr_t *argument __asm__("r4") = words;
+    __asm__ volatile("mov r12, r12, ror #3\n\t"
+                     "mov r12, r12, ror #13\n\t"
+                     "mov r12, r12, ror #29\n\t"
+                     "mov r12, r12, ror #19\n\t"
+                     "orr r10, r10, r10"
+                     : "+r"(answer)
+                     : "r"(argument)
+                     : "cc", "memory");
+    return answer;
+}
 #elif ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
-    register uintptr_t result __asm__("a3") = answer;
-    register uintptr_t *argument __asm__("a4") = words;
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
+    register uintptr_t answer __asm__("a3") = UINTPTR_MAX;
+    register const uintptr_t *argument __asm__("a4") = words;
     __asm__ volatile(".option push\n\t"
                      ".option norvc\n\t"
                      "srli zero, zero, 3\n\t"
@@ -123,14 +145,23 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
                      "srli zero, zero, 61\n\t"
                      "or a0, a0, a0\n\t"
                      ".option pop"
-                     : "+r"(result)
+                     : "+r"(answer)
                      : "r"(argument)
                      : "cc", "memory");
-    answer = result;
+    return answer;
+}
 #else
+static uintptr_t asthra__valgrind_ask(const uintptr_t *words) {
     (void)words;
+    return UINTPTR_MAX;
+}
 #endif
-    return (unsigned)(answer + 1);
+
+/* 1 + the answer; 0: nobody listens. */
+enum { ASTHRA__VALGRIND_STACK = 0x1501, ASTHRA__VALGRIND_STACK_GONE = 0x1502 };
+static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t second) {
+    const uintptr_t words[6] = {request, first, second, 0, 0, 0};
+    return (unsigned)(asthra__valgrind_ask(words) + 1);
 }
 
 /* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */

@@ -297,7 +297,8 @@ ASTHRA__FN bool asthra__calls_say(Asthra__Text *t, uint32_t calls, size_t most) 
     size_t count = asthra__calls_places(calls, places), from = t->length;
     for (size_t i = 0; i < count; i++) {
         char name[128]; /* a return address may be that of the next function */
-        size_t length = asthra__os_symbol((const void *)(places[i] - 1), name, sizeof name);
+        size_t length =
+            asthra__os_symbol((const void *)asthra__os_before(places[i]), name, sizeof name);
         if (i > 0 && t->length - from + length + 7 > most) break;
         asthra__text_add(t, i == 0 ? "" : ", from ");
         asthra__text_add_count(t, name, length);

@@ -168,6 +168,20 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
 typedef void (*Asthra__OsCalled)(void *argument) ASTHRA__OS_CALLED;
 ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, void *argument);
 
+/* 32-bit ARM: an address of Thumb code that somebody may go to is odd, and unwind tables are not
+ * those of other processors. */
+#if defined(__arm__) && !defined(__ARM_DWARF_EH__)
+#define ASTHRA__OS_HAS_EHABI 1
+#define ASTHRA__OS_ODD ((uintptr_t)1)
+#else
+#define ASTHRA__OS_HAS_EHABI 0
+#define ASTHRA__OS_ODD ((uintptr_t)0)
+#endif
+/* Of a return address: the last byte of the call. */
+static inline uintptr_t asthra__os_before(uintptr_t place) {
+    return (place & ~ASTHRA__OS_ODD) - 1;
+}
+
 /* Writes an address inside each calling instruction, newest caller first; returns how many. Ends
  * where a fiber began. Walks unwind tables: code built without them ends it early. */
 ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room);

@@ -167,6 +167,15 @@ static void asthra__os_x87_empty(mcontext_t *saved) {
 static void asthra__os_x87_empty(mcontext_t *saved) {
     if (saved->fpregs != NULL) ((uint32_t *)(void *)saved->fpregs)[2] |= 0xffff; /* 3: empty */
 }
+#elif ASTHRA__CPU_ARM
+/* An odd address is Thumb code's. Whatever block of conditional instructions was interrupted, its
+ * conditions (the IT bits) are not for the code that is gone to. */
+enum { ASTHRA__ARM_THUMB = 0x20, ASTHRA__ARM_IT = 0x0600fc00 };
+static void asthra__os_arm_go(mcontext_t *saved, uintptr_t target) {
+    saved->arm_pc = target & ~(uintptr_t)1;
+    saved->arm_cpsr &= ~(unsigned long)(ASTHRA__ARM_THUMB | ASTHRA__ARM_IT);
+    if (target & 1) saved->arm_cpsr |= ASTHRA__ARM_THUMB;
+}
 #endif
 
 ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
@@ -212,6 +221,13 @@ ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *),
     saved->gregs[ASTHRA__FLAGS] &= ~(greg_t)ASTHRA__DIRECTION;
     asthra__os_x87_empty(saved);
     return true;
+#elif ASTHRA__CPU_ARM
+    saved->arm_sp = top;
+    saved->arm_r0 = (uintptr_t)argument;
+    saved->arm_fp = 0;
+    saved->arm_lr = 0;
+    asthra__os_arm_go(saved, (uintptr_t)target);
+    return true;
 #else
     (void)saved, (void)top, (void)target, (void)argument;
     return false;
@@ -256,6 +272,12 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, vo
     saved->gregs[ASTHRA__CALL_FLAGS] &= ~(greg_t)ASTHRA__CALL_DIRECTION;
     asthra__os_x87_empty(saved);
     return true;
+#elif ASTHRA__CPU_ARM
+    bool is_thumb = (saved->arm_cpsr & ASTHRA__ARM_THUMB) != 0;
+    saved->arm_lr = is_thumb ? (saved->arm_pc + 2) | 1 : saved->arm_pc + 4;
+    saved->arm_r0 = (uintptr_t)argument;
+    asthra__os_arm_go(saved, (uintptr_t)target);
+    return true;
 #else
     (void)saved, (void)target, (void)argument;
     return false;
@@ -269,19 +291,40 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, vo
 #ifdef __GLIBC__
 #define ASTHRA__OS_UNWINDER(name) __asm__(name)
 #define ASTHRA__OS_HAS_UNWINDER 1
-#define ASTHRA__OS_HAS_CFA 1
 #else
 #define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
 #define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+#endif
+#if defined(__GLIBC__) || ASTHRA__OS_HAS_EHABI
+#define ASTHRA__OS_HAS_CFA 1
+#else
 #define ASTHRA__OS_HAS_CFA (&asthra__os_unwind_stack != NULL)
 #endif
 extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
     ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
+
+#if ASTHRA__OS_HAS_EHABI
+/* The unwinder of 32-bit ARM shows registers, and cannot tell who was interrupted. */
+extern int asthra__os_unwind_register(struct _Unwind_Context *frame, int file, uint32_t number,
+                                      int as, void *out) ASTHRA__OS_UNWINDER("_Unwind_VRS_Get");
+static uintptr_t asthra__os_unwind_core(struct _Unwind_Context *frame, uint32_t number) {
+    uintptr_t value = 0;
+    (void)asthra__os_unwind_register(frame, 0, number, 0, &value); /* a core one, as 32 bits */
+    return value;
+}
+static uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame) {
+    return asthra__os_unwind_core(frame, 13);
+}
+static uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact) {
+    *is_exact = 0;
+    return asthra__os_unwind_core(frame, 15);
+}
+#else
 extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
     ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
-
 extern uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame)
     ASTHRA__OS_UNWINDER("_Unwind_GetCFA");
+#endif
 
 typedef struct Asthra__OsTrace {
     void **out; /* one of the two is NULL */
@@ -300,7 +343,8 @@ static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame,
     trace->is_full = at != 0 && trace->count == trace->room;
     if (at == 0 || trace->is_full || (stack != 0 && stack == trace->last && trace->count > 1))
         return _URC_END_OF_STACK;
-    if (trace->is_caller && trace->out != NULL) trace->out[trace->count] = (void *)(at - !is_exact);
+    if (trace->is_caller && trace->out != NULL)
+        trace->out[trace->count] = (void *)(is_exact ? at : asthra__os_before(at));
     if (trace->is_caller && trace->frames != NULL)
         trace->frames[trace->count] = (Asthra__OsFrame){at, stack, is_exact != 0};
     trace->count += trace->is_caller;
@@ -386,7 +430,7 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
     if (is_named && name.function) {
         asthra__os_line_text(&line, name.function);
         asthra__os_line_text(&line, "+");
-        asthra__os_line_hex(&line, at - (uintptr_t)name.start);
+        asthra__os_line_hex(&line, at - ((uintptr_t)name.start & ~ASTHRA__OS_ODD));
         asthra__os_line_text(&line, " (");
         asthra__os_line_text(&line, asthra__os_basename(name.object));
     } else {

@@ -32,8 +32,14 @@
 #else
 #define ASTHRA__CPU_I386 0
 #endif
-#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK && \
-    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386)
+#if defined(__arm__) && defined(__ARM_PCS_VFP) && (!defined(__thumb__) || defined(__thumb2__))
+#define ASTHRA__CPU_ARM 1
+#else
+#define ASTHRA__CPU_ARM 0
+#endif
+#if ASTHRA_HAS_ASM && ASTHRA_HAS_TASK &&                                                      \
+    !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386 || \
+      ASTHRA__CPU_ARM)
 #error "no hand-written context switch for this processor yet: define ASTHRA_RT_NO_ASM"
 #endif
 
