@@ -132,7 +132,13 @@ $(filter-out $(ALONE:%=$B/$1/%),$(TESTS:%=$B/$1/%)): $B/$1/asthra_rt.a
 $B/$1/test_%: tests/test_%.c $(wildcard tests/*.h)
 	@mkdir -p $$(@D)
 	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $$(filter %.a,$$^) -pthread -lm
-.PHONY: check-$1-test_%
+# The bodies come from the archive.
+$B/$1/examples/%: examples/%.c $(wildcard examples/*.h) $B/$1/asthra_rt.a
+	@mkdir -p $$(@D)
+	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra -DASTHRA__IMPLEMENTED $(INCLUDES) -o $$@ $$< $B/$1/asthra_rt.a -pthread
+check-$1-examples: $(EXAMPLES:%=$B/$1/examples/%)
+	@tests/run $1-examples sh tests/house/examples.sh $B/$1/examples $($1.run)
+.PHONY: check-$1-examples check-$1-test_%
 check-$1-test_%: $B/$1/test_%
 	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
 endef
@@ -154,6 +160,7 @@ usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1
 units = $(if $(call usable,$1),$(patsubst %,$1-%,$(or $($1.tests),$(TESTS))),missing-$1)
 # Of other processors `make cross` runs the whole suite, and the gate the tests where they differ most.
 few = $(if $(call usable,$1),$(patsubst %,$1-%,$($1.few)),missing-$1)
+examples = $(if $(call usable,$1),$1-examples)
 check-missing-%:
 	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'
 
@@ -190,16 +197,16 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call units,aarch64) $(call few,riscv64) $(call few,armhf) $(call few,i386))
+	    $(call examples,musl) $(call units,aarch64) $(call few,riscv64) $(call few,armhf) $(call few,i386))
 
 .PHONY: unit san cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
 	@$(call gate,$(call units,plain))
 san: $(BOOK)
 	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
+CROSS := aarch64 riscv64 armhf i386
 cross: $(BOOK)
-	@$(call gate,$(call units,aarch64) $(call units,riscv64) $(call units,armhf) \
-	    $(call units,arm) $(call units,i386) $(call units,x87))
+	@$(call gate,$(foreach v,$(CROSS),$(call units,$v) $(call examples,$v)) $(call units,arm) $(call units,x87))
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 

@@ -1,10 +1,21 @@
 #!/bin/sh
 # examples - each examples/NAME.c prints what examples/NAME.expected holds.
+#
+#     examples.sh [FOLDER [COMMAND...]]    the programs of another build, and what runs them
 . tests/house/lib.sh
 
-expected() { "build/examples/$1" >"$OUT/$1.out" && diff -u "examples/$1.expected" "$OUT/$1.out"; }
+folder=${1-build/examples}
+[ $# = 0 ] || shift
+OUT=$OUT/$folder
+mkdir -p "$OUT"
+run() {
+    name=$1
+    shift
+    "$@" "$folder/$name" >"$OUT/$name.out" && diff -u "examples/$name.expected" "$OUT/$name.out"
+}
 for wanted in examples/*.expected; do
     name=${wanted##*/}
-    check "${name%.expected}-prints-what-is-expected" expected "${name%.expected}"
+    name=${name%.expected}
+    check "$name-prints-what-is-expected" run "$name" "$@"
 done
 end
