@@ -1435,6 +1435,86 @@ ASTHRA_RT_API int asthra_select_execute(AsthraSelectBuilder *b);
  * drained). */
 ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilder *b);
 
+/* A select written as plain ifs.
+ *
+ *     ASTHRA_SELECT(s) {
+ *         if (asthra_case_receive(&s, lines, &line)) {
+ *             if (!s.ok) break;                            lines is closed and drained
+ *             puts(line);
+ *         } else if (asthra_case_send(&s, numbers, &next)) {
+ *             next++;
+ *         } else if (asthra_case_timeout(&s, ASTHRA_MS(100))) {
+ *             puts("nobody came");
+ *         } else if (asthra_case_cancelled(&s)) {
+ *             return;
+ *         }
+ *     }
+ *
+ * The body runs twice: first every case returns false and is noted, then the select waits, and then
+ * the case that was chosen, and no other, returns true. So the body is these ifs and nothing else;
+ * what stands in their conditions is evaluated twice, and what stands in no branch, a plain else
+ * too, runs twice; targets and values are declared outside it. The cases must be the same both
+ * times: another channel or target, another order, or a condition beside a case that has changed
+ * meanwhile is a panic where it shows. A case may stand in a loop; a branch may wait, and may hold
+ * another select.
+ *
+ * break and continue leave the select, and only it, not a loop around it; return and goto leave it
+ * too. `s` is gone behind the closing brace.
+ *
+ * At most ASTHRA_SELECT_MAX cases, or it panics; a builder has no limit. Without any, and without a
+ * timeout or default, it waits until the task is cancelled. Cost: asthra_select's and some 5 ns a
+ * case. */
+#define ASTHRA_SELECT_MAX 16
+typedef struct AsthraSelect {
+    int phase, next, count, chosen; /* opaque */
+    bool ok;                        /* false: the chosen channel is closed */
+    int64_t timeout_ns;
+    AsthraSelectCase cases[ASTHRA_SELECT_MAX];
+    const char *who; /* from here on opaque, too */
+    int timeouts, shortest;
+    bool has_default, is_taken;
+} AsthraSelect;
+#define ASTHRA_SELECT(s)                                                                     \
+    for (AsthraSelect s, *s##__at = asthra_select_begin_at(&s, ASTHRA__AT("ASTHRA_SELECT")); \
+         asthra_select_step(s##__at);)
+
+/* True in the branch to run. `out` NULL drops the value; `*value` is read while the select waits. A
+ * NULL channel is never ready. Panics name the line of the case, or of its ASTHRA_SELECT; a case
+ * outside a select is one. */
+ASTHRA_RT_API bool asthra_case_receive(AsthraSelect *s, AsthraChannel *c, void *out);
+ASTHRA_RT_API bool asthra_case_send(AsthraSelect *s, AsthraChannel *c, const void *value);
+
+/* Nothing was ready for timeout_ns; of several the shortest. < 0: never. */
+ASTHRA_RT_API bool asthra_case_timeout(AsthraSelect *s, int64_t timeout_ns);
+
+/* Nothing is ready. Beats a timeout. */
+ASTHRA_RT_API bool asthra_case_default(AsthraSelect *s);
+
+/* No case was chosen: the task is cancelled, or there was no memory to wait with, and nothing was
+ * sent or received; asthra_last_error() says which. Without this case the select just ends, so a
+ * loop around it must ask asthra_cancel_requested(). */
+ASTHRA_RT_API bool asthra_case_cancelled(AsthraSelect *s);
+
+/* What the macros call. `who` begins their panics; element_size 0: not known. */
+ASTHRA_RT_API AsthraSelect *asthra_select_begin(AsthraSelect *s);
+ASTHRA_RT_API AsthraSelect *asthra_select_begin_at(AsthraSelect *s, const char *who);
+ASTHRA_RT_API bool asthra_select_step(AsthraSelect *s);
+ASTHRA_RT_API bool asthra_case_receive_at(AsthraSelect *s, AsthraChannel *c, void *out,
+                                          size_t element_size, const char *who);
+ASTHRA_RT_API bool asthra_case_send_at(AsthraSelect *s, AsthraChannel *c, const void *value,
+                                       size_t element_size, const char *who);
+ASTHRA_RT_API bool asthra_case_timeout_at(AsthraSelect *s, int64_t timeout_ns, const char *who);
+ASTHRA_RT_API bool asthra_case_default_at(AsthraSelect *s, const char *who);
+ASTHRA_RT_API bool asthra_case_cancelled_at(AsthraSelect *s, const char *who);
+#define asthra_case_receive(s, c, out) \
+    asthra_case_receive_at((s), (c), (out), 0, ASTHRA__AT("asthra_case_receive"))
+#define asthra_case_send(s, c, value) \
+    asthra_case_send_at((s), (c), (value), 0, ASTHRA__AT("asthra_case_send"))
+#define asthra_case_timeout(s, timeout_ns) \
+    asthra_case_timeout_at((s), (timeout_ns), ASTHRA__AT("asthra_case_timeout"))
+#define asthra_case_default(s) asthra_case_default_at((s), ASTHRA__AT("asthra_case_default"))
+#define asthra_case_cancelled(s) asthra_case_cancelled_at((s), ASTHRA__AT("asthra_case_cancelled"))
+
 #endif
 
 /* ---- [mutex] contract ----------------------------------------------- concurrency/mutex.h ---- */
@@ -1647,17 +1727,21 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
  *
  *     ASTHRA_CHANNEL_TYPE(Lines, char *);
  *
- *     Lines lines = Lines_create(8);         named "Lines"; raw is NULL if it failed
+ *     Lines lines = Lines_create(8);           named "Lines"; raw is NULL if it failed
  *     AsthraResult r = Lines_send(lines, text);
  *     char *line;
  *     while (Lines_receive(lines, &line)) puts(line);
+ *     ASTHRA_SELECT(s) {                       a NULL channel is never ready there
+ *         if (Lines_case_receive(&s, lines, &line)) ...
+ *         else if (Lines_case_send(&s, others, &text)) ...
+ *     }
  *     Lines_close(lines);
  *     Lines_destroy(lines);
  *
- * and _try_send, _try_receive, _send_timeout and _receive_timeout, each as its namesake in channel,
- * _receive as asthra_channel_next. T is also Lines_value. Lines is a value that holds the channel:
- * `lines.raw` serves for what has no form here, and a channel of other sources can be put there.
- * One that is NULL, or whose values have another size, panics, and names the line of the
+ * and _try_send, _try_receive, _send_timeout and _receive_timeout; each is its namesake in channel,
+ * _receive asthra_channel_next. T is also Lines_value. Lines is a value that holds the channel:
+ * `lines.raw` serves for what has no form here, and a channel from elsewhere can be put there. One
+ * that is NULL, or whose values have another size, panics and names the line of its
  * ASTHRA_CHANNEL_TYPE. */
 #define ASTHRA_CHANNEL_TYPE(name, T)                                                              \
     typedef T name##_value;                                                                       \
@@ -1700,7 +1784,24 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
     ASTHRA__INLINE void name##_destroy(name asthra__c) {                                          \
         asthra_channel_destroy(ASTHRA__CHANNEL(name, _destroy, asthra__c));                       \
     }                                                                                             \
+    ASTHRA__CHANNEL_CASES(name)                                                                   \
     typedef name##_value name##__element
+
+#if ASTHRA_HAS_SELECT
+#define ASTHRA__CHANNEL_CASES(name)                                                                \
+    ASTHRA__INLINE bool name##_case_receive(AsthraSelect *asthra__s, name asthra__c,               \
+                                            name##_value *asthra__out) {                           \
+        return asthra_case_receive_at(asthra__s, asthra__c.raw, asthra__out, sizeof(name##_value), \
+                                      ASTHRA__AT(#name "_case_receive"));                          \
+    }                                                                                              \
+    ASTHRA__INLINE bool name##_case_send(AsthraSelect *asthra__s, name asthra__c,                  \
+                                         const name##_value *asthra__value) {                      \
+        return asthra_case_send_at(asthra__s, asthra__c.raw, asthra__value, sizeof(name##_value),  \
+                                   ASTHRA__AT(#name "_case_send"));                                \
+    }
+#else
+#define ASTHRA__CHANNEL_CASES(name)
+#endif
 
 #define ASTHRA__CHANNEL(name, verb, c) \
     asthra_channel_expect((c).raw, sizeof(name##_value), ASTHRA__AT(#name #verb))
@@ -21474,6 +21575,202 @@ ASTHRA_RT_API int asthra_select_execute(AsthraSelectBuilder *b) {
 ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilder *b) {
     ASTHRA__SELECT_NEEDS(b);
     return b->outcome;
+}
+
+#endif
+
+/* ---- [select] body ------------------------------------------- concurrency/select_cases.c ---- */
+/* select - a select written as plain ifs.                                 [select] body: cases
+ *
+ * ASTHRA_SELECT is a loop of two rounds, and the functions in its conditions know which one it is.
+ *
+ *     BEGUN --step--> GATHERS --step: asthra_select--> ANSWERS --step--> OVER
+ *
+ * While it gathers, each case notes itself; while it answers, the n-th case that asks is compared
+ * with the n-th that was noted, and is told whether it was chosen. The phases are odd numbers, so
+ * that a case with a select that was never begun is seen.
+ */
+
+#if ASTHRA_HAS_SELECT
+
+enum {
+    ASTHRA__SELECT_BEGUN = 0x5e1ec7a1,
+    ASTHRA__SELECT_GATHERS,
+    ASTHRA__SELECT_ANSWERS,
+    ASTHRA__SELECT_OVER
+};
+
+ASTHRA_RT_API AsthraSelect *asthra_select_begin_at(AsthraSelect *s, const char *who) {
+    s->phase = ASTHRA__SELECT_BEGUN;
+    s->next = s->count = s->chosen = 0;
+    s->ok = true;
+    s->timeout_ns = ASTHRA_FOREVER;
+    s->who = who;
+    s->timeouts = s->shortest = 0;
+    s->has_default = s->is_taken = false;
+    return s;
+}
+
+ASTHRA_RT_API AsthraSelect *asthra_select_begin(AsthraSelect *s) {
+    return asthra_select_begin_at(s, "asthra_select_begin");
+}
+
+/* Waits, and prepares the second round. */
+static void asthra__select_choose(AsthraSelect *s) {
+    int64_t timeout_ns = s->has_default ? 0 : s->timeout_ns;
+    s->chosen = asthra_select(s->cases, (size_t)s->count, timeout_ns);
+    if (s->chosen == ASTHRA_SELECT_DEFAULT && !s->has_default) s->chosen = ASTHRA_SELECT_TIMEOUT;
+    if (s->chosen >= 0) s->ok = s->cases[s->chosen].status == ASTHRA_OK;
+    if (s->chosen == ASTHRA_SELECT_CANCELLED) asthra__error_note(ASTHRA_CANCELLED);
+    s->timeouts = 0;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__select_missed(const AsthraSelect *s) {
+    const char *what = s->chosen == ASTHRA_SELECT_DEFAULT               ? "the default"
+                       : s->chosen < 0                                  ? "the timeout"
+                       : s->cases[s->chosen].kind == ASTHRA_SELECT_SEND ? "a send"
+                                                                        : "a receive";
+    const char *name = s->chosen < 0 ? NULL : s->cases[s->chosen].channel->name;
+    asthra_panic_at(NULL,
+                    "%s: %s%s%s%s was chosen, but when the body ran again nobody asked for it: a "
+                    "condition has changed in between",
+                    s->who, what, name ? " on channel '" : "", name ? name : "", name ? "'" : "");
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__select_outside(const char *who) {
+    asthra_panic_at(NULL, "%s: not in the body of an ASTHRA_SELECT", who);
+}
+
+ASTHRA_RT_API bool asthra_select_step(AsthraSelect *s) {
+    switch (s->phase) {
+    case ASTHRA__SELECT_BEGUN: break;
+    case ASTHRA__SELECT_GATHERS: asthra__select_choose(s); break;
+    case ASTHRA__SELECT_ANSWERS:
+        if (ASTHRA__UNLIKELY(!s->is_taken) && s->chosen > ASTHRA_SELECT_CANCELLED)
+            asthra__select_missed(s);
+        s->phase = ASTHRA__SELECT_OVER;
+        return false;
+    default: asthra__select_outside("asthra_select_step");
+    }
+    s->phase++;
+    return true;
+}
+
+/* Is this the second round? */
+static inline bool asthra__select_answers(const AsthraSelect *s, const char *who) {
+    if (ASTHRA__LIKELY(s != NULL)) {
+        if (s->phase == ASTHRA__SELECT_ANSWERS) return true;
+        if (ASTHRA__LIKELY(s->phase == ASTHRA__SELECT_GATHERS)) return false;
+    }
+    asthra__select_outside(who);
+}
+
+/* Tells who asks that its branch is the one. */
+static inline bool asthra__select_give(AsthraSelect *s, bool is_chosen) {
+    if (!is_chosen || s->is_taken) return false;
+    s->is_taken = true;
+    return true;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__select_too_many(const AsthraSelect *s,
+                                                                 const char *who) {
+    asthra_panic_at(NULL,
+                    "%s: more than %d cases in the %s: asthra_select_builder_create makes a select "
+                    "without a limit",
+                    who, ASTHRA_SELECT_MAX, s->who);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__select_changed(const AsthraSelect *s,
+                                                                const char *who) {
+    asthra_panic_at(NULL,
+                    "%s: the cases of the %s were others, or in another order, when its body ran "
+                    "for the first time",
+                    who, s->who);
+}
+
+/* A case in the first round. The fields are written one by one: a struct that is put together on
+ * the stack and copied in larger pieces stalls the processor. */
+static inline void asthra__select_note(AsthraSelect *s, AsthraSelectKind kind, AsthraChannel *c,
+                                       void *data, size_t element_size, const char *who) {
+    if (ASTHRA__UNLIKELY(s->count == ASTHRA_SELECT_MAX)) asthra__select_too_many(s, who);
+    if (c && element_size && ASTHRA__UNLIKELY(c->element_size != element_size))
+        asthra_channel_expect(c, element_size, who);
+    AsthraSelectCase *k = &s->cases[s->count++];
+    k->kind = kind;
+    k->status = ASTHRA_OK;
+    k->channel = c;
+    k->data = data;
+}
+
+/* The same case in the second round. */
+static inline bool asthra__select_ask(AsthraSelect *s, AsthraSelectKind kind,
+                                      const AsthraChannel *c, const void *data, const char *who) {
+    const AsthraSelectCase *k = &s->cases[s->next];
+    if (ASTHRA__UNLIKELY(s->next == s->count || k->kind != kind || k->channel != c ||
+                         k->data != data))
+        asthra__select_changed(s, who);
+    return asthra__select_give(s, s->next++ == s->chosen);
+}
+
+ASTHRA_RT_API bool asthra_case_receive_at(AsthraSelect *s, AsthraChannel *c, void *out,
+                                          size_t element_size, const char *who) {
+    if (asthra__select_answers(s, who))
+        return asthra__select_ask(s, ASTHRA_SELECT_RECEIVE, c, out, who);
+    asthra__select_note(s, ASTHRA_SELECT_RECEIVE, c, out, element_size, who);
+    return false;
+}
+
+ASTHRA_RT_API bool asthra_case_send_at(AsthraSelect *s, AsthraChannel *c, const void *value,
+                                       size_t element_size, const char *who) {
+    if (asthra__select_answers(s, who))
+        return asthra__select_ask(s, ASTHRA_SELECT_SEND, c, value, who);
+    if (ASTHRA__UNLIKELY(c && !value))
+        asthra_panic_at(NULL, "%s: the value for channel '%s' is NULL", who, c->name);
+    void *data = asthra__channel_source(value);
+    asthra__select_note(s, ASTHRA_SELECT_SEND, c, data, element_size, who);
+    return false;
+}
+
+ASTHRA_RT_API bool asthra_case_timeout_at(AsthraSelect *s, int64_t timeout_ns, const char *who) {
+    int number = s ? s->timeouts : 0;
+    if (asthra__select_answers(s, who)) {
+        s->timeouts++;
+        return asthra__select_give(s, s->chosen == ASTHRA_SELECT_TIMEOUT && number == s->shortest);
+    }
+    s->timeouts++;
+    if (timeout_ns < 0 || (s->timeout_ns >= 0 && timeout_ns >= s->timeout_ns)) return false;
+    s->timeout_ns = timeout_ns;
+    s->shortest = number;
+    return false;
+}
+
+ASTHRA_RT_API bool asthra_case_default_at(AsthraSelect *s, const char *who) {
+    if (asthra__select_answers(s, who))
+        return asthra__select_give(s, s->chosen == ASTHRA_SELECT_DEFAULT);
+    s->has_default = true;
+    return false;
+}
+
+ASTHRA_RT_API bool asthra_case_cancelled_at(AsthraSelect *s, const char *who) {
+    if (!asthra__select_answers(s, who)) return false;
+    return asthra__select_give(s, s->chosen <= ASTHRA_SELECT_CANCELLED);
+}
+
+/* For callers that need a function, not a macro. */
+ASTHRA_RT_API bool(asthra_case_receive)(AsthraSelect *s, AsthraChannel *c, void *out) {
+    return asthra_case_receive_at(s, c, out, 0, "asthra_case_receive");
+}
+ASTHRA_RT_API bool(asthra_case_send)(AsthraSelect *s, AsthraChannel *c, const void *value) {
+    return asthra_case_send_at(s, c, value, 0, "asthra_case_send");
+}
+ASTHRA_RT_API bool(asthra_case_timeout)(AsthraSelect *s, int64_t timeout_ns) {
+    return asthra_case_timeout_at(s, timeout_ns, "asthra_case_timeout");
+}
+ASTHRA_RT_API bool(asthra_case_default)(AsthraSelect *s) {
+    return asthra_case_default_at(s, "asthra_case_default");
+}
+ASTHRA_RT_API bool(asthra_case_cancelled)(AsthraSelect *s) {
+    return asthra_case_cancelled_at(s, "asthra_case_cancelled");
 }
 
 #endif

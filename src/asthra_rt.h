@@ -225,6 +225,7 @@ extern "C" {
 #include "concurrency/channel_internal.h"
 #include "concurrency/channel.c"
 #include "concurrency/select.c"
+#include "concurrency/select_cases.c"
 #include "concurrency/mutex.c"
 #include "io/fd.c"
 #include "runtime/module_internal.h"

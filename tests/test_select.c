@@ -547,3 +547,372 @@ TEST_PANICS(select, a_channel_that_a_select_waits_on_is_not_destroyed, "still wa
     until_waiting(t);
     asthra_channel_destroy(w.a);
 }
+
+/* ---- plain ifs ---- */
+
+TEST(select, ifs_run_the_branch_of_the_case_that_was_chosen) {
+    AsthraChannel *a = ints(1), *b = ints(1);
+    int got = 0, value = 7, ran = 0;
+    send_int(a, 5);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, b, &got)) {
+            CHECK(false);
+        } else if (asthra_case_receive(&s, a, &got)) {
+            CHECK(s.ok);
+            ran++;
+        } else if (asthra_case_timeout(&s, ASTHRA_MS(100))) {
+            CHECK(false);
+        }
+    }
+    CHECK_EQ(ran, 1);
+    CHECK_EQ(got, 5);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, a, &got)) CHECK(false);
+        if (asthra_case_send(&s, b, &value)) ran++;
+        if (asthra_case_receive(&s, a, &got)) CHECK(false);
+    }
+    CHECK_EQ(ran, 2);
+    CHECK_EQ(asthra_channel_count(b), 1);
+    asthra_channel_destroy(a);
+    asthra_channel_destroy(b);
+}
+
+TEST(select, ifs_wait_until_one_is_ready) {
+    AsthraChannel *a = ints(0), *b = ints(0);
+    int got = 0;
+    AsthraTaskHandle t = asthra_spawn(send_five, b);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, a, NULL))
+            CHECK(false);
+        else if (asthra_case_receive(&s, b, &got))
+            CHECK(s.ok);
+    }
+    CHECK_EQ(got, 5);
+    asthra_await(t);
+    t = asthra_spawn(receive_one, a);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_send(&s, a, &got)) got = 0;
+    }
+    CHECK_EQ(got, 0);
+    CHECK_EQ((intptr_t)asthra_await(t), 5);
+    asthra_channel_destroy(a);
+    asthra_channel_destroy(b);
+}
+
+TEST(select, ifs_on_a_closed_channel_are_not_ok) {
+    AsthraChannel *c = ints(1);
+    int value = 3, ran = 0;
+    send_int(c, 4);
+    asthra_channel_close(c);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, &value)) ran += s.ok && value == 4;
+    }
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, &value)) ran += !s.ok && value == 4;
+    }
+    ASTHRA_SELECT(s) {
+        if (asthra_case_send(&s, c, &value)) ran += !s.ok;
+    }
+    CHECK_EQ(ran, 3);
+    asthra_channel_destroy(c);
+}
+
+TEST(select, ifs_have_timeouts_and_the_shortest_counts) {
+    AsthraChannel *c = ints(0);
+    int64_t limits[] = {ASTHRA_FOREVER, ASTHRA_SECONDS(20), ASTHRA_US(50), ASTHRA_US(50)};
+    int chosen = -1, times = 0;
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, NULL)) CHECK(false);
+        for (int i = 0; i < 4; i++)
+            if (asthra_case_timeout(&s, limits[i])) chosen = i;
+    }
+    CHECK_EQ(chosen, 2);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_timeout(&s, 0)) times++;
+    }
+    CHECK_EQ(times, 1);
+    int64_t moving = ASTHRA_US(70); /* what is left of some time, as it may be computed */
+    ASTHRA_SELECT(s) {
+        if (asthra_case_timeout(&s, moving--)) times++;
+    }
+    CHECK_EQ(times, 2);
+    asthra_channel_destroy(c);
+}
+
+TEST(select, ifs_with_a_default_never_wait) {
+    AsthraChannel *c = ints(1);
+    int ran = 0;
+    ASTHRA_SELECT(s) {
+        if (asthra_case_timeout(&s, 0))
+            CHECK(false);
+        else if (asthra_case_receive(&s, c, NULL))
+            CHECK(false);
+        else if (asthra_case_default(&s))
+            ran++;
+    }
+    CHECK_EQ(ran, 1);
+    send_int(c, 1);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_default(&s)) CHECK(false);
+        if (asthra_case_receive(&s, c, NULL)) ran++;
+        if (asthra_case_default(&s)) CHECK(false);
+    }
+    CHECK_EQ(ran, 2);
+    asthra_channel_destroy(c);
+}
+
+TEST(select, ifs_evaluate_their_conditions_twice_and_the_branch_once) {
+    AsthraChannel *c = ints(1);
+    int conditions = 0, outside = 0, branches = 0;
+    send_int(c, 1);
+    ASTHRA_SELECT(s) {
+        outside++;
+        if (asthra_case_receive(&s, (conditions++, c), NULL)) branches++;
+    }
+    CHECK_EQ(conditions, 2);
+    CHECK_EQ(outside, 2);
+    CHECK_EQ(branches, 1);
+    asthra_channel_destroy(c);
+}
+
+static int leave_by_return(AsthraChannel *c) {
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, NULL)) return 1;
+    }
+    return 2;
+}
+
+TEST(select, break_continue_return_and_goto_leave_ifs) {
+    AsthraChannel *c = ints(4);
+    int rounds = 0;
+    for (int i = 0; i < 4; i++) send_int(c, i);
+    for (; rounds < 2; rounds++) {
+        ASTHRA_SELECT(s) {
+            if (asthra_case_receive(&s, c, NULL)) {
+                if (rounds == 0) break; /* only the select */
+                continue;
+            }
+            CHECK(rounds < 2);
+        }
+    }
+    CHECK_EQ(rounds, 2);
+    CHECK_EQ(leave_by_return(c), 1);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, NULL)) goto out;
+    }
+    CHECK(false);
+out:
+    CHECK_EQ(asthra_channel_count(c), 0);
+    asthra_channel_destroy(c);
+}
+
+TEST(select, a_branch_may_wait_and_hold_another_select) {
+    AsthraChannel *a = ints(1), *b = ints(0);
+    int got = 0, inner = 0;
+    send_int(a, 1);
+    AsthraTaskHandle t = asthra_spawn(send_five, b);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, b, NULL)) {
+            inner = -1; /* then there is nothing in b any more */
+        } else if (asthra_case_receive(&s, a, &got)) {
+            asthra_sleep_ns(ASTHRA_US(50));
+            ASTHRA_SELECT(r) {
+                if (asthra_case_receive(&r, a, NULL))
+                    CHECK(false);
+                else if (asthra_case_receive(&r, b, &inner))
+                    CHECK(r.ok && s.ok);
+            }
+        }
+    }
+    CHECK((got == 1 && inner == 5) || (got == 0 && inner == -1));
+    asthra_await(t);
+    asthra_channel_destroy(a);
+    asthra_channel_destroy(b);
+}
+
+TEST(select, ifs_may_stand_in_a_loop_and_beside_conditions) {
+    AsthraChannel *c[ASTHRA_SELECT_MAX];
+    int sum = 0, got = -1, wants[] = {1, 0};
+    for (int i = 0; i < ASTHRA_SELECT_MAX; i++) c[i] = ints(1);
+    for (int i = 0; i < ASTHRA_SELECT_MAX; i++) {
+        send_int(c[i], i);
+        ASTHRA_SELECT(s) {
+            for (int k = 0; k < ASTHRA_SELECT_MAX; k++) {
+                if (wants[0] && asthra_case_receive(&s, c[k], &got)) sum += got == k;
+                if (wants[1] && asthra_case_receive(&s, c[k], &got)) CHECK(false);
+            }
+        }
+    }
+    CHECK_EQ(sum, ASTHRA_SELECT_MAX);
+    for (int i = 0; i < ASTHRA_SELECT_MAX; i++) asthra_channel_destroy(c[i]);
+}
+
+TEST(select, ifs_with_a_null_channel_are_never_ready) {
+    int ran = 0;
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, NULL, NULL))
+            CHECK(false);
+        else if (asthra_case_send(&s, NULL, NULL))
+            CHECK(false);
+        else if (asthra_case_default(&s))
+            ran++;
+    }
+    CHECK_EQ(ran, 1);
+}
+
+/* Bit 0: the branch ran; bit 1: a loop without it ends, too. */
+static void *ifs_until_cancelled(void *c) {
+    intptr_t seen = 0;
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, NULL)) {
+            CHECK(false);
+        } else if (asthra_case_cancelled(&s)) {
+            CHECK_EQ(asthra_last_error().status, ASTHRA_CANCELLED);
+            seen |= 1;
+        }
+    }
+    while (!asthra_cancel_requested()) {
+        ASTHRA_SELECT(s) {
+            if (asthra_case_receive(&s, c, NULL)) CHECK(false);
+        }
+    }
+    ASTHRA_SELECT(s) {}
+    return (void *)(seen | 2);
+}
+
+TEST(select, ifs_end_without_a_choice_when_the_task_is_cancelled) {
+    AsthraChannel *c = ints(0);
+    void *seen = NULL;
+    AsthraTaskHandle t = asthra_spawn(ifs_until_cancelled, c);
+    until_waiting(t);
+    CHECK(asthra_task_cancel(t));
+    CHECK_EQ(asthra_await_result(t, &seen).status, ASTHRA_CANCELLED);
+    CHECK_EQ((intptr_t)seen, 3);
+    asthra_channel_destroy(c);
+}
+
+static void *empty_ifs(void *args) {
+    ASTHRA_SELECT(s) {}
+    return args;
+}
+
+TEST(select, ifs_without_a_case_wait_until_cancelled) {
+    AsthraTaskHandle t = asthra_spawn(empty_ifs, NULL);
+    until_waiting(t);
+    CHECK(asthra_task_cancel(t));
+    CHECK_EQ(asthra_await_result(t, NULL).status, ASTHRA_CANCELLED);
+}
+
+TEST(select, the_names_in_parentheses_are_functions) {
+    AsthraChannel *c = ints(1);
+    AsthraSelect s;
+    int value = 6, got = 0, ran = 0;
+    for (AsthraSelect *at = (asthra_select_begin)(&s); asthra_select_step(at);) {
+        if ((asthra_case_receive)(at, c, &got)) CHECK(false);
+        if ((asthra_case_send)(at, c, &value)) ran |= 1;
+    }
+    for (AsthraSelect *at = asthra_select_begin(&s); asthra_select_step(at);) {
+        if ((asthra_case_send)(at, c, &value)) CHECK(false);
+        if ((asthra_case_timeout)(at, ASTHRA_US(50))) ran |= 2;
+        if ((asthra_case_cancelled)(at)) CHECK(false);
+    }
+    for (AsthraSelect *at = asthra_select_begin(&s); asthra_select_step(at);) {
+        if ((asthra_case_default)(at)) ran |= 4;
+    }
+    CHECK_EQ(ran, 7);
+    asthra_channel_destroy(c);
+}
+
+/* ---- plain ifs: panics ---- */
+
+TEST_PANICS(select, a_17th_case_panics_and_names_the_builder,
+            "asthra_case_receive at tests/test_select.c:1002: more than 16 cases in the "
+            "ASTHRA_SELECT at tests/test_select.c:1001: asthra_select_builder_create makes") {
+    int i = 0;
+#line 1001
+    ASTHRA_SELECT(s) {
+        while (asthra_case_receive(&s, NULL, NULL) || i++ < 16) continue;
+    }
+}
+
+TEST_PANICS(
+    select, a_case_outside_a_select_panics_with_its_line,
+    "asthra_case_receive at tests/test_select.c:1101: not in the body of an ASTHRA_SELECT") {
+    AsthraSelect s;
+    memset(&s, 0x5a, sizeof s);
+#line 1101
+    asthra_case_receive(&s, NULL, NULL);
+}
+
+TEST_PANICS(
+    select, a_case_behind_its_select_panics_with_its_line,
+    "asthra_case_default at tests/test_select.c:1201: not in the body of an ASTHRA_SELECT") {
+    AsthraSelect s;
+    for (asthra_select_begin(&s); asthra_select_step(&s);) asthra_case_default(&s);
+#line 1201
+    asthra_case_default(&s);
+}
+
+TEST_PANICS(select, no_select_at_all_panics, "asthra_case_timeout at ") {
+    asthra_case_timeout(NULL, 5);
+}
+
+TEST_PANICS(select, cases_in_another_order_panic,
+            "asthra_case_send at tests/test_select.c:1303: the cases of the ASTHRA_SELECT at "
+            "tests/test_select.c:1301 were others, or in another order") {
+    AsthraChannel *c = ints(1);
+    int value = 1, round = 0;
+    send_int(c, 1);
+#line 1301
+    ASTHRA_SELECT(s) {
+        if (round++ == 0) asthra_case_receive(&s, c, &value);
+        asthra_case_send(&s, c, &value);
+    }
+}
+
+TEST_PANICS(select, another_target_panics,
+            "the cases of the ASTHRA_SELECT at tests/test_select.c:1401 were others") {
+    AsthraChannel *c = ints(1);
+    int values[2], round = 0;
+    send_int(c, 1);
+#line 1401
+    ASTHRA_SELECT(s) {
+        asthra_case_receive(&s, c, &values[round++]);
+    }
+}
+
+TEST_PANICS(select, a_case_more_in_the_second_round_panics, "the cases of the ASTHRA_SELECT at ") {
+    int round = 0;
+    ASTHRA_SELECT(s) {
+        asthra_case_default(&s);
+        if (round++ == 1) asthra_case_receive(&s, NULL, NULL);
+    }
+}
+
+TEST_PANICS(select, a_chosen_case_that_nobody_asks_for_panics,
+            "ASTHRA_SELECT at tests/test_select.c:1601: a receive on channel 'ints' was chosen, "
+            "but when the body ran again nobody asked for it") {
+    AsthraChannel *c = ints(1);
+    bool wanted = true;
+    send_int(c, 1);
+#line 1601
+    ASTHRA_SELECT(s) {
+        if (wanted && asthra_case_receive(&s, c, NULL)) CHECK(false);
+        wanted = false;
+    }
+}
+
+TEST_PANICS(select, a_timeout_that_nobody_asks_for_panics, "the timeout was chosen, but when") {
+    bool wanted = true;
+    ASTHRA_SELECT(s) {
+        if (wanted) asthra_case_timeout(&s, ASTHRA_US(50));
+        wanted = false;
+    }
+}
+
+TEST_PANICS(select, ifs_that_send_nothing_panic, "the value for channel 'ints' is NULL") {
+    AsthraChannel *c = ints(1);
+    ASTHRA_SELECT(s) {
+        asthra_case_send(&s, c, NULL);
+    }
+}

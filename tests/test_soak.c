@@ -86,6 +86,24 @@ static void step_receive(Dice *d) {
                                      : asthra_channel_receive_timeout(c, &value, short_time(d));
     count_received((AsthraStatus)r.status, value, -7);
 }
+/* The same, written as ifs. */
+static int select_by_ifs(AsthraSelectCase *cases, size_t count, int64_t limit_ns) {
+    int chosen = ASTHRA_SELECT_CANCELLED;
+    ASTHRA_SELECT(s) {
+        for (size_t i = 0; i < count; i++) {
+            AsthraSelectCase *k = &cases[i];
+            bool is_chosen = k->kind == ASTHRA_SELECT_SEND
+                                 ? asthra_case_send(&s, k->channel, k->data)
+                                 : asthra_case_receive(&s, k->channel, k->data);
+            if (!is_chosen) continue;
+            k->status = s.ok ? ASTHRA_OK : ASTHRA_CLOSED;
+            chosen = (int)i;
+        }
+        if (limit_ns == 0 && asthra_case_default(&s)) chosen = ASTHRA_SELECT_DEFAULT;
+        if (limit_ns != 0 && asthra_case_timeout(&s, limit_ns)) chosen = ASTHRA_SELECT_TIMEOUT;
+    }
+    return chosen;
+}
 static void step_select(Dice *d) {
     AsthraSelectCase cases[6];
     long values[6];
@@ -96,7 +114,9 @@ static void step_select(Dice *d) {
         values[i] = sends ? next_value() : -7;
         cases[i] = sends ? asthra_select_send(c, &values[i]) : asthra_select_receive(c, &values[i]);
     }
-    int chosen = asthra_select(cases, count, roll(d, 4) == 0 ? 0 : short_time(d) + 1);
+    int64_t limit_ns = roll(d, 4) == 0 ? 0 : short_time(d) + 1;
+    int chosen =
+        roll(d, 2) ? select_by_ifs(cases, count, limit_ns) : asthra_select(cases, count, limit_ns);
     CHECK(chosen >= ASTHRA_SELECT_CANCELLED && chosen < (int)count);
     for (size_t i = 0; i < count; i++) {
         if ((int)i != chosen && cases[i].kind == ASTHRA_SELECT_RECEIVE) CHECK_EQ(values[i], -7);

@@ -31,8 +31,8 @@ ASTHRA_TASK(int64_t, fib, (int, n)) {
 
 static void check_fib(size_t workers) {
     start(workers);
-    CHECK_EQ(fib(18), 2584);
-    CHECK_EQ(fib_await(fib_go(18)), 2584);
+    CHECK_EQ(fib(15), 610);
+    CHECK_EQ(fib_await(fib_go(15)), 610);
 }
 
 TEST(typed, a_task_may_spawn_itself_on_one_worker) {
@@ -530,4 +530,85 @@ static void *send_into_none(void *unused) {
 TEST(typed, a_channel_whose_create_failed_panics_with_the_reason) {
     start(1);
     CHECK(strstr(panic_of(send_into_none, NULL), "values of 6000 bytes overflow") != NULL);
+}
+
+/* ---- channels in a select ---- */
+
+ASTHRA_TASK(int64_t, add_up, (Numbers, numbers), (Names, names), (Numbers, sums)) {
+    int64_t number = 0, sum = 0;
+    const char *name = NULL;
+    bool is_open = true;
+    while (is_open) {
+        ASTHRA_SELECT(s) {
+            if (Numbers_case_receive(&s, numbers, &number)) {
+                sum += number;
+            } else if (Names_case_receive(&s, names, &name)) {
+                is_open = s.ok;
+                sum += s.ok ? name[0] - '0' : 0;
+            } else if (sum > 0 && Numbers_case_send(&s, sums, &sum)) {
+                sum = 0;
+            }
+        }
+    }
+    return sum;
+}
+
+TEST(typed, a_select_receives_and_sends_values) {
+    Numbers numbers = Numbers_create(0), sums = Numbers_create(0), off = {NULL};
+    Names names = Names_create(0);
+    int64_t sum = 0, ran = 0;
+    add_up_task t = add_up_go(numbers, names, sums);
+    Numbers_send(numbers, 40);
+    Names_send(names, "2");
+    CHECK(Numbers_receive(sums, &sum));
+    CHECK_EQ(sum, 42);
+    Numbers_send(numbers, 7);
+    Names_close(names);
+    CHECK_EQ(add_up_await(t), 7);
+    ASTHRA_SELECT(s) {
+        if (Numbers_case_receive(&s, off, &sum)) CHECK(false);
+        if (Names_case_receive(&s, names, NULL)) ran++;
+    }
+    CHECK_EQ(ran, 1);
+    Numbers_destroy(numbers);
+    Numbers_destroy(sums);
+    Names_destroy(names);
+}
+
+static void *select_another_size(void *raw) {
+    Words words = {raw};
+    int32_t value = 0;
+    ASTHRA_SELECT(s) {
+        Words_case_receive(&s, words, &value);
+    }
+    return NULL;
+}
+static void *select_send_another_size(void *raw) {
+    Words words = {raw};
+    int32_t value = 0;
+    ASTHRA_SELECT(s) {
+        Words_case_send(&s, words, &value);
+    }
+    return NULL;
+}
+static void *case_without_a_select(void *raw) {
+    Words words = {raw};
+    AsthraSelect s;
+    memset(&s, 0, sizeof s);
+    Words_case_receive(&s, words, NULL);
+    return NULL;
+}
+
+TEST(typed, cases_of_another_size_and_outside_a_select_panic_and_are_named) {
+    start(1);
+    AsthraChannel *other = asthra_channel_create(sizeof(int64_t), 1, "other");
+    const char *message = panic_of(select_another_size, other);
+    CHECK(strncmp(message, "Words_case_receive at tests/test_typed.c:", 41) == 0);
+    CHECK(strstr(message, "channel 'other' carries values of 8 bytes, not 4") != NULL);
+    message = panic_of(select_send_another_size, other);
+    CHECK(strncmp(message, "Words_case_send at tests/test_typed.c:", 38) == 0);
+    message = panic_of(case_without_a_select, other);
+    CHECK(strncmp(message, "Words_case_receive at tests/test_typed.c:", 41) == 0);
+    CHECK(strstr(message, ": not in the body of an ASTHRA_SELECT") != NULL);
+    asthra_channel_destroy(other);
 }

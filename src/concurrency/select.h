@@ -79,5 +79,85 @@ ASTHRA_RT_API int asthra_select_execute(AsthraSelectBuilder *b);
  * drained). */
 ASTHRA_RT_API AsthraSelectOutcome asthra_select_outcome(const AsthraSelectBuilder *b);
 
+/* A select written as plain ifs.
+ *
+ *     ASTHRA_SELECT(s) {
+ *         if (asthra_case_receive(&s, lines, &line)) {
+ *             if (!s.ok) break;                            lines is closed and drained
+ *             puts(line);
+ *         } else if (asthra_case_send(&s, numbers, &next)) {
+ *             next++;
+ *         } else if (asthra_case_timeout(&s, ASTHRA_MS(100))) {
+ *             puts("nobody came");
+ *         } else if (asthra_case_cancelled(&s)) {
+ *             return;
+ *         }
+ *     }
+ *
+ * The body runs twice: first every case returns false and is noted, then the select waits, and then
+ * the case that was chosen, and no other, returns true. So the body is these ifs and nothing else;
+ * what stands in their conditions is evaluated twice, and what stands in no branch, a plain else
+ * too, runs twice; targets and values are declared outside it. The cases must be the same both
+ * times: another channel or target, another order, or a condition beside a case that has changed
+ * meanwhile is a panic where it shows. A case may stand in a loop; a branch may wait, and may hold
+ * another select.
+ *
+ * break and continue leave the select, and only it, not a loop around it; return and goto leave it
+ * too. `s` is gone behind the closing brace.
+ *
+ * At most ASTHRA_SELECT_MAX cases, or it panics; a builder has no limit. Without any, and without a
+ * timeout or default, it waits until the task is cancelled. Cost: asthra_select's and some 5 ns a
+ * case. */
+#define ASTHRA_SELECT_MAX 16
+typedef struct AsthraSelect {
+    int phase, next, count, chosen; /* opaque */
+    bool ok;                        /* false: the chosen channel is closed */
+    int64_t timeout_ns;
+    AsthraSelectCase cases[ASTHRA_SELECT_MAX];
+    const char *who; /* from here on opaque, too */
+    int timeouts, shortest;
+    bool has_default, is_taken;
+} AsthraSelect;
+#define ASTHRA_SELECT(s)                                                                     \
+    for (AsthraSelect s, *s##__at = asthra_select_begin_at(&s, ASTHRA__AT("ASTHRA_SELECT")); \
+         asthra_select_step(s##__at);)
+
+/* True in the branch to run. `out` NULL drops the value; `*value` is read while the select waits. A
+ * NULL channel is never ready. Panics name the line of the case, or of its ASTHRA_SELECT; a case
+ * outside a select is one. */
+ASTHRA_RT_API bool asthra_case_receive(AsthraSelect *s, AsthraChannel *c, void *out);
+ASTHRA_RT_API bool asthra_case_send(AsthraSelect *s, AsthraChannel *c, const void *value);
+
+/* Nothing was ready for timeout_ns; of several the shortest. < 0: never. */
+ASTHRA_RT_API bool asthra_case_timeout(AsthraSelect *s, int64_t timeout_ns);
+
+/* Nothing is ready. Beats a timeout. */
+ASTHRA_RT_API bool asthra_case_default(AsthraSelect *s);
+
+/* No case was chosen: the task is cancelled, or there was no memory to wait with, and nothing was
+ * sent or received; asthra_last_error() says which. Without this case the select just ends, so a
+ * loop around it must ask asthra_cancel_requested(). */
+ASTHRA_RT_API bool asthra_case_cancelled(AsthraSelect *s);
+
+/* What the macros call. `who` begins their panics; element_size 0: not known. */
+ASTHRA_RT_API AsthraSelect *asthra_select_begin(AsthraSelect *s);
+ASTHRA_RT_API AsthraSelect *asthra_select_begin_at(AsthraSelect *s, const char *who);
+ASTHRA_RT_API bool asthra_select_step(AsthraSelect *s);
+ASTHRA_RT_API bool asthra_case_receive_at(AsthraSelect *s, AsthraChannel *c, void *out,
+                                          size_t element_size, const char *who);
+ASTHRA_RT_API bool asthra_case_send_at(AsthraSelect *s, AsthraChannel *c, const void *value,
+                                       size_t element_size, const char *who);
+ASTHRA_RT_API bool asthra_case_timeout_at(AsthraSelect *s, int64_t timeout_ns, const char *who);
+ASTHRA_RT_API bool asthra_case_default_at(AsthraSelect *s, const char *who);
+ASTHRA_RT_API bool asthra_case_cancelled_at(AsthraSelect *s, const char *who);
+#define asthra_case_receive(s, c, out) \
+    asthra_case_receive_at((s), (c), (out), 0, ASTHRA__AT("asthra_case_receive"))
+#define asthra_case_send(s, c, value) \
+    asthra_case_send_at((s), (c), (value), 0, ASTHRA__AT("asthra_case_send"))
+#define asthra_case_timeout(s, timeout_ns) \
+    asthra_case_timeout_at((s), (timeout_ns), ASTHRA__AT("asthra_case_timeout"))
+#define asthra_case_default(s) asthra_case_default_at((s), ASTHRA__AT("asthra_case_default"))
+#define asthra_case_cancelled(s) asthra_case_cancelled_at((s), ASTHRA__AT("asthra_case_cancelled"))
+
 #endif
 #endif

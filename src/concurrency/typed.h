@@ -167,17 +167,21 @@
  *
  *     ASTHRA_CHANNEL_TYPE(Lines, char *);
  *
- *     Lines lines = Lines_create(8);         named "Lines"; raw is NULL if it failed
+ *     Lines lines = Lines_create(8);           named "Lines"; raw is NULL if it failed
  *     AsthraResult r = Lines_send(lines, text);
  *     char *line;
  *     while (Lines_receive(lines, &line)) puts(line);
+ *     ASTHRA_SELECT(s) {                       a NULL channel is never ready there
+ *         if (Lines_case_receive(&s, lines, &line)) ...
+ *         else if (Lines_case_send(&s, others, &text)) ...
+ *     }
  *     Lines_close(lines);
  *     Lines_destroy(lines);
  *
- * and _try_send, _try_receive, _send_timeout and _receive_timeout, each as its namesake in channel,
- * _receive as asthra_channel_next. T is also Lines_value. Lines is a value that holds the channel:
- * `lines.raw` serves for what has no form here, and a channel of other sources can be put there.
- * One that is NULL, or whose values have another size, panics, and names the line of the
+ * and _try_send, _try_receive, _send_timeout and _receive_timeout; each is its namesake in channel,
+ * _receive asthra_channel_next. T is also Lines_value. Lines is a value that holds the channel:
+ * `lines.raw` serves for what has no form here, and a channel from elsewhere can be put there. One
+ * that is NULL, or whose values have another size, panics and names the line of its
  * ASTHRA_CHANNEL_TYPE. */
 #define ASTHRA_CHANNEL_TYPE(name, T)                                                              \
     typedef T name##_value;                                                                       \
@@ -220,7 +224,24 @@
     ASTHRA__INLINE void name##_destroy(name asthra__c) {                                          \
         asthra_channel_destroy(ASTHRA__CHANNEL(name, _destroy, asthra__c));                       \
     }                                                                                             \
+    ASTHRA__CHANNEL_CASES(name)                                                                   \
     typedef name##_value name##__element
+
+#if ASTHRA_HAS_SELECT
+#define ASTHRA__CHANNEL_CASES(name)                                                                \
+    ASTHRA__INLINE bool name##_case_receive(AsthraSelect *asthra__s, name asthra__c,               \
+                                            name##_value *asthra__out) {                           \
+        return asthra_case_receive_at(asthra__s, asthra__c.raw, asthra__out, sizeof(name##_value), \
+                                      ASTHRA__AT(#name "_case_receive"));                          \
+    }                                                                                              \
+    ASTHRA__INLINE bool name##_case_send(AsthraSelect *asthra__s, name asthra__c,                  \
+                                         const name##_value *asthra__value) {                      \
+        return asthra_case_send_at(asthra__s, asthra__c.raw, asthra__value, sizeof(name##_value),  \
+                                   ASTHRA__AT(#name "_case_send"));                                \
+    }
+#else
+#define ASTHRA__CHANNEL_CASES(name)
+#endif
 
 #define ASTHRA__CHANNEL(name, verb, c) \
     asthra_channel_expect((c).raw, sizeof(name##_value), ASTHRA__AT(#name #verb))

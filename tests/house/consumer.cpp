@@ -51,6 +51,13 @@ int main() {
     Node *node = nullptr;
     if (Nodes_send(nodes, &first).status || !Nodes_receive(nodes, &node) || node != &first)
         return 8;
+    bool chosen = false;
+    ASTHRA_SELECT(s) {
+        if (Nodes_case_receive(&s, nodes, &node)) return 9;
+        else if (Nodes_case_send(&s, nodes, &node)) chosen = s.ok;
+        else if (asthra_case_timeout(&s, ASTHRA_MS(1))) return 9;
+    }
+    if (!chosen) return 9;
     Nodes_destroy(nodes);
     AsthraMutex m;
     asthra_mutex_init(&m);

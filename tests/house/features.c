@@ -69,6 +69,19 @@ static int house_select(void) {
     HOUSE_EXPECT(asthra_channel_try_send(c, &in).status == ASTHRA_OK);
     HOUSE_EXPECT(asthra_select_execute(b) == 0 && out == 7);
     asthra_select_builder_destroy(b);
+    out = 0;
+    ASTHRA_SELECT(s) {
+        if (asthra_case_receive(&s, c, NULL))
+            out = 1;
+        else if (asthra_case_send(&s, c, &in))
+            out = 2;
+    }
+    HOUSE_EXPECT(out == 2);
+    HouseInts ints;
+    ints.raw = c;
+    ASTHRA_SELECT(s) {
+        if (HouseInts_case_receive(&s, ints, &out)) HOUSE_EXPECT(s.ok && out == 7);
+    }
     asthra_channel_destroy(c);
     return 0;
 }

@@ -143,6 +143,60 @@ long long n = 0;
 == destroy-another-channel
 - Points_destroy(numbers());
 + Numbers_destroy(numbers());
+== case-outside-a-select
+long long n = 0;
+- if (Numbers_case_receive(&s, numbers(), &n)) return;
++ ASTHRA_SELECT(s) { if (Numbers_case_receive(&s, numbers(), &n)) return; }
+(void)n;
+== case-behind-its-select
+ASTHRA_SELECT(s) { if (asthra_case_default(&s)) break; }
+- if (asthra_case_default(&s)) return;
++ ASTHRA_SELECT(s) { if (asthra_case_default(&s)) return; }
+== case-without-an-address
+ASTHRA_SELECT(s) {
+- if (asthra_case_default(s)) return;
++ if (asthra_case_default(&s)) return;
+}
+== case-into-another-struct
+Line line = { "" };
+ASTHRA_SELECT(s) {
+- if (Points_case_receive(&s, points(), &line)) return;
++ if (Lines_case_receive(&s, lines(), &line)) return;
+}
+(void)line;
+== case-into-another-pointer
+char *line = 0;
+const char *text = 0;
+ASTHRA_SELECT(s) {
+- if (Texts_case_receive(&s, texts(), &line)) return;
++ if (Texts_case_receive(&s, texts(), &text)) return;
+}
+(void)line, (void)text;
+== case-on-another-channel
+long long n = 0;
+ASTHRA_SELECT(s) {
+- if (Numbers_case_receive(&s, points(), &n)) return;
++ if (Numbers_case_receive(&s, numbers(), &n)) return;
+}
+(void)n;
+== case-without-a-channel
+ASTHRA_SELECT(s) {
+- if (asthra_case_receive(&s, 0)) return;
++ if (asthra_case_receive(&s, 0, 0)) return;
+}
+== case-that-sends-a-value
+ASTHRA_SELECT(s) {
+- if (Numbers_case_send(&s, numbers(), 3)) return;
++ long long n = 3; if (Numbers_case_send(&s, numbers(), &n)) return;
+}
+== case-without-a-timeout
+ASTHRA_SELECT(s) {
+- if (asthra_case_timeout(&s)) return;
++ if (asthra_case_timeout(&s, ASTHRA_MS(1))) return;
+}
+== select-without-a-name
+- ASTHRA_SELECT() { if (asthra_case_default(&s)) return; }
++ ASTHRA_SELECT(s) { if (asthra_case_default(&s)) return; }
 == a-channel-of-arrays
 //
 typedef char Name[16];
