@@ -2166,6 +2166,7 @@ static inline void asthra__cpu_relax(void) {
 
 #if defined(__linux__)
 #define ASTHRA__SYS_LINUX 1
+#define ASTHRA__SYS_LINUX_ABI 1
 #else
 #error "asthra_rt knows Linux so far: a new system is a file platform/os_<system>.c and a line here"
 #endif
@@ -2206,7 +2207,8 @@ static inline void asthra__cpu_relax(void) {
 /* ---- [os] internal ----------------------------------------------- platform/os_internal.h ---- */
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
- * One file per system implements it (os_linux.c; faults and backtraces in os_linux_fault.c). What
+ * What all systems do alike is in os.c, os_fault.c and os_trace.c; the rest in a set of files for
+ * each system: os_linux.c and its pieces, os_posix.c and its pieces for every other. What
  * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
@@ -2404,6 +2406,22 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
 
+/* ---- what the shared files ask of a system's ---- */
+
+/* Whether all of it is mapped; whole pages. */
+ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes);
+/* Whether a SIGSEGV or SIGBUS with this code was caused by an instruction. */
+ASTHRA__FN bool asthra__os_is_fault(int number, int code);
+ASTHRA__FN size_t asthra__os_signal_frame(void); /* most bytes that the system puts on a stack */
+/* The file that `at` belongs to, and how far it was moved from the addresses in it: as given, which
+ * is dladdr's word or none, or better. NULL: cannot be told. */
+ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
+#if ASTHRA_HAS_THREADS
+ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name);
+/* What the C library says of the calling thread's stack. May ask a heap for the main thread's. */
+ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high);
+#endif
+
 /* ---- what the files of one system share; Linux ---- */
 
 /* Reads at most room - 1 bytes of a file of /proc or /sys as a string; "" if there is none. */
@@ -2415,8 +2433,466 @@ ASTHRA__FN size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uint
 
 #endif
 
+/* ---- [os] body ------------------------------------------------------------ platform/os.c ---- */
+/* os - what all systems do alike: clock, messages, pages, threads.         [os] body
+ *
+ * A piece that is named after a system belongs to that system alone (os_linux.c, os_posix_pages.c);
+ * the others serve all of them, by means that POSIX gives, and ask the system's own pieces for what
+ * it does not.
+ */
+
+#if ASTHRA_HAS_CORE
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#if ASTHRA_HAS_THREADS
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+ASTHRA__FN int64_t asthra__os_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+ASTHRA__FN void asthra__os_yield(void) {
+    sched_yield();
+}
+
+ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
+    int saved = errno;
+    while (length > 0) {
+        ssize_t done = write(STDERR_FILENO, text, length);
+        if (done < 0 && errno != EINTR) break;
+        if (done <= 0) continue;
+        text += done;
+        length -= (size_t)done;
+    }
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
+    int saved = errno;
+    bool is_terminal = isatty(STDERR_FILENO) != 0;
+    errno = saved;
+    return is_terminal;
+}
+
+/* Pages. */
+
+ASTHRA__FN size_t asthra__os_page_size(void) {
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static char *asthra__os_map_plain(size_t bytes) {
+    int saved = errno;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+/* Neighbours of an aligned mapping are often aligned, so the plain call comes first. */
+ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
+    size_t wide = bytes + alignment - asthra__os_page_size();
+    char *start = asthra__os_map_plain(bytes);
+    if (start == NULL || ((uintptr_t)start & (alignment - 1)) == 0) return start;
+    asthra__os_unmap(start, bytes);
+    if (wide < bytes || (start = asthra__os_map_plain(wide)) == NULL) return NULL;
+    size_t head = (size_t)(-(uintptr_t)start & (alignment - 1)), tail = wide - head - bytes;
+    if (head != 0) asthra__os_unmap(start, head);
+    if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
+    return start + head;
+}
+
+ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes) {
+    int saved = errno;
+    bool is_open = mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
+    errno = saved;
+    return is_open;
+}
+
+ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes) {
+    int saved = errno;
+    int error = mlock(start, bytes) == 0 ? 0 : errno;
+    errno = saved;
+    return error;
+}
+
+ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes) {
+    int saved = errno;
+    munlock(start, bytes);
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes) {
+    return msync(start, bytes, MS_ASYNC) == 0;
+}
+
+#if ASTHRA_HAS_THREADS
+
+/* Everything but what the thread's own instructions raise: those would end the process blocked. */
+static void asthra__os_blocked_signals(sigset_t *set) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    sigfillset(set);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(set, faults[i]);
+}
+
+static size_t asthra__os_thread_stack(size_t bytes) {
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    size_t page = asthra__os_page_size();
+    if (least > 0 && bytes < (size_t)least) bytes = (size_t)least;
+    if (bytes < (size_t)PTHREAD_STACK_MIN) bytes = (size_t)PTHREAD_STACK_MIN;
+    return (bytes + page - 1) / page * page;
+}
+
+/* The new thread inherits the mask of this one, which is why it is changed for the moment. */
+ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
+                                        void *(*run)(void *), void *argument, const char *name) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t blocked, before;
+    int saved = errno;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
+    asthra__os_blocked_signals(&blocked);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);
+    bool is_started = pthread_create(&thread, &attributes, run, argument) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (is_started) {
+        *out = (Asthra__OsThread){0};
+        memcpy(&out->handle, &thread, sizeof thread);
+        if (name) asthra__os_thread_show(*out, name);
+    }
+    errno = saved;
+    return is_started;
+}
+_Static_assert(sizeof(pthread_t) <= sizeof(unsigned long long), "a pthread_t fits the handle");
+
+ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
+    pthread_t joined;
+    memcpy(&joined, &thread.handle, sizeof joined);
+    pthread_join(joined, NULL);
+}
+
+#endif
+
+#endif
+
+/* ---- [os] body ------------------------------------------------------ platform/os_fault.c ---- */
+/* os_fault - fault signals and alternate stacks.                           [os] body: faults
+ *
+ * A fault handler shares its signal with the host's and the sanitizers'. Three rules keep peace.
+ * Only a signal that an instruction caused, as its code tells, is ours; one that was sent goes on.
+ * What is not ours goes on to the handler before us, with the mask that it asked for; where that
+ * was the default, the default is put back and the instruction faults again, so that the core dump
+ * shows the culprit and not this file. And removal restores the old handler only where ours is
+ * still the one installed: if someone has stacked theirs on top since, ours stays below it and
+ * passes on.
+ *
+ * The handler runs with its signal blocked: a fault inside it ends the process at once instead of
+ * recursing. Leaving it by asthra__os_fault_redirect is an ordinary return from the signal, so the
+ * mask of the interrupted code comes back by itself.
+ */
+
+#if ASTHRA_HAS_CORE
+
+#include <errno.h>
+#include <signal.h>
+
+enum {
+    ASTHRA__OS_FAULT_SIGNALS = 2,
+    ASTHRA__OS_FAULT_ROOM = 48 * 1024 /* for the handler; unwinding takes most of it */
+};
+
+static const int asthra__os_fault_numbers[ASTHRA__OS_FAULT_SIGNALS] = {SIGSEGV, SIGBUS};
+
+static struct {
+    ASTHRA__ATOMIC(Asthra__OsFaultHandler) handler;
+    struct sigaction before[ASTHRA__OS_FAULT_SIGNALS];
+    bool is_linked[ASTHRA__OS_FAULT_SIGNALS]; /* ours is installed, or below one that calls it */
+} asthra__os_fault;
+
+/* Passes a signal on to whoever had it before. */
+static void asthra__os_fault_pass(int number, siginfo_t *info, void *context) {
+    const struct sigaction *before = &asthra__os_fault.before[number == SIGBUS];
+    bool is_sent = !asthra__os_is_fault(number, info->si_code);
+    bool is_plain = !(before->sa_flags & SA_SIGINFO);
+    if (is_plain && before->sa_handler == SIG_IGN && is_sent) return;
+    if (is_plain && (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN)) {
+        struct sigaction standard = {.sa_handler = SIG_DFL};
+        sigaction(number, &standard, NULL);
+        if (is_sent) raise(number); /* arrives when this handler returns */
+        return;
+    }
+    sigset_t own;
+    sigemptyset(&own);
+    sigaddset(&own, number);
+    sigprocmask(SIG_BLOCK, &before->sa_mask, NULL);
+    if (before->sa_flags & SA_NODEFER) sigprocmask(SIG_UNBLOCK, &own, NULL);
+    if (is_plain)
+        before->sa_handler(number);
+    else
+        before->sa_sigaction(number, info, context);
+}
+
+static void asthra__os_fault_signal(int number, siginfo_t *info, void *context) {
+    int saved = errno;
+    Asthra__OsFaultHandler handler = asthra__load(&asthra__os_fault.handler, acquire);
+    bool is_fault = asthra__os_is_fault(number, info->si_code);
+    if (!(handler && is_fault && handler(info->si_addr, context)))
+        asthra__os_fault_pass(number, info, context);
+    errno = saved;
+}
+
+static bool asthra__os_fault_is_ours(const struct sigaction *action) {
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == asthra__os_fault_signal;
+}
+
+/* The old action is stored before ours can run, because ours reads it. */
+static bool asthra__os_fault_link(int i) {
+    int number = asthra__os_fault_numbers[i];
+    struct sigaction ours = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
+    if (asthra__os_fault.is_linked[i]) return true;
+    if (sigaction(number, NULL, &asthra__os_fault.before[i]) != 0) return false;
+    ours.sa_sigaction = asthra__os_fault_signal;
+    sigemptyset(&ours.sa_mask);
+    asthra__os_fault.is_linked[i] = sigaction(number, &ours, NULL) == 0;
+    return asthra__os_fault.is_linked[i];
+}
+
+ASTHRA__FN void asthra__os_fault_remove(void) {
+    int saved = errno;
+    asthra__store(&asthra__os_fault.handler, NULL, release); /* pairs with the handler's acquire */
+    for (int i = 0; i < ASTHRA__OS_FAULT_SIGNALS; i++) {
+        struct sigaction now;
+        int number = asthra__os_fault_numbers[i];
+        if (!asthra__os_fault.is_linked[i] || sigaction(number, NULL, &now) != 0) continue;
+        if (!asthra__os_fault_is_ours(&now)) continue;
+        sigaction(number, &asthra__os_fault.before[i], NULL);
+        asthra__os_fault.is_linked[i] = false;
+    }
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler) {
+    int saved = errno;
+    bool is_linked = true;
+    asthra__store(&asthra__os_fault.handler, handler, release);
+    for (int i = 0; i < ASTHRA__OS_FAULT_SIGNALS; i++)
+        is_linked = asthra__os_fault_link(i) && is_linked;
+    if (!is_linked) asthra__os_fault_remove();
+    errno = saved;
+    return is_linked;
+}
+
+/* Alternate stacks: a guard page, room for the handler, the kernel's frame. */
+
+static size_t asthra__os_fault_stack_bytes(void) {
+    size_t page = asthra__os_page_size(), frame = asthra__os_signal_frame();
+    if (frame < 8192) frame = 8192;
+    return page + (frame + ASTHRA__OS_FAULT_ROOM + page - 1) / page * page;
+}
+
+ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
+    int saved = errno;
+    stack_t now = {0};
+    size_t bytes = asthra__os_fault_stack_bytes(), page = asthra__os_page_size();
+    *memory = NULL;
+    if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) return true;
+    char *start = asthra__os_map(bytes);
+    if (!start) return false;
+    (void)asthra__os_guard_pages(start, page, 1);
+    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page};
+    bool is_set = sigaltstack(&ours, NULL) == 0;
+    if (is_set)
+        *memory = start;
+    else
+        asthra__os_unmap(start, bytes);
+    errno = saved;
+    return is_set;
+}
+
+/* If the host has set its own since, that one stays. */
+ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
+    int saved = errno;
+    stack_t now = {0}, none = {.ss_flags = SS_DISABLE};
+    if (!memory) return;
+    if (sigaltstack(NULL, &now) == 0 && now.ss_sp == (char *)memory + asthra__os_page_size())
+        sigaltstack(&none, NULL);
+    asthra__os_unmap(memory, asthra__os_fault_stack_bytes());
+    errno = saved;
+}
+
+#endif
+
+/* ---- [os] body ------------------------------------------------------ platform/os_trace.c ---- */
+/* os_trace - backtraces and names.                                         [os] body: traces
+ *
+ * Names come from dladdr, bound weakly: a static program or an old C library without it links
+ * quietly and reports offsets in its executable instead, where the system tells them.
+ */
+
+#if ASTHRA_HAS_CORE
+
+#include <string.h>
+#include <unwind.h>
+
+/* Backtraces. The unwinder is libgcc's. Outside glibc it is bound weakly, because Debian's for musl
+ * does not link; there a backtrace is empty unless the program has the unwinder for other reasons,
+ * as C++ does, or is linked with -Wl,-u,_Unwind_Backtrace. */
+
+#ifdef __GLIBC__
+#define ASTHRA__OS_UNWINDER(name) __asm__(name)
+#define ASTHRA__OS_HAS_UNWINDER 1
+#else
+#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
+#define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+#endif
+#if defined(__GLIBC__) || ASTHRA__OS_HAS_EHABI
+#define ASTHRA__OS_HAS_CFA 1
+#else
+#define ASTHRA__OS_HAS_CFA (&asthra__os_unwind_stack != NULL)
+#endif
+extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
+    ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
+
+#if ASTHRA__OS_HAS_EHABI
+/* The unwinder of 32-bit ARM shows registers, and cannot tell who was interrupted. */
+extern int asthra__os_unwind_register(struct _Unwind_Context *frame, int file, uint32_t number,
+                                      int as, void *out) ASTHRA__OS_UNWINDER("_Unwind_VRS_Get");
+static uintptr_t asthra__os_unwind_core(struct _Unwind_Context *frame, uint32_t number) {
+    uintptr_t value = 0;
+    (void)asthra__os_unwind_register(frame, 0, number, 0, &value); /* a core one, as 32 bits */
+    return value;
+}
+static uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame) {
+    return asthra__os_unwind_core(frame, 13);
+}
+static uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact) {
+    *is_exact = 0;
+    return asthra__os_unwind_core(frame, 15);
+}
+#else
+extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
+    ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
+extern uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame)
+    ASTHRA__OS_UNWINDER("_Unwind_GetCFA");
+#endif
+
+typedef struct Asthra__OsTrace {
+    void **out; /* one of the two is NULL */
+    Asthra__OsFrame *frames;
+    size_t room, count;
+    bool is_caller, is_full; /* the first frame is this file's own; there were more */
+    uintptr_t last;          /* the stack pointer of the frame before */
+} Asthra__OsTrace;
+
+/* A frame without a call of its own that a fault interrupted may seem to be its own caller. */
+static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame, void *argument) {
+    Asthra__OsTrace *trace = argument;
+    int is_exact = 0;
+    uintptr_t at = asthra__os_unwind_place(frame, &is_exact);
+    uintptr_t stack = ASTHRA__OS_HAS_CFA ? asthra__os_unwind_stack(frame) : 0;
+    trace->is_full = at != 0 && trace->count == trace->room;
+    if (at == 0 || trace->is_full || (stack != 0 && stack == trace->last && trace->count > 1))
+        return _URC_END_OF_STACK;
+    if (trace->is_caller && trace->out != NULL)
+        trace->out[trace->count] = (void *)(is_exact ? at : asthra__os_before(at));
+    if (trace->is_caller && trace->frames != NULL)
+        trace->frames[trace->count] = (Asthra__OsFrame){at, stack, is_exact != 0};
+    trace->count += trace->is_caller;
+    trace->last = stack;
+    trace->is_caller = true;
+    return _URC_NO_REASON;
+}
+
+ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room) {
+    Asthra__OsTrace trace = {.out = out, .room = room};
+    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    return trace.count;
+}
+
+ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room,
+                                                     bool *is_all) {
+    Asthra__OsTrace trace = {.frames = out, .room = room};
+    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
+    *is_all = !trace.is_full;
+    return trace.count;
+}
+
+/* Names. */
+
+/* What dladdr fills, in its own layout: <dlfcn.h> declares it for GNU dialects only. */
+typedef struct Asthra__OsName {
+    const char *object;
+    void *base;
+    const char *function;
+    void *start;
+} Asthra__OsName;
+extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
+    __attribute__((__weak__));
+
+typedef struct Asthra__OsLine {
+    char *out;
+    size_t room, length;
+} Asthra__OsLine;
+
+static void asthra__os_line_text(Asthra__OsLine *line, const char *text) {
+    while (*text && line->length < line->room) line->out[line->length++] = *text++;
+}
+
+static void asthra__os_line_hex(Asthra__OsLine *line, uintptr_t value) {
+    char digits[2 + 2 * sizeof value + 1];
+    size_t at = sizeof digits - 1;
+    digits[at] = 0;
+    do digits[--at] = "0123456789abcdef"[value & 15];
+    while ((value >>= 4) != 0);
+    digits[--at] = 'x';
+    digits[--at] = '0';
+    asthra__os_line_text(line, digits + at);
+}
+
+static const char *asthra__os_basename(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room) {
+    Asthra__OsLine line = {.out = out, .room = room};
+    Asthra__OsName name = {0};
+    uintptr_t at = (uintptr_t)address;
+    bool is_named = !!asthra__os_dladdr && asthra__os_dladdr(address, &name) != 0;
+    if (is_named && name.function) {
+        asthra__os_line_text(&line, name.function);
+        asthra__os_line_text(&line, "+");
+        asthra__os_line_hex(&line, at - ((uintptr_t)name.start & ~ASTHRA__OS_ODD));
+        asthra__os_line_text(&line, " (");
+        asthra__os_line_text(&line, asthra__os_basename(name.object));
+    } else {
+        uintptr_t moved = (uintptr_t)name.base;
+        const char *object = asthra__os_object_of(at, name.object, &moved);
+        asthra__os_line_hex(&line, at);
+        if (!object) return line.length;
+        asthra__os_line_text(&line, " (");
+        asthra__os_line_text(&line, asthra__os_basename(object));
+        asthra__os_line_text(&line, "+");
+        asthra__os_line_hex(&line, at - moved);
+    }
+    asthra__os_line_text(&line, ")");
+    return line.length;
+}
+
+#endif
+
 /* ---- [os] body ------------------------------------------------------ platform/os_linux.c ---- */
-/* os_linux - clock, cores, parking, fences and threads of Linux.           [os] body
+/* os_linux - chance, cores, parking, fences and threads of Linux.          [os] body: linux
  *
  * Parking is a futex. The word that is waited on is the truth; a wake without a sleeper is lost and
  * may be, because every sleeper compares the word first.
@@ -2431,21 +2907,19 @@ ASTHRA__FN size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uint
 
 #if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
+#include <link.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 #if ASTHRA_HAS_THREADS
-#include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #endif
 
 enum {
@@ -2454,8 +2928,9 @@ enum {
     ASTHRA__OS_MEMBARRIER_QUERY = 0,
     ASTHRA__OS_MEMBARRIER_EXPEDITED = 1 << 3,
     ASTHRA__OS_MEMBARRIER_REGISTER = 1 << 4,
-    ASTHRA__OS_PREFERRED = 1, /* MPOL_PREFERRED */
-    ASTHRA__OS_NODES = 1024   /* the most that Linux can be built for */
+    ASTHRA__OS_AT_MINSIGSTKSZ = 51, /* AT_MINSIGSTKSZ: what the kernel's own frame takes */
+    ASTHRA__OS_PREFERRED = 1,       /* MPOL_PREFERRED */
+    ASTHRA__OS_NODES = 1024         /* the most that Linux can be built for */
 };
 
 static struct {
@@ -2476,13 +2951,7 @@ ASTHRA__FN size_t asthra__os_read_file(const char *path, char *out, size_t room)
     return have;
 }
 
-/* Clock, chance, cores. */
-
-ASTHRA__FN int64_t asthra__os_now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
+/* Chance, cores. */
 
 ASTHRA__FN uint64_t asthra__os_entropy(void) {
     int saved = errno;
@@ -2618,10 +3087,6 @@ ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_ma
     errno = saved;
 }
 
-ASTHRA__FN void asthra__os_yield(void) {
-    sched_yield();
-}
-
 /* Fences. */
 
 #if ASTHRA_HAS_THREADS && !ASTHRA__TSAN
@@ -2707,6 +3172,39 @@ static bool asthra__os_main_stack(void **low, void **high) {
     return true;
 }
 
+/* How far the executable was moved from the addresses in its file; *is_inside: it holds `at`. The
+ * program headers stand behind the file header, at the start of the part that has offset 0. */
+static uintptr_t asthra__os_exe_shift(uintptr_t at, bool *is_inside) {
+    const ElfW(Phdr) *parts = (const void *)getauxval(AT_PHDR);
+    size_t count = parts ? (size_t)getauxval(AT_PHNUM) : 0;
+    uintptr_t shift = 0;
+    *is_inside = false;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].p_type == PT_LOAD && parts[i].p_offset == 0)
+            shift = (uintptr_t)parts - sizeof(ElfW(Ehdr)) - (uintptr_t)parts[i].p_vaddr;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].p_type == PT_LOAD && at - shift - parts[i].p_vaddr < parts[i].p_memsz)
+            *is_inside = true;
+    return shift;
+}
+
+ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved) {
+    bool is_inside;
+    uintptr_t shift = asthra__os_exe_shift(at, &is_inside);
+    if (!is_inside) return object;
+    *moved = shift;
+    return (const char *)getauxval(AT_EXECFN);
+}
+
+ASTHRA__FN size_t asthra__os_signal_frame(void) {
+    return (size_t)getauxval(ASTHRA__OS_AT_MINSIGSTKSZ);
+}
+
+ASTHRA__FN bool asthra__os_is_fault(int number, int code) {
+    (void)number;
+    return code > 0;
+}
+
 ASTHRA__FN size_t asthra__os_thread_count(void) {
     int saved = errno;
     struct stat tasks; /* one directory for each, and "." and ".." */
@@ -2715,92 +3213,27 @@ ASTHRA__FN size_t asthra__os_thread_count(void) {
     return is_known ? (size_t)tasks.st_nlink - 2 : 0;
 }
 
-ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
-    int saved = errno;
-    while (length > 0) {
-        ssize_t done = write(STDERR_FILENO, text, length);
-        if (done < 0 && errno != EINTR) break;
-        if (done <= 0) continue;
-        text += done;
-        length -= (size_t)done;
-    }
-    errno = saved;
-}
-
-ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
-    int saved = errno;
-    bool is_terminal = isatty(STDERR_FILENO) != 0;
-    errno = saved;
-    return is_terminal;
-}
-
 #if ASTHRA_HAS_THREADS
 
-/* Two names that a host's earlier include of <pthread.h> may have left undeclared. */
-extern int asthra__os_getattr(pthread_t thread, pthread_attr_t *out) __asm__("pthread_getattr_np");
+/* A name that a host's earlier include of <pthread.h> may have left undeclared. */
 extern int asthra__os_setname(pthread_t thread, const char *name) __asm__("pthread_setname_np");
 
 /* The C library opens a stream to answer for the main thread, and musl tells only what has been
  * touched; so that one we answer ourselves. A thread that forked is the child's main thread and
  * stands elsewhere, which is why the place of a local counts. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
-    pthread_attr_t attributes;
-    size_t bytes = 0;
-    const char *here = (const char *)&attributes;
-    bool is_known = asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
-    if (is_known && here >= (char *)*low && here < (char *)*high) return true;
-    if (asthra__os_getattr(pthread_self(), &attributes) != 0) return false;
-    is_known = pthread_attr_getstack(&attributes, low, &bytes) == 0;
-    pthread_attr_destroy(&attributes);
-    if (is_known) *high = (char *)*low + bytes;
-    return is_known;
+    const char *here = __builtin_frame_address(0);
+    bool is_main = asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
+    if (is_main && here >= (char *)*low && here < (char *)*high) return true;
+    return asthra__os_thread_bounds(low, high);
 }
 
-/* Everything but what the thread's own instructions raise: those would end the process blocked. */
-static void asthra__os_blocked_signals(sigset_t *set) {
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
-    sigfillset(set);
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(set, faults[i]);
-}
-
-static size_t asthra__os_thread_stack(size_t bytes) {
-    long least = sysconf(_SC_THREAD_STACK_MIN);
-    size_t page = asthra__os_page_size();
-    if (least > 0 && bytes < (size_t)least) bytes = (size_t)least;
-    if (bytes < (size_t)PTHREAD_STACK_MIN) bytes = (size_t)PTHREAD_STACK_MIN;
-    return (bytes + page - 1) / page * page;
-}
-
-/* The new thread inherits the mask of this one, which is why it is changed for the moment. */
-ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
-                                        void *(*run)(void *), void *argument, const char *name) {
-    pthread_attr_t attributes;
-    pthread_t thread;
-    sigset_t blocked, before;
+ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name) {
     char shown[16] = {0};
-    int saved = errno;
-    if (pthread_attr_init(&attributes) != 0) return false;
-    pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
-    asthra__os_blocked_signals(&blocked);
-    pthread_sigmask(SIG_BLOCK, &blocked, &before);
-    bool is_started = pthread_create(&thread, &attributes, run, argument) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    if (is_started) {
-        for (size_t i = 0; name && name[i] && i + 1 < sizeof shown; i++) shown[i] = name[i];
-        if (name) asthra__os_setname(thread, shown);
-        *out = (Asthra__OsThread){0};
-        memcpy(&out->handle, &thread, sizeof thread);
-    }
-    errno = saved;
-    return is_started;
-}
-_Static_assert(sizeof(pthread_t) <= sizeof(unsigned long long), "a pthread_t fits the handle");
-
-ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
-    pthread_t joined;
-    memcpy(&joined, &thread.handle, sizeof joined);
-    pthread_join(joined, NULL);
+    pthread_t named;
+    memcpy(&named, &thread.handle, sizeof named);
+    for (size_t i = 0; name[i] && i + 1 < sizeof shown; i++) shown[i] = name[i];
+    asthra__os_setname(named, shown);
 }
 
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
@@ -2977,10 +3410,6 @@ ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
 
 /* ---- pages ---- */
 
-ASTHRA__FN size_t asthra__os_page_size(void) {
-    return (size_t)sysconf(_SC_PAGESIZE);
-}
-
 ASTHRA__FN void *asthra__os_map(size_t bytes) {
     int saved = errno;
     void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -2999,39 +3428,12 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     errno = saved;
 }
 
-static char *asthra__os_map_plain(size_t bytes) {
-    int saved = errno;
-    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    errno = saved;
-    return start == MAP_FAILED ? NULL : start;
-}
-
-/* Neighbours of an aligned mapping are often aligned, so the plain call comes first. */
-ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
-    size_t wide = bytes + alignment - asthra__os_page_size();
-    char *start = asthra__os_map_plain(bytes);
-    if (start == NULL || ((uintptr_t)start & (alignment - 1)) == 0) return start;
-    asthra__os_unmap(start, bytes);
-    if (wide < bytes || (start = asthra__os_map_plain(wide)) == NULL) return NULL;
-    size_t head = (size_t)(-(uintptr_t)start & (alignment - 1)), tail = wide - head - bytes;
-    if (head != 0) asthra__os_unmap(start, head);
-    if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
-    return start + head;
-}
-
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
     int saved = errno;
     madvise(start, bytes, MADV_DONTNEED);
     bool is_closed = mprotect(start, bytes, PROT_NONE) == 0;
     errno = saved;
     return is_closed;
-}
-
-ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes) {
-    int saved = errno;
-    bool is_open = mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
-    errno = saved;
-    return is_open;
 }
 
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
@@ -3047,30 +3449,12 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     return count * page;
 }
 
-ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes) {
-    int saved = errno;
-    int error = mlock(start, bytes) == 0 ? 0 : errno;
-    errno = saved;
-    return error;
-}
-
-ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes) {
-    int saved = errno;
-    munlock(start, bytes);
-    errno = saved;
-}
-
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     int saved = errno; /* EINVAL: locked memory */
     bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
                    madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
     errno = saved;
     return is_done;
-}
-
-/* Whether all of it is mapped. */
-static bool asthra__os_is_mapped(void *start, size_t bytes) {
-    return msync(start, bytes, MS_ASYNC) == 0;
 }
 
 /* The kernel takes away what is in the way before it finds reasons to refuse: that `from` lies in
@@ -3161,163 +3545,21 @@ ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count)
 #endif
 
 /* ---- [os] body ------------------------------------------------ platform/os_linux_fault.c ---- */
-/* os_linux_fault - fault signals, alternate stacks, backtraces.            [os] body
+/* os_linux_fault - registers that a signal saved, stacks of threads.       [os] body: layouts
  *
- * A fault handler shares its signal with the host's and the sanitizers'. Three rules keep peace.
- * Only a signal that an instruction caused is ours (si_code > 0); one that was sent goes on. What
- * is not ours goes on to the handler before us, with the mask that it asked for; where that was the
- * default, the default is put back and the instruction faults again, so that the core dump shows
- * the culprit and not this file. And removal restores the old handler only where ours is still the
- * one installed: if someone has stacked theirs on top since, ours stays below it and passes on.
- *
- * The handler runs with its signal blocked: a fault inside it ends the process at once instead of
- * recursing. Leaving it by asthra__os_fault_redirect is an ordinary return from the signal, so the
- * mask of the interrupted code comes back by itself.
- *
- * Names come from dladdr, bound weakly: a static program or an old C library without it links
- * quietly and reports offsets in its executable instead.
+ * What Linux and its C libraries lay out in memory, for either layer: nothing here is a call of the
+ * system's. The places in gregs are the kernel's, written as numbers because their names are there
+ * only if the host's first include asked for GNU's.
  */
 
-#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX_ABI
 
-#include <elf.h>
-#include <errno.h>
-#include <link.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/auxv.h>
-#include <sys/mman.h>
 #include <sys/ucontext.h>
 #include <ucontext.h>
-#include <unistd.h>
-#include <unwind.h>
-
-enum {
-    ASTHRA__OS_FAULT_SIGNALS = 2,
-    ASTHRA__OS_AT_MINSIGSTKSZ = 51,   /* AT_MINSIGSTKSZ: what the kernel's own frame takes */
-    ASTHRA__OS_FAULT_ROOM = 48 * 1024 /* for the handler; unwinding takes most of it */
-};
-
-static const int asthra__os_fault_numbers[ASTHRA__OS_FAULT_SIGNALS] = {SIGSEGV, SIGBUS};
-
-static struct {
-    ASTHRA__ATOMIC(Asthra__OsFaultHandler) handler;
-    struct sigaction before[ASTHRA__OS_FAULT_SIGNALS];
-    bool is_linked[ASTHRA__OS_FAULT_SIGNALS]; /* ours is installed, or below one that calls it */
-} asthra__os_fault;
-
-/* Passes a signal on to whoever had it before. */
-static void asthra__os_fault_pass(int number, siginfo_t *info, void *context) {
-    const struct sigaction *before = &asthra__os_fault.before[number == SIGBUS];
-    bool is_sent = info->si_code <= 0;
-    bool is_plain = !(before->sa_flags & SA_SIGINFO);
-    if (is_plain && before->sa_handler == SIG_IGN && is_sent) return;
-    if (is_plain && (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN)) {
-        struct sigaction standard = {.sa_handler = SIG_DFL};
-        sigaction(number, &standard, NULL);
-        if (is_sent) raise(number); /* arrives when this handler returns */
-        return;
-    }
-    sigset_t own;
-    sigemptyset(&own);
-    sigaddset(&own, number);
-    sigprocmask(SIG_BLOCK, &before->sa_mask, NULL);
-    if (before->sa_flags & SA_NODEFER) sigprocmask(SIG_UNBLOCK, &own, NULL);
-    if (is_plain)
-        before->sa_handler(number);
-    else
-        before->sa_sigaction(number, info, context);
-}
-
-static void asthra__os_fault_signal(int number, siginfo_t *info, void *context) {
-    int saved = errno;
-    Asthra__OsFaultHandler handler = asthra__load(&asthra__os_fault.handler, acquire);
-    if (!(handler && info->si_code > 0 && handler(info->si_addr, context)))
-        asthra__os_fault_pass(number, info, context);
-    errno = saved;
-}
-
-static bool asthra__os_fault_is_ours(const struct sigaction *action) {
-    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == asthra__os_fault_signal;
-}
-
-/* The old action is stored before ours can run, because ours reads it. */
-static bool asthra__os_fault_link(int i) {
-    int number = asthra__os_fault_numbers[i];
-    struct sigaction ours = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
-    if (asthra__os_fault.is_linked[i]) return true;
-    if (sigaction(number, NULL, &asthra__os_fault.before[i]) != 0) return false;
-    ours.sa_sigaction = asthra__os_fault_signal;
-    sigemptyset(&ours.sa_mask);
-    asthra__os_fault.is_linked[i] = sigaction(number, &ours, NULL) == 0;
-    return asthra__os_fault.is_linked[i];
-}
-
-ASTHRA__FN void asthra__os_fault_remove(void) {
-    int saved = errno;
-    asthra__store(&asthra__os_fault.handler, NULL, release); /* pairs with the handler's acquire */
-    for (int i = 0; i < ASTHRA__OS_FAULT_SIGNALS; i++) {
-        struct sigaction now;
-        int number = asthra__os_fault_numbers[i];
-        if (!asthra__os_fault.is_linked[i] || sigaction(number, NULL, &now) != 0) continue;
-        if (!asthra__os_fault_is_ours(&now)) continue;
-        sigaction(number, &asthra__os_fault.before[i], NULL);
-        asthra__os_fault.is_linked[i] = false;
-    }
-    errno = saved;
-}
-
-ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler) {
-    int saved = errno;
-    bool is_linked = true;
-    asthra__store(&asthra__os_fault.handler, handler, release);
-    for (int i = 0; i < ASTHRA__OS_FAULT_SIGNALS; i++)
-        is_linked = asthra__os_fault_link(i) && is_linked;
-    if (!is_linked) asthra__os_fault_remove();
-    errno = saved;
-    return is_linked;
-}
-
-/* Alternate stacks: a guard page, room for the handler, the kernel's frame. */
-
-static size_t asthra__os_fault_stack_bytes(void) {
-    size_t page = asthra__os_page_size(), frame = (size_t)getauxval(ASTHRA__OS_AT_MINSIGSTKSZ);
-    if (frame < 8192) frame = 8192;
-    return page + (frame + ASTHRA__OS_FAULT_ROOM + page - 1) / page * page;
-}
-
-ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
-    int saved = errno;
-    stack_t now = {0};
-    size_t bytes = asthra__os_fault_stack_bytes(), page = asthra__os_page_size();
-    *memory = NULL;
-    if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) return true;
-    char *start = asthra__os_map(bytes);
-    if (!start) return false;
-    (void)asthra__os_guard_pages(start, page, 1);
-    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page};
-    bool is_set = sigaltstack(&ours, NULL) == 0;
-    if (is_set)
-        *memory = start;
-    else
-        asthra__os_unmap(start, bytes);
-    errno = saved;
-    return is_set;
-}
-
-/* If the host has set its own since, that one stays. */
-ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
-    int saved = errno;
-    stack_t now = {0}, none = {.ss_flags = SS_DISABLE};
-    if (!memory) return;
-    if (sigaltstack(NULL, &now) == 0 && now.ss_sp == (char *)memory + asthra__os_page_size())
-        sigaltstack(&none, NULL);
-    asthra__os_unmap(memory, asthra__os_fault_stack_bytes());
-    errno = saved;
-}
-
-/* The saved registers of each processor. The places in gregs are the kernel's, written as numbers
- * because their names are there only if the host's first include asked for GNU's. */
+#if ASTHRA_HAS_THREADS
+#include <pthread.h>
+#endif
 
 /* Code that was interrupted among its sums may have left the x87 stack full, and a call finds it
  * empty: says so in the saved tags, which lie behind the control and the status word. */
@@ -3446,167 +3688,22 @@ ASTHRA__FN bool asthra__os_fault_call(void *context, Asthra__OsCalled target, vo
 #endif
 }
 
-/* Backtraces. The unwinder is libgcc's. Outside glibc it is bound weakly, because Debian's for musl
- * does not link; there a backtrace is empty unless the program has the unwinder for other reasons,
- * as C++ does, or is linked with -Wl,-u,_Unwind_Backtrace. */
+#if ASTHRA_HAS_THREADS
 
-#ifdef __GLIBC__
-#define ASTHRA__OS_UNWINDER(name) __asm__(name)
-#define ASTHRA__OS_HAS_UNWINDER 1
-#else
-#define ASTHRA__OS_UNWINDER(name) __asm__(name) __attribute__((__weak__))
-#define ASTHRA__OS_HAS_UNWINDER (&asthra__os_unwind != NULL)
+/* A name that a host's earlier include of <pthread.h> may have left undeclared. */
+extern int asthra__os_getattr(pthread_t thread, pthread_attr_t *out) __asm__("pthread_getattr_np");
+
+ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high) {
+    pthread_attr_t attributes;
+    size_t bytes = 0;
+    if (asthra__os_getattr(pthread_self(), &attributes) != 0) return false;
+    bool is_known = pthread_attr_getstack(&attributes, low, &bytes) == 0;
+    pthread_attr_destroy(&attributes);
+    if (is_known) *high = (char *)*low + bytes;
+    return is_known;
+}
+
 #endif
-#if defined(__GLIBC__) || ASTHRA__OS_HAS_EHABI
-#define ASTHRA__OS_HAS_CFA 1
-#else
-#define ASTHRA__OS_HAS_CFA (&asthra__os_unwind_stack != NULL)
-#endif
-extern _Unwind_Reason_Code asthra__os_unwind(_Unwind_Trace_Fn each, void *argument)
-    ASTHRA__OS_UNWINDER("_Unwind_Backtrace");
-
-#if ASTHRA__OS_HAS_EHABI
-/* The unwinder of 32-bit ARM shows registers, and cannot tell who was interrupted. */
-extern int asthra__os_unwind_register(struct _Unwind_Context *frame, int file, uint32_t number,
-                                      int as, void *out) ASTHRA__OS_UNWINDER("_Unwind_VRS_Get");
-static uintptr_t asthra__os_unwind_core(struct _Unwind_Context *frame, uint32_t number) {
-    uintptr_t value = 0;
-    (void)asthra__os_unwind_register(frame, 0, number, 0, &value); /* a core one, as 32 bits */
-    return value;
-}
-static uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame) {
-    return asthra__os_unwind_core(frame, 13);
-}
-static uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact) {
-    *is_exact = 0;
-    return asthra__os_unwind_core(frame, 15);
-}
-#else
-extern uintptr_t asthra__os_unwind_place(struct _Unwind_Context *frame, int *is_exact)
-    ASTHRA__OS_UNWINDER("_Unwind_GetIPInfo");
-extern uintptr_t asthra__os_unwind_stack(struct _Unwind_Context *frame)
-    ASTHRA__OS_UNWINDER("_Unwind_GetCFA");
-#endif
-
-typedef struct Asthra__OsTrace {
-    void **out; /* one of the two is NULL */
-    Asthra__OsFrame *frames;
-    size_t room, count;
-    bool is_caller, is_full; /* the first frame is this file's own; there were more */
-    uintptr_t last;          /* the stack pointer of the frame before */
-} Asthra__OsTrace;
-
-/* A frame without a call of its own that a fault interrupted may seem to be its own caller. */
-static _Unwind_Reason_Code asthra__os_trace_frame(struct _Unwind_Context *frame, void *argument) {
-    Asthra__OsTrace *trace = argument;
-    int is_exact = 0;
-    uintptr_t at = asthra__os_unwind_place(frame, &is_exact);
-    uintptr_t stack = ASTHRA__OS_HAS_CFA ? asthra__os_unwind_stack(frame) : 0;
-    trace->is_full = at != 0 && trace->count == trace->room;
-    if (at == 0 || trace->is_full || (stack != 0 && stack == trace->last && trace->count > 1))
-        return _URC_END_OF_STACK;
-    if (trace->is_caller && trace->out != NULL)
-        trace->out[trace->count] = (void *)(is_exact ? at : asthra__os_before(at));
-    if (trace->is_caller && trace->frames != NULL)
-        trace->frames[trace->count] = (Asthra__OsFrame){at, stack, is_exact != 0};
-    trace->count += trace->is_caller;
-    trace->last = stack;
-    trace->is_caller = true;
-    return _URC_NO_REASON;
-}
-
-ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_backtrace(void **out, size_t room) {
-    Asthra__OsTrace trace = {.out = out, .room = room};
-    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
-    return trace.count;
-}
-
-ASTHRA__NOINLINE ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room,
-                                                     bool *is_all) {
-    Asthra__OsTrace trace = {.frames = out, .room = room};
-    if (ASTHRA__OS_HAS_UNWINDER) asthra__os_unwind(asthra__os_trace_frame, &trace);
-    *is_all = !trace.is_full;
-    return trace.count;
-}
-
-/* Names. */
-
-/* What dladdr fills, in its own layout: <dlfcn.h> declares it for GNU dialects only. */
-typedef struct Asthra__OsName {
-    const char *object;
-    void *base;
-    const char *function;
-    void *start;
-} Asthra__OsName;
-extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
-    __attribute__((__weak__));
-
-typedef struct Asthra__OsLine {
-    char *out;
-    size_t room, length;
-} Asthra__OsLine;
-
-static void asthra__os_line_text(Asthra__OsLine *line, const char *text) {
-    while (*text && line->length < line->room) line->out[line->length++] = *text++;
-}
-
-static void asthra__os_line_hex(Asthra__OsLine *line, uintptr_t value) {
-    char digits[2 + 2 * sizeof value + 1];
-    size_t at = sizeof digits - 1;
-    digits[at] = 0;
-    do digits[--at] = "0123456789abcdef"[value & 15];
-    while ((value >>= 4) != 0);
-    digits[--at] = 'x';
-    digits[--at] = '0';
-    asthra__os_line_text(line, digits + at);
-}
-
-static const char *asthra__os_basename(const char *path) {
-    const char *slash = path ? strrchr(path, '/') : NULL;
-    return slash ? slash + 1 : path ? path : "?";
-}
-
-/* How far the executable was moved from the addresses in its file; *is_inside: it holds `at`. The
- * program headers stand behind the file header, at the start of the part that has offset 0. */
-static uintptr_t asthra__os_exe_shift(uintptr_t at, bool *is_inside) {
-    const ElfW(Phdr) *parts = (const void *)getauxval(AT_PHDR);
-    size_t count = parts ? (size_t)getauxval(AT_PHNUM) : 0;
-    uintptr_t shift = 0;
-    *is_inside = false;
-    for (size_t i = 0; i < count; i++)
-        if (parts[i].p_type == PT_LOAD && parts[i].p_offset == 0)
-            shift = (uintptr_t)parts - sizeof(ElfW(Ehdr)) - (uintptr_t)parts[i].p_vaddr;
-    for (size_t i = 0; i < count; i++)
-        if (parts[i].p_type == PT_LOAD && at - shift - parts[i].p_vaddr < parts[i].p_memsz)
-            *is_inside = true;
-    return shift;
-}
-
-ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room) {
-    Asthra__OsLine line = {.out = out, .room = room};
-    Asthra__OsName name = {0};
-    uintptr_t at = (uintptr_t)address;
-    bool is_inside;
-    uintptr_t shift = asthra__os_exe_shift(at, &is_inside);
-    bool is_named = !!asthra__os_dladdr && asthra__os_dladdr(address, &name) != 0;
-    if (is_named && name.function) {
-        asthra__os_line_text(&line, name.function);
-        asthra__os_line_text(&line, "+");
-        asthra__os_line_hex(&line, at - ((uintptr_t)name.start & ~ASTHRA__OS_ODD));
-        asthra__os_line_text(&line, " (");
-        asthra__os_line_text(&line, asthra__os_basename(name.object));
-    } else {
-        asthra__os_line_hex(&line, at);
-        if (!is_named && !is_inside) return line.length;
-        const char *object = is_inside ? (const char *)getauxval(AT_EXECFN) : name.object;
-        asthra__os_line_text(&line, " (");
-        asthra__os_line_text(&line, asthra__os_basename(object));
-        asthra__os_line_text(&line, "+");
-        asthra__os_line_hex(&line, at - (is_inside ? shift : (uintptr_t)name.base));
-    }
-    asthra__os_line_text(&line, ")");
-    return line.length;
-}
 
 #endif
 

@@ -1,6 +1,7 @@
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
- * One file per system implements it (os_linux.c; faults and backtraces in os_linux_fault.c). What
+ * What all systems do alike is in os.c, os_fault.c and os_trace.c; the rest in a set of files for
+ * each system: os_linux.c and its pieces, os_posix.c and its pieces for every other. What
  * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
@@ -201,6 +202,22 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
 /* Hooks of fork: before in the parent, after in the parent, after in the child. They cannot be
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));
+
+/* ---- what the shared files ask of a system's ---- */
+
+/* Whether all of it is mapped; whole pages. */
+ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes);
+/* Whether a SIGSEGV or SIGBUS with this code was caused by an instruction. */
+ASTHRA__FN bool asthra__os_is_fault(int number, int code);
+ASTHRA__FN size_t asthra__os_signal_frame(void); /* most bytes that the system puts on a stack */
+/* The file that `at` belongs to, and how far it was moved from the addresses in it: as given, which
+ * is dladdr's word or none, or better. NULL: cannot be told. */
+ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
+#if ASTHRA_HAS_THREADS
+ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name);
+/* What the C library says of the calling thread's stack. May ask a heap for the main thread's. */
+ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high);
+#endif
 
 /* ---- what the files of one system share; Linux ---- */
 

@@ -1,4 +1,4 @@
-/* os_linux - clock, cores, parking, fences and threads of Linux.           [os] body
+/* os_linux - chance, cores, parking, fences and threads of Linux.          [os] body: linux
  *
  * Parking is a futex. The word that is waited on is the truth; a wake without a sleeper is lost and
  * may be, because every sleeper compares the word first.
@@ -14,21 +14,19 @@
 
 #if ASTHRA_HAS_CORE && ASTHRA__SYS_LINUX
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
+#include <link.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 #if ASTHRA_HAS_THREADS
-#include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #endif
 
 enum {
@@ -37,8 +35,9 @@ enum {
     ASTHRA__OS_MEMBARRIER_QUERY = 0,
     ASTHRA__OS_MEMBARRIER_EXPEDITED = 1 << 3,
     ASTHRA__OS_MEMBARRIER_REGISTER = 1 << 4,
-    ASTHRA__OS_PREFERRED = 1, /* MPOL_PREFERRED */
-    ASTHRA__OS_NODES = 1024   /* the most that Linux can be built for */
+    ASTHRA__OS_AT_MINSIGSTKSZ = 51, /* AT_MINSIGSTKSZ: what the kernel's own frame takes */
+    ASTHRA__OS_PREFERRED = 1,       /* MPOL_PREFERRED */
+    ASTHRA__OS_NODES = 1024         /* the most that Linux can be built for */
 };
 
 static struct {
@@ -59,13 +58,7 @@ ASTHRA__FN size_t asthra__os_read_file(const char *path, char *out, size_t room)
     return have;
 }
 
-/* Clock, chance, cores. */
-
-ASTHRA__FN int64_t asthra__os_now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
+/* Chance, cores. */
 
 ASTHRA__FN uint64_t asthra__os_entropy(void) {
     int saved = errno;
@@ -201,10 +194,6 @@ ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_ma
     errno = saved;
 }
 
-ASTHRA__FN void asthra__os_yield(void) {
-    sched_yield();
-}
-
 /* Fences. */
 
 #if ASTHRA_HAS_THREADS && !ASTHRA__TSAN
@@ -290,6 +279,39 @@ static bool asthra__os_main_stack(void **low, void **high) {
     return true;
 }
 
+/* How far the executable was moved from the addresses in its file; *is_inside: it holds `at`. The
+ * program headers stand behind the file header, at the start of the part that has offset 0. */
+static uintptr_t asthra__os_exe_shift(uintptr_t at, bool *is_inside) {
+    const ElfW(Phdr) *parts = (const void *)getauxval(AT_PHDR);
+    size_t count = parts ? (size_t)getauxval(AT_PHNUM) : 0;
+    uintptr_t shift = 0;
+    *is_inside = false;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].p_type == PT_LOAD && parts[i].p_offset == 0)
+            shift = (uintptr_t)parts - sizeof(ElfW(Ehdr)) - (uintptr_t)parts[i].p_vaddr;
+    for (size_t i = 0; i < count; i++)
+        if (parts[i].p_type == PT_LOAD && at - shift - parts[i].p_vaddr < parts[i].p_memsz)
+            *is_inside = true;
+    return shift;
+}
+
+ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved) {
+    bool is_inside;
+    uintptr_t shift = asthra__os_exe_shift(at, &is_inside);
+    if (!is_inside) return object;
+    *moved = shift;
+    return (const char *)getauxval(AT_EXECFN);
+}
+
+ASTHRA__FN size_t asthra__os_signal_frame(void) {
+    return (size_t)getauxval(ASTHRA__OS_AT_MINSIGSTKSZ);
+}
+
+ASTHRA__FN bool asthra__os_is_fault(int number, int code) {
+    (void)number;
+    return code > 0;
+}
+
 ASTHRA__FN size_t asthra__os_thread_count(void) {
     int saved = errno;
     struct stat tasks; /* one directory for each, and "." and ".." */
@@ -298,92 +320,27 @@ ASTHRA__FN size_t asthra__os_thread_count(void) {
     return is_known ? (size_t)tasks.st_nlink - 2 : 0;
 }
 
-ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
-    int saved = errno;
-    while (length > 0) {
-        ssize_t done = write(STDERR_FILENO, text, length);
-        if (done < 0 && errno != EINTR) break;
-        if (done <= 0) continue;
-        text += done;
-        length -= (size_t)done;
-    }
-    errno = saved;
-}
-
-ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
-    int saved = errno;
-    bool is_terminal = isatty(STDERR_FILENO) != 0;
-    errno = saved;
-    return is_terminal;
-}
-
 #if ASTHRA_HAS_THREADS
 
-/* Two names that a host's earlier include of <pthread.h> may have left undeclared. */
-extern int asthra__os_getattr(pthread_t thread, pthread_attr_t *out) __asm__("pthread_getattr_np");
+/* A name that a host's earlier include of <pthread.h> may have left undeclared. */
 extern int asthra__os_setname(pthread_t thread, const char *name) __asm__("pthread_setname_np");
 
 /* The C library opens a stream to answer for the main thread, and musl tells only what has been
  * touched; so that one we answer ourselves. A thread that forked is the child's main thread and
  * stands elsewhere, which is why the place of a local counts. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
-    pthread_attr_t attributes;
-    size_t bytes = 0;
-    const char *here = (const char *)&attributes;
-    bool is_known = asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
-    if (is_known && here >= (char *)*low && here < (char *)*high) return true;
-    if (asthra__os_getattr(pthread_self(), &attributes) != 0) return false;
-    is_known = pthread_attr_getstack(&attributes, low, &bytes) == 0;
-    pthread_attr_destroy(&attributes);
-    if (is_known) *high = (char *)*low + bytes;
-    return is_known;
+    const char *here = __builtin_frame_address(0);
+    bool is_main = asthra__os_is_main_thread() && asthra__os_main_stack(low, high);
+    if (is_main && here >= (char *)*low && here < (char *)*high) return true;
+    return asthra__os_thread_bounds(low, high);
 }
 
-/* Everything but what the thread's own instructions raise: those would end the process blocked. */
-static void asthra__os_blocked_signals(sigset_t *set) {
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
-    sigfillset(set);
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(set, faults[i]);
-}
-
-static size_t asthra__os_thread_stack(size_t bytes) {
-    long least = sysconf(_SC_THREAD_STACK_MIN);
-    size_t page = asthra__os_page_size();
-    if (least > 0 && bytes < (size_t)least) bytes = (size_t)least;
-    if (bytes < (size_t)PTHREAD_STACK_MIN) bytes = (size_t)PTHREAD_STACK_MIN;
-    return (bytes + page - 1) / page * page;
-}
-
-/* The new thread inherits the mask of this one, which is why it is changed for the moment. */
-ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
-                                        void *(*run)(void *), void *argument, const char *name) {
-    pthread_attr_t attributes;
-    pthread_t thread;
-    sigset_t blocked, before;
+ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name) {
     char shown[16] = {0};
-    int saved = errno;
-    if (pthread_attr_init(&attributes) != 0) return false;
-    pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
-    asthra__os_blocked_signals(&blocked);
-    pthread_sigmask(SIG_BLOCK, &blocked, &before);
-    bool is_started = pthread_create(&thread, &attributes, run, argument) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    if (is_started) {
-        for (size_t i = 0; name && name[i] && i + 1 < sizeof shown; i++) shown[i] = name[i];
-        if (name) asthra__os_setname(thread, shown);
-        *out = (Asthra__OsThread){0};
-        memcpy(&out->handle, &thread, sizeof thread);
-    }
-    errno = saved;
-    return is_started;
-}
-_Static_assert(sizeof(pthread_t) <= sizeof(unsigned long long), "a pthread_t fits the handle");
-
-ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
-    pthread_t joined;
-    memcpy(&joined, &thread.handle, sizeof joined);
-    pthread_join(joined, NULL);
+    pthread_t named;
+    memcpy(&named, &thread.handle, sizeof named);
+    for (size_t i = 0; name[i] && i + 1 < sizeof shown; i++) shown[i] = name[i];
+    asthra__os_setname(named, shown);
 }
 
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),

@@ -152,10 +152,6 @@ ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
 
 /* ---- pages ---- */
 
-ASTHRA__FN size_t asthra__os_page_size(void) {
-    return (size_t)sysconf(_SC_PAGESIZE);
-}
-
 ASTHRA__FN void *asthra__os_map(size_t bytes) {
     int saved = errno;
     void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -174,39 +170,12 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     errno = saved;
 }
 
-static char *asthra__os_map_plain(size_t bytes) {
-    int saved = errno;
-    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    errno = saved;
-    return start == MAP_FAILED ? NULL : start;
-}
-
-/* Neighbours of an aligned mapping are often aligned, so the plain call comes first. */
-ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment) {
-    size_t wide = bytes + alignment - asthra__os_page_size();
-    char *start = asthra__os_map_plain(bytes);
-    if (start == NULL || ((uintptr_t)start & (alignment - 1)) == 0) return start;
-    asthra__os_unmap(start, bytes);
-    if (wide < bytes || (start = asthra__os_map_plain(wide)) == NULL) return NULL;
-    size_t head = (size_t)(-(uintptr_t)start & (alignment - 1)), tail = wide - head - bytes;
-    if (head != 0) asthra__os_unmap(start, head);
-    if (tail != 0) asthra__os_unmap(start + head + bytes, tail);
-    return start + head;
-}
-
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
     int saved = errno;
     madvise(start, bytes, MADV_DONTNEED);
     bool is_closed = mprotect(start, bytes, PROT_NONE) == 0;
     errno = saved;
     return is_closed;
-}
-
-ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes) {
-    int saved = errno;
-    bool is_open = mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
-    errno = saved;
-    return is_open;
 }
 
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
@@ -222,30 +191,12 @@ ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
     return count * page;
 }
 
-ASTHRA__FN int asthra__os_lock_pages(void *start, size_t bytes) {
-    int saved = errno;
-    int error = mlock(start, bytes) == 0 ? 0 : errno;
-    errno = saved;
-    return error;
-}
-
-ASTHRA__FN void asthra__os_unlock_pages(void *start, size_t bytes) {
-    int saved = errno;
-    munlock(start, bytes);
-    errno = saved;
-}
-
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
     int saved = errno; /* EINVAL: locked memory */
     bool is_done = madvise(start, bytes, MADV_DONTNEED) == 0 ||
                    madvise(start, bytes, ASTHRA__OS_DONTNEED_LOCKED) == 0;
     errno = saved;
     return is_done;
-}
-
-/* Whether all of it is mapped. */
-static bool asthra__os_is_mapped(void *start, size_t bytes) {
-    return msync(start, bytes, MS_ASYNC) == 0;
 }
 
 /* The kernel takes away what is in the way before it finds reasons to refuse: that `from` lies in

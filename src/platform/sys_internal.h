@@ -8,6 +8,7 @@
 
 #if defined(__linux__)
 #define ASTHRA__SYS_LINUX 1
+#define ASTHRA__SYS_LINUX_ABI 1
 #else
 #error "asthra_rt knows Linux so far: a new system is a file platform/os_<system>.c and a line here"
 #endif
