@@ -416,6 +416,13 @@ TEST_PANICS(scheduler, all_asleep_is_seen_in_the_deterministic_mode, "all tasks 
 
 /* ---- and never without reason ---- */
 
+/* It once was, where the system cannot count threads: none were known, and none were told. */
+TEST(scheduler, nobody_is_asleep_while_somebody_asks) {
+    start(2);
+    CHECK(asthra__rest_is_total());
+    CHECK(!asthra__all_are_asleep());
+}
+
 static void *sends_late(void *c) {
     int one = 1;
     until_workers_rest();

@@ -229,7 +229,8 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
                    (ASTHRA__TSAN ? 1 : 0);
-    if (asthra__os_thread_count() != known) return false;
+    size_t threads = asthra__os_thread_count();
+    if (threads == 0 || threads != known) return false;
     return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests;
 }
 
