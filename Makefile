@@ -5,7 +5,8 @@
 #   make cross     the suite on other processors    make docs      README's blocks compile and run
 #   make style     columns, layout, names           make dist      fold stb_ds.h in, test the result
 #   make bench     every figure next to its peer    make sizes     the table pasted in README
-#   make fuzz      a longer soak of random programs make clean
+#   make fuzz      a longer soak of random programs make posix     all tests on the POSIX layer
+#   make clean
 #
 # gcc and make are enough. What else a target would like it uses when it is there and says when it is not.
 # A check is a target check-NAME, run by tests/run; any of them can be asked for alone: make check-strict.
@@ -66,7 +67,7 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 
 ALONE := $(patsubst tests/%.c,%,$(shell grep -l 'define ASTHRA_RT_IMPLEMENTATION' tests/test_*.c))
 
-VARIANTS := plain clang asan tsan noasm nothreads musl aarch64 riscv64 armhf arm i386 x87
+VARIANTS := plain clang asan tsan noasm nothreads posix musl aarch64 riscv64 armhf arm i386 x87
 plain.cc := $(CC)
 plain.flags := -O2 -g1
 clang.cc := clang
@@ -79,6 +80,8 @@ noasm.cc := $(CC)
 noasm.flags := -O1 -DASTHRA_RT_NO_ASM
 nothreads.cc := $(CC)
 nothreads.flags := -O0 -DASTHRA_RT_NO_THREADS
+posix.cc := $(CC)
+posix.flags := -O1 -g1 -DASTHRA_RT_POSIX
 aarch64.cc := aarch64-linux-gnu-gcc
 aarch64.flags := -O1 -static
 aarch64.run := qemu-aarch64
@@ -110,6 +113,7 @@ asan.limit := 90
 tsan.limit := 120
 noasm.limit := 30
 nothreads.limit := 30
+posix.limit := 30
 musl.limit := 30
 aarch64.limit := 60
 riscv64.limit := 60
@@ -153,6 +157,8 @@ x87.tests := test_swap
 riscv64.few := test_swap test_fiber
 armhf.few := test_swap test_fiber
 i386.few := test_swap test_select test_channel test_memory
+# Where only the system's layer is another one, the tests that wait, map and fault; all by `make posix`.
+posix.tests := $(filter %_channel %_fiber %_fork %_memory %_mutex %_os %_select %_signals %_sync %_thread,$(TESTS))
 
 # usable VARIANT: its compiler makes a program that runs here.
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
@@ -173,6 +179,7 @@ check-test_%: tests/test_%.sh
 check-%: tests/house/%.sh $(STB) $B/asthra_rt.c $(BOOK)
 	@tests/run $* sh $<
 check-preload: $B/examples/asthra_malloc.so
+check-posix: $B/posix/asthra_rt.o
 check-examples: $(EXAMPLES:%=$B/examples/%)
 check-logscan: $B/examples/logscan $B/logscan/generate
 	@tests/run logscan sh tests/logscan/check.sh $^ $B/logscan/checked
@@ -197,14 +204,17 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call examples,musl) $(call units,aarch64) $(call few,riscv64) $(call few,armhf) $(call few,i386))
+	    $(call examples,musl) $(call units,aarch64) $(call few,riscv64) $(call few,armhf) $(call few,i386) \
+	    posix $(call units,posix))
 
-.PHONY: unit san cross $(HOUSE) sizes bench fuzz
+.PHONY: unit san posix cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
 	@$(call gate,$(call units,plain))
 san: $(BOOK)
 	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
 CROSS := aarch64 riscv64 armhf i386
+posix: $(BOOK)
+	@$(call gate,posix $(TESTS:%=posix-%))
 cross: $(BOOK)
 	@$(call gate,$(foreach v,$(CROSS),$(call units,$v) $(call examples,$v)) $(call units,arm) $(call units,x87))
 $(HOUSE): $(BOOK)

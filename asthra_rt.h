@@ -60,6 +60,8 @@
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
+ *     ASTHRA_RT_POSIX              POSIX.1-2008 and MAP_ANON, no other system call: no futex, no
+ *                                  /proc; what every system but Linux gets anyway
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
  *     ASTHRA_RT_NO_CALLER          call sites are not recorded
  *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
@@ -181,6 +183,11 @@
 #define ASTHRA_HAS_AUTO_INIT 0
 #else
 #define ASTHRA_HAS_AUTO_INIT 1
+#endif
+#if defined(ASTHRA_RT_POSIX) || !defined(__linux__)
+#define ASTHRA_HAS_LINUX 0 /* its calls and files */
+#else
+#define ASTHRA_HAS_LINUX 1
 #endif
 #ifdef ASTHRA_RT_LOCK_PINS
 #define ASTHRA_HAS_LOCKED_PINS 1
@@ -1046,7 +1053,8 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
  * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that
- * are free belong to no zone and are only in the sums of all. */
+ * are free belong to no zone and are only in the sums of all. With ASTHRA_RT_POSIX nobody tells
+ * what is in memory: all that is mapped counts as resident. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */
@@ -2164,11 +2172,26 @@ static inline void asthra__cpu_relax(void) {
 
 #if ASTHRA_HAS_CORE
 
+/* Linux and its own calls; or POSIX alone, which is every other system too. A system with calls of
+ * its own to use is a set of files platform/os_<system>*.c and a line here. */
+#define ASTHRA__SYS_LINUX ASTHRA_HAS_LINUX
+#define ASTHRA__SYS_POSIX (!ASTHRA_HAS_LINUX)
+/* What lies where in memory is Linux's, whichever calls are made. */
 #if defined(__linux__)
-#define ASTHRA__SYS_LINUX 1
 #define ASTHRA__SYS_LINUX_ABI 1
 #else
-#error "asthra_rt knows Linux so far: a new system is a file platform/os_<system>.c and a line here"
+#define ASTHRA__SYS_LINUX_ABI 0
+#endif
+
+#if ASTHRA__SYS_POSIX
+#if defined(_WIN32) || defined(__APPLE__) /* the one has none of it, the other no setclock */
+#error "asthra_rt needs Linux, or POSIX.1-2008 with pthread_condattr_setclock"
+#endif
+#include <sys/mman.h>
+#include <time.h>
+#if !defined(MAP_ANON) || !defined(CLOCK_MONOTONIC)
+#error "asthra_rt needs mmap with MAP_ANON, and CLOCK_MONOTONIC"
+#endif
 #endif
 
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -2208,7 +2231,7 @@ static inline void asthra__cpu_relax(void) {
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
  * What all systems do alike is in os.c, os_fault.c and os_trace.c; the rest in a set of files for
- * each system: os_linux.c and its pieces, os_posix.c and its pieces for every other. What
+ * each system: os_linux.c and its pieces; os_posix.c and its pieces for every other. What
  * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
@@ -2225,8 +2248,8 @@ ASTHRA__FN void *asthra__os_map(size_t bytes);
 ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
-/* Gives the pages back and keeps the addresses and the guards among them. They read as zero
- * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
+/* Gives the pages back and keeps the addresses. They read as zero afterwards. No guard may be among
+ * them. false: they may have kept their bytes, as where the host has locked its memory. */
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
 /* The pages of one mapping take the place of another's, and are more or fewer then. */
 typedef enum Asthra__OsMoved {
@@ -2238,8 +2261,9 @@ ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, s
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and
- * nothing else is lost. */
+ * nothing else is lost. Where it was true, unmap_guarded is told how many go with the mapping. */
 ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
+ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guards);
 
 /* Keeps pages in memory, or no longer; calls do not nest. Returns 0, or the system's error: then
  * some of the pages may be locked. */
@@ -2258,7 +2282,8 @@ ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node)
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
 ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
-ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
+/* Bytes of whole pages; where the system does not tell, all of them. */
+ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes);
 
 /* What the system says of an address; for messages, it takes a while. */
 typedef enum Asthra__OsMapping {
@@ -2294,7 +2319,7 @@ ASTHRA__FN void asthra__os_fence_heavy(void);
 /* The calling thread's own stack, whatever stack it stands on now. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
 ASTHRA__FN bool asthra__os_is_main_thread(void);
-ASTHRA__FN uint64_t asthra__os_thread_id(void); /* as the system's tools show it */
+ASTHRA__FN uint64_t asthra__os_thread_id(void); /* as the system's tools show it, or debuggers */
 /* Threads of the process, a sanitizer's own included; 0: cannot tell. */
 ASTHRA__FN size_t asthra__os_thread_count(void);
 ASTHRA__FN void asthra__os_write_error(const char *text, size_t length); /* stderr, signal-safe */
@@ -2333,6 +2358,8 @@ ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark
 /* How many are ready, at most `room`; waits for at most timeout_ns for one (< 0: no limit). */
 ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns);
 ASTHRA__FN void asthra__os_poll_wake(void); /* ends the wait under way, or else the next one */
+/* For poll(2): rounded up, so that nobody waits in a loop of zeroes. */
+ASTHRA__FN int asthra__os_ms(int64_t ns);
 /* One descriptor, without the set: its events, 0 at the limit, < 0: the negative errno. */
 ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns);
 
@@ -2416,20 +2443,25 @@ ASTHRA__FN size_t asthra__os_signal_frame(void); /* most bytes that the system p
 /* The file that `at` belongs to, and how far it was moved from the addresses in it: as given, which
  * is dladdr's word or none, or better. NULL: cannot be told. */
 ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
+ASTHRA__FN bool asthra__os_is_static(const void *address); /* of the program or a library */
 #if ASTHRA_HAS_THREADS
 ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name);
-/* What the C library says of the calling thread's stack. May ask a heap for the main thread's. */
+/* What the C library says of the calling thread's stack; of the main one, it may ask a heap. */
 ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high);
 #endif
 
-/* ---- what the files of one system share; Linux ---- */
+/* ---- what the files of one system share ---- */
 
+#if ASTHRA__SYS_LINUX
 /* Reads at most room - 1 bytes of a file of /proc or /sys as a string; "" if there is none. */
 ASTHRA__FN size_t asthra__os_read_file(const char *path, char *out, size_t room);
 /* Counts the mappings of this process. If `inside` is not 0 stops at the one that holds it; *start
  * and *end are its bounds, *before is the end of the one below it. 0: not found, or no /proc. */
 ASTHRA__FN size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uintptr_t *start,
                                        uintptr_t *end);
+#else
+ASTHRA__FN bool asthra__os_main_stack(void **low, void **high); /* the main thread's */
+#endif
 
 #endif
 
@@ -2444,6 +2476,7 @@ ASTHRA__FN size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uint
 #if ASTHRA_HAS_CORE
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -2482,6 +2515,23 @@ ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
     bool is_terminal = isatty(STDERR_FILENO) != 0;
     errno = saved;
     return is_terminal;
+}
+
+/* Descriptors. */
+
+ASTHRA__FN int asthra__os_ms(int64_t ns) {
+    if (ns < 0) return -1;
+    int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
+    return ms < INT32_MAX ? (int)ms : INT32_MAX;
+}
+
+ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
+    int saved = errno;
+    struct pollfd p = {.fd = fd, .events = (short)events};
+    int got = poll(&p, 1, asthra__os_ms(timeout_ns));
+    int answer = got > 0 ? p.revents : got == 0 ? 0 : -errno;
+    errno = saved;
+    return answer;
 }
 
 /* Pages. */
@@ -2692,7 +2742,12 @@ ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler) {
     return is_linked;
 }
 
-/* Alternate stacks: a guard page, room for the handler, the kernel's frame. */
+/* Alternate stacks: a guard page, room for the handler, the kernel's frame, and the number of guard
+ * pages, 1 or 0. */
+
+static size_t *asthra__os_fault_stack_guards(void *memory, size_t bytes) {
+    return (size_t *)(void *)((char *)memory + bytes) - 1;
+}
 
 static size_t asthra__os_fault_stack_bytes(void) {
     size_t page = asthra__os_page_size(), frame = asthra__os_signal_frame();
@@ -2708,13 +2763,14 @@ ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
     if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) return true;
     char *start = asthra__os_map(bytes);
     if (!start) return false;
-    (void)asthra__os_guard_pages(start, page, 1);
-    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page};
+    size_t *guards = asthra__os_fault_stack_guards(start, bytes);
+    *guards = asthra__os_guard_pages(start, page, 1);
+    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page - 64};
     bool is_set = sigaltstack(&ours, NULL) == 0;
     if (is_set)
         *memory = start;
     else
-        asthra__os_unmap(start, bytes);
+        asthra__os_unmap_guarded(start, bytes, *guards);
     errno = saved;
     return is_set;
 }
@@ -2723,10 +2779,11 @@ ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
 ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
     int saved = errno;
     stack_t now = {0}, none = {.ss_flags = SS_DISABLE};
+    size_t bytes = asthra__os_fault_stack_bytes();
     if (!memory) return;
     if (sigaltstack(NULL, &now) == 0 && now.ss_sp == (char *)memory + asthra__os_page_size())
         sigaltstack(&none, NULL);
-    asthra__os_unmap(memory, asthra__os_fault_stack_bytes());
+    asthra__os_unmap_guarded(memory, bytes, *asthra__os_fault_stack_guards(memory, bytes));
     errno = saved;
 }
 
@@ -2839,6 +2896,18 @@ typedef struct Asthra__OsName {
 extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
     __attribute__((__weak__));
 
+static bool asthra__os_is_named(const void *address, Asthra__OsName *name) {
+    return !!asthra__os_dladdr && asthra__os_dladdr(address, name) != 0;
+}
+
+ASTHRA__FN bool asthra__os_is_static(const void *address) {
+    Asthra__OsName name = {0};
+    uintptr_t moved;
+    (void)asthra__os_is_named(address, &name);
+    moved = (uintptr_t)name.base;
+    return asthra__os_object_of((uintptr_t)address, name.object, &moved) != NULL;
+}
+
 typedef struct Asthra__OsLine {
     char *out;
     size_t room, length;
@@ -2868,8 +2937,7 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
     Asthra__OsLine line = {.out = out, .room = room};
     Asthra__OsName name = {0};
     uintptr_t at = (uintptr_t)address;
-    bool is_named = !!asthra__os_dladdr && asthra__os_dladdr(address, &name) != 0;
-    if (is_named && name.function) {
+    if (asthra__os_is_named(address, &name) && name.function) {
         asthra__os_line_text(&line, name.function);
         asthra__os_line_text(&line, "+");
         asthra__os_line_hex(&line, at - ((uintptr_t)name.start & ~ASTHRA__OS_ODD));
@@ -3428,6 +3496,11 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     errno = saved;
 }
 
+ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guards) {
+    (void)guards; /* the kernel tells how many mappings there are */
+    asthra__os_unmap(start, bytes);
+}
+
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
     int saved = errno;
     madvise(start, bytes, MADV_DONTNEED);
@@ -3791,13 +3864,6 @@ ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark
     return how;
 }
 
-/* Rounded up, so that nobody waits in a loop of zeroes. */
-static int asthra__os_milliseconds(int64_t ns) {
-    if (ns < 0) return -1;
-    int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
-    return ms < INT32_MAX ? (int)ms : INT32_MAX;
-}
-
 static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_ns) {
     int set = asthra__os_poll_set();
 #ifdef SYS_epoll_pwait2
@@ -3808,7 +3874,7 @@ static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_n
         asthra__store(&asthra__poll_set.lacks_ns, true, relaxed);
     }
 #endif
-    return epoll_wait(set, out, room, asthra__os_milliseconds(timeout_ns));
+    return epoll_wait(set, out, room, asthra__os_ms(timeout_ns));
 }
 
 ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns) {
@@ -3834,15 +3900,6 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
 ASTHRA__FN void asthra__os_poll_wake(void) {
     asthra__os_signal_set(
         (Asthra__OsSignal){asthra__load(&asthra__poll_set.wake, acquire) - 1, -1});
-}
-
-ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
-    int saved = errno;
-    struct pollfd p = {.fd = fd, .events = (short)events};
-    int got = poll(&p, 1, asthra__os_milliseconds(timeout_ns));
-    int answer = got > 0 ? p.revents : got == 0 ? 0 : -errno;
-    errno = saved;
-    return answer;
 }
 
 ASTHRA__FN Asthra__OsSignal asthra__os_signal_open(void) {
@@ -3871,6 +3928,832 @@ ASTHRA__FN void asthra__os_signal_clear(Asthra__OsSignal s) {
     int saved = errno;
     ssize_t done = read(s.fd, &count, sizeof count);
     (void)done;
+    errno = saved;
+}
+
+#endif
+
+/* ---- [os] body ------------------------------------------------------ platform/os_posix.c ---- */
+/* os_posix - chance, cores, fences and this process, in terms of POSIX.    [os] body: posix
+ *
+ * For every system but Linux, and for Linux under ASTHRA_RT_POSIX: POSIX.1-2008 with threads and
+ * CLOCK_MONOTONIC, and MAP_ANON. What POSIX does not tell is answered as the contract allows: one
+ * node of memory, an unknown number of threads, every core that is online, threads without names.
+ *
+ * The main thread is the one that runs the program's constructors, ours among them; or the first
+ * that asks, if that is earlier. Above its frames lie the strings of its environment, on every
+ * system that starts programs as System V did, so the highest of them is where its stack ends; how
+ * much there is below is the limit, at the start or now, whichever is less. Where the strings are
+ * not near, as in a library that another thread loaded, the stack is unknown.
+ *
+ * Both halves of an asymmetric fence are full fences. ThreadSanitizer does not model fences: there
+ * both are a read-modify-write of one word.
+ */
+
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_POSIX
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#if ASTHRA_HAS_THREADS
+#include <pthread.h>
+#endif
+
+enum { ASTHRA__OS_STACK_ROOM = 8 << 20 }; /* of a main stack without a limit */
+
+extern char **environ;
+
+static struct {
+    ASTHRA__ATOMIC(uint32_t) fence;   /* ThreadSanitizer's stand-in */
+    ASTHRA__ATOMIC(uint32_t) chances; /* asked for so far */
+    uint64_t seed;
+    uintptr_t stack_high, stack_room; /* of the main thread at the start; 0: unknown */
+} asthra__os;
+
+/* ---- the start ---- */
+
+static uintptr_t asthra__os_environment_end(uintptr_t above) {
+    uintptr_t end = 0;
+    if (!environ) return 0;
+    for (char **e = environ; *e; e++) {
+        uintptr_t after = (uintptr_t)*e + strlen(*e) + 1;
+        if (after - above < ASTHRA__OS_STACK_ROOM && after > end) end = after;
+    }
+    uintptr_t list = (uintptr_t)(environ + 1);
+    return list - above < ASTHRA__OS_STACK_ROOM && list > end ? list : end;
+}
+
+static uintptr_t asthra__os_stack_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return ASTHRA__OS_STACK_ROOM;
+    return limit.rlim_cur < UINTPTR_MAX / 4 ? (uintptr_t)limit.rlim_cur : ASTHRA__OS_STACK_ROOM;
+}
+
+static uint64_t asthra__os_seed(void) {
+    uint64_t seed = (uintptr_t)&seed ^ (uint64_t)asthra__os_now_ns() << 20;
+    int file = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    uint64_t fresh;
+    if (file < 0) return seed;
+    if (read(file, &fresh, sizeof fresh) == (ssize_t)sizeof fresh) seed = fresh;
+    close(file);
+    return seed;
+}
+
+static void asthra__os_begin(void) {
+    int saved = errno;
+    uintptr_t page = asthra__os_page_size();
+    uintptr_t end = asthra__os_environment_end((uintptr_t)__builtin_frame_address(0));
+    asthra__os.stack_high = (end + page - 1) / page * page;
+    asthra__os.stack_room = asthra__os_stack_limit();
+    asthra__os.seed = asthra__os_seed();
+    errno = saved;
+}
+
+ASTHRA__FN bool asthra__os_main_stack(void **low, void **high) {
+    uintptr_t room = asthra__os_stack_limit();
+    if (room > asthra__os.stack_room) room = asthra__os.stack_room;
+    if (asthra__os.stack_high == 0 || asthra__os.stack_high <= room) return false;
+    *low = (void *)(asthra__os.stack_high - room);
+    *high = (void *)asthra__os.stack_high;
+    return true;
+}
+
+#if ASTHRA_HAS_THREADS
+
+static struct {
+    pthread_once_t once;
+    pthread_t first, main; /* whose the stack above is; the same, or in a child who forked */
+} asthra__os_threads = {.once = PTHREAD_ONCE_INIT};
+
+static void asthra__os_fork_child(void) {
+    asthra__os_threads.main = pthread_self();
+}
+
+static void asthra__os_begin_threads(void) {
+    asthra__os_begin();
+    asthra__os_threads.first = asthra__os_threads.main = pthread_self();
+    asthra__os_on_fork(NULL, NULL, asthra__os_fork_child);
+}
+
+__attribute__((__constructor__)) static void asthra__os_start(void) {
+    pthread_once(&asthra__os_threads.once, asthra__os_begin_threads);
+}
+
+ASTHRA__FN bool asthra__os_is_main_thread(void) {
+    asthra__os_start();
+    return pthread_equal(pthread_self(), asthra__os_threads.main) != 0;
+}
+
+ASTHRA__FN uint64_t asthra__os_thread_id(void) {
+    pthread_t self = pthread_self();
+    uint64_t id = 0;
+    memcpy(&id, &self, sizeof self);
+    return id;
+}
+
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
+    asthra__os_start();
+    bool is_first = pthread_equal(pthread_self(), asthra__os_threads.first) != 0;
+    return (is_first && asthra__os_main_stack(low, high)) || asthra__os_thread_bounds(low, high);
+}
+
+ASTHRA__FN size_t asthra__os_thread_count(void) {
+    return 0;
+}
+
+ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name) {
+    (void)thread, (void)name;
+}
+
+#else
+
+__attribute__((__constructor__)) static void asthra__os_start(void) {
+    if (asthra__os.stack_room == 0) asthra__os_begin();
+}
+
+ASTHRA__FN bool asthra__os_is_main_thread(void) {
+    return true;
+}
+
+ASTHRA__FN uint64_t asthra__os_thread_id(void) {
+    return (uint64_t)getpid();
+}
+
+ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high) {
+    asthra__os_start();
+    return asthra__os_main_stack(low, high);
+}
+
+/* Others may not call the runtime, nor end a wait of it. */
+ASTHRA__FN size_t asthra__os_thread_count(void) {
+    return 1;
+}
+
+#endif
+
+/* ---- chance, cores, nodes ---- */
+
+ASTHRA__FN uint64_t asthra__os_entropy(void) {
+    uint64_t number = asthra__add(&asthra__os.chances, 1, relaxed);
+    asthra__os_start();
+    uint64_t bits = asthra__os.seed + (number << 32 ^ (uint64_t)getpid());
+    bits = (bits ^ bits >> 30) * UINT64_C(0xbf58476d1ce4e5b9); /* splitmix64 */
+    bits = (bits ^ bits >> 27) * UINT64_C(0x94d049bb133111eb);
+    return bits ^ bits >> 31;
+}
+
+ASTHRA__FN unsigned asthra__os_cores(void) {
+    long online = 1;
+#ifdef _SC_NPROCESSORS_ONLN /* a word of every system, and of POSIX since 2024 */
+    int saved = errno;
+    online = sysconf(_SC_NPROCESSORS_ONLN);
+    errno = saved;
+#endif
+    return online > 0 ? (unsigned)online : 1;
+}
+
+ASTHRA__FN unsigned asthra__os_nodes(void) {
+    return 1;
+}
+
+ASTHRA__FN unsigned asthra__os_node(void) {
+    return 0;
+}
+
+ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node) {
+    (void)start, (void)bytes, (void)node;
+}
+
+/* ---- fences ---- */
+
+ASTHRA__FN void asthra__os_fence_setup(void) {}
+
+#if ASTHRA_HAS_THREADS && !ASTHRA__TSAN
+
+ASTHRA__FN ASTHRA__FAST void asthra__os_fence_light(void) {
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+ASTHRA__FN void asthra__os_fence_heavy(void) {
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+#else
+
+ASTHRA__FN void asthra__os_fence_light(void) {
+    asthra__add(&asthra__os.fence, 1, seq_cst);
+}
+
+ASTHRA__FN void asthra__os_fence_heavy(void) {
+    asthra__add(&asthra__os.fence, 1, seq_cst);
+}
+
+#endif
+
+/* ---- for the shared files ---- */
+
+ASTHRA__FN size_t asthra__os_signal_frame(void) {
+#ifdef _SC_MINSIGSTKSZ
+    long bytes = sysconf(_SC_MINSIGSTKSZ);
+    if (bytes > 0) return (size_t)bytes;
+#endif
+    return (size_t)MINSIGSTKSZ;
+}
+
+/* The codes that POSIX has for faults (<signal.h>): others may be those of signals that were sent,
+ * by a system that numbers them as it likes. */
+ASTHRA__FN bool asthra__os_is_fault(int number, int code) {
+    if (number == SIGSEGV) return code == SEGV_MAPERR || code == SEGV_ACCERR;
+    return code == BUS_ADRALN || code == BUS_ADRERR || code == BUS_OBJERR;
+}
+
+/* Where linkers make ELF: the bounds of what we are linked into. */
+extern const char asthra__os_image[] __asm__("__ehdr_start")
+    __attribute__((__weak__, __visibility__("hidden")));
+extern const char asthra__os_image_end[] __asm__("_end")
+    __attribute__((__weak__, __visibility__("hidden")));
+
+/* An executable that cannot be moved has true addresses, whatever the loader calls its base. */
+static bool asthra__os_is_moved(const char *base) {
+    uint16_t type;
+    if (memcmp(base, "\177ELF", 4) != 0) return true;
+    memcpy(&type, base + 16, sizeof type); /* e_type */
+    return type != 2;                      /* ET_EXEC */
+}
+
+ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved) {
+    uintptr_t image = (uintptr_t)asthra__os_image;
+    if (!object && image != 0 && at - image < (uintptr_t)asthra__os_image_end - image) {
+        object = "?"; /* the program, by no name that we know */
+        *moved = image;
+    }
+    if (object && !asthra__os_is_moved((const char *)*moved)) *moved = 0;
+    return object;
+}
+
+#endif
+
+/* ---- [os] body ------------------------------------------------- platform/os_posix_wait.c ---- */
+/* os_posix - parking on condition variables.                               [os] body: parking
+ *
+ * Who sleeps puts a record with a condition variable of its own into the list of a bucket. Buckets
+ * are chosen by the address of the word and have a mutex each. Somebody changes the word and calls
+ * for a wake:
+ *
+ *     sleeper S                                waker W
+ *     S1  locks the bucket                     W0  has changed the word
+ *     S2  looks: the word is as expected       W1  locks the bucket
+ *     S3  enlists, and waits, which unlocks    W2  takes the oldest sleepers of the word out of the
+ *         until it is signalled or late            list, marks them, signals each
+ *     S4  unmarked: leaves the list itself     W3  unlocks
+ *     S5  unlocks
+ *
+ * No wake is lost. If W1 comes before S1, then S2 comes after W3 and sees the change of W0: S does
+ * not sleep. Else W2 comes after S3, and finds S in the list.
+ *
+ * Others touch a record only while it is in the list and they hold the mutex, and S leaves only
+ * with the mutex held: nobody touches a stack that is gone. Of the word W uses the address alone,
+ * because what it stands in may have been freed. A wake is for one thread, however many sleep on
+ * the word or share the bucket.
+ *
+ * Nothing here allocates, unless a C library does so in pthread_cond_init; where that is refused
+ * the sleep ends early, as any may. A wait on a condition variable is a cancellation point, and who
+ * was cancelled there would stay in the list, so cancellation is off meanwhile. None of this is for
+ * signal handlers; ours neither wait nor wake.
+ *
+ * Fork. The child has none of the threads that held mutexes or stood in lists, and makes its
+ * buckets anew. Its hook is registered before all others of the runtime and so runs before them:
+ * they may wake.
+ *
+ * With one thread nobody is there to wake it: a sleep is a nap, cut short by any signal, and of
+ * bounded length, so that what a signal handler wrote is seen.
+ */
+
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_POSIX
+
+#include <errno.h>
+#include <time.h>
+#if ASTHRA_HAS_THREADS
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+#if ASTHRA_HAS_THREADS
+
+enum {
+    ASTHRA__OS_BUCKET_BITS = 6,
+    ASTHRA__OS_BUCKETS = 1 << ASTHRA__OS_BUCKET_BITS,
+    ASTHRA__OS_SLEEP_MOST = 100000000 /* seconds: three years, which no time_t overflows on */
+};
+
+typedef struct Asthra__OsSleeper Asthra__OsSleeper;
+struct Asthra__OsSleeper {
+    Asthra__OsSleeper *next, **link; /* of the list; under the bucket's mutex, as all is */
+    const void *word;
+    pthread_cond_t is_due;
+    bool is_woken; /* and out of the list */
+};
+
+typedef struct Asthra__OsBucket {
+    ASTHRA__ALIGNED(64) pthread_mutex_t lock;
+    Asthra__OsSleeper *first, **end; /* the oldest; where the next is linked */
+} Asthra__OsBucket;
+
+static struct {
+    pthread_once_t once;
+    pthread_condattr_t monotonic;
+    Asthra__OsBucket buckets[ASTHRA__OS_BUCKETS];
+} asthra__os_parking = {.once = PTHREAD_ONCE_INIT};
+
+/* At the start, and in a forked child, whatever state the parent's were in. */
+static void asthra__os_parking_clear(void) {
+    for (size_t i = 0; i < ASTHRA__OS_BUCKETS; i++) {
+        Asthra__OsBucket *b = &asthra__os_parking.buckets[i];
+        pthread_mutex_init(&b->lock, NULL);
+        b->first = NULL;
+        b->end = &b->first;
+    }
+}
+
+static void asthra__os_parking_setup(void) {
+    pthread_condattr_init(&asthra__os_parking.monotonic);
+    pthread_condattr_setclock(&asthra__os_parking.monotonic, CLOCK_MONOTONIC);
+    asthra__os_parking_clear();
+    pthread_atfork(NULL, NULL, asthra__os_parking_clear);
+}
+
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
+                                   void (*child)(void)) {
+    pthread_once(&asthra__os_parking.once, asthra__os_parking_setup);
+    pthread_atfork(before, parent, child);
+}
+
+static Asthra__OsBucket *asthra__os_bucket(const void *word) {
+    uint32_t hash = (uint32_t)((uintptr_t)word >> 2) * 2654435761u; /* Fibonacci hashing */
+    pthread_once(&asthra__os_parking.once, asthra__os_parking_setup);
+    return &asthra__os_parking.buckets[hash >> (32 - ASTHRA__OS_BUCKET_BITS)];
+}
+
+static void asthra__os_enlist(Asthra__OsBucket *b, Asthra__OsSleeper *s) {
+    s->next = NULL;
+    s->link = b->end;
+    *b->end = s;
+    b->end = &s->next;
+}
+
+static void asthra__os_unlist(Asthra__OsBucket *b, Asthra__OsSleeper *s) {
+    *s->link = s->next;
+    if (s->next)
+        s->next->link = s->link;
+    else
+        b->end = s->link;
+}
+
+static struct timespec asthra__os_due(int64_t timeout_ns) {
+    struct timespec due;
+    int64_t seconds = timeout_ns / 1000000000;
+    clock_gettime(CLOCK_MONOTONIC, &due);
+    due.tv_sec += (time_t)(seconds < ASTHRA__OS_SLEEP_MOST ? seconds : ASTHRA__OS_SLEEP_MOST);
+    due.tv_nsec += (long)(timeout_ns % 1000000000);
+    if (due.tv_nsec < 1000000000) return due;
+    due.tv_nsec -= 1000000000;
+    due.tv_sec++;
+    return due;
+}
+
+/* S1 to S5. */
+static void asthra__os_sleep(Asthra__OsBucket *b, Asthra__OsSleeper *s,
+                             ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                             const struct timespec *due) {
+    pthread_mutex_lock(&b->lock);
+    if (asthra__load(word, relaxed) == expected) {
+        int error = 0;
+        asthra__os_enlist(b, s);
+        while (!s->is_woken && error == 0)
+            error = due ? pthread_cond_timedwait(&s->is_due, &b->lock, due)
+                        : pthread_cond_wait(&s->is_due, &b->lock);
+        if (!s->is_woken) asthra__os_unlist(b, s);
+    }
+    pthread_mutex_unlock(&b->lock);
+}
+
+ASTHRA__FN void asthra__os_wait(ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                                int64_t timeout_ns) {
+    Asthra__OsSleeper s = {.word = word};
+    Asthra__OsBucket *b = asthra__os_bucket(word);
+    struct timespec due;
+    int saved = errno, cancel;
+    if (timeout_ns >= 0) due = asthra__os_due(timeout_ns);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    if (pthread_cond_init(&s.is_due, &asthra__os_parking.monotonic) == 0) {
+        asthra__os_sleep(b, &s, word, expected, timeout_ns < 0 ? NULL : &due);
+        pthread_cond_destroy(&s.is_due);
+    } else {
+        sched_yield();
+    }
+    pthread_setcancelstate(cancel, &cancel);
+    errno = saved;
+}
+
+/* W1 to W3. */
+ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_many) {
+    int saved = errno;
+    Asthra__OsBucket *b = asthra__os_bucket(word);
+    pthread_mutex_lock(&b->lock);
+    for (Asthra__OsSleeper *s = b->first, *next; s && how_many > 0; s = next) {
+        next = s->next;
+        if (s->word != word) continue;
+        asthra__os_unlist(b, s);
+        s->is_woken = true;
+        pthread_cond_signal(&s->is_due);
+        how_many--;
+    }
+    pthread_mutex_unlock(&b->lock);
+    errno = saved;
+}
+
+#else
+
+ASTHRA__FN void asthra__os_wait(ASTHRA__ATOMIC(uint32_t) * word, uint32_t expected,
+                                int64_t timeout_ns) {
+    const int64_t nap_ns = 999999999;
+    int saved = errno;
+    if (timeout_ns < 0 || timeout_ns > nap_ns) timeout_ns = nap_ns;
+    struct timespec nap = {.tv_nsec = (long)timeout_ns};
+    if (asthra__load(word, relaxed) == expected) nanosleep(&nap, NULL);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_wake(ASTHRA__ATOMIC(uint32_t) * word, uint32_t how_many) {
+    (void)word, (void)how_many;
+}
+
+ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
+                                   void (*child)(void)) {
+    (void)before, (void)parent, (void)child;
+}
+
+#endif
+
+#endif
+
+/* ---- [os] body ------------------------------------------------ platform/os_posix_pages.c ---- */
+/* os_posix - pages, in terms of POSIX.                                     [os] body: pages
+ *
+ * Memory is private and anonymous: MAP_ANON, which POSIX has in its issue of 2024 only, and every
+ * system before that. Pages go back by mapping fresh ones over them. What is mapped and what is
+ * resident the system is not asked where it has no way to say: all counts as resident.
+ *
+ * A guard is a page without access, which splits its mapping; two more, then. How many mappings a
+ * process may have POSIX does not say either. The guards take no more than leaves a host half of
+ * the least that is usual (Linux, 65,530), and the rest of the stacks goes without.
+ */
+
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_POSIX
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#if ASTHRA__ASAN
+void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
+#endif
+
+enum { ASTHRA__OS_GUARDS_MOST = 16000 };
+
+static struct {
+    ASTHRA__ATOMIC(uint32_t) guards; /* there are, and are being made */
+} asthra__pages;
+
+ASTHRA__FN void *asthra__os_map(size_t bytes) {
+    int saved = errno;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    errno = saved;
+    return start == MAP_FAILED ? NULL : start;
+}
+
+ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
+    int saved = errno;
+#if ASTHRA__ASAN
+    __asan_unpoison_memory_region(start, bytes); /* its shadow outlives the mapping */
+#endif
+    munmap(start, bytes);
+    errno = saved;
+}
+
+/* A refusal may have taken the old pages away (POSIX, mmap, "Return value"). Whoever owns the
+ * addresses believes that they are there, and others may come to lie in the gap. */
+ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
+    static const char text[] = "asthra_rt: the system took pages of this process and gave no fresh "
+                               "ones for them; it is out of memory\n";
+    int saved = errno;
+    bool is_done = mmap(start, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_FIXED,
+                        -1, 0) == start;
+    if (!is_done && !asthra__os_is_mapped(start, bytes)) {
+        asthra__os_write_error(text, sizeof text - 1);
+        abort();
+    }
+    errno = saved;
+    return is_done;
+}
+
+ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes) {
+    (void)from, (void)bytes, (void)to, (void)to_bytes;
+    return ASTHRA__OS_STAYED;
+}
+
+ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
+    int saved = errno;
+    (void)asthra__os_discard(start, bytes);
+    bool is_closed = mprotect(start, bytes, PROT_NONE) == 0;
+    errno = saved;
+    return is_closed;
+}
+
+ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes) {
+    size_t page = asthra__os_page_size();
+    (void)start;
+    return (bytes + page - 1) / page * page;
+}
+
+ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
+    size_t page = asthra__os_page_size();
+    uintptr_t at = (uintptr_t)address;
+    void *low, *high;
+    int saved = errno;
+    Asthra__OsMapping found = ASTHRA__OS_MAPPING_OTHER;
+    if (!asthra__os_is_mapped((void *)(at / page * page), page))
+        found = ASTHRA__OS_MAPPING_NONE;
+    else if (asthra__os_main_stack(&low, &high) && at >= (uintptr_t)low && at < (uintptr_t)high)
+        found = ASTHRA__OS_MAPPING_STACK;
+    else if (asthra__os_is_static(address))
+        found = ASTHRA__OS_MAPPING_STATIC;
+    errno = saved;
+    return found;
+}
+
+/* ---- guards ---- */
+
+/* Guards all or none. */
+static bool asthra__os_guard_all(char *first, size_t stride, size_t count) {
+    size_t page = asthra__os_page_size(), done = 0;
+    while (done < count && mprotect(first + done * stride, page, PROT_NONE) == 0) done++;
+    if (done == count) return true;
+    while (done-- > 0) mprotect(first + done * stride, page, PROT_READ | PROT_WRITE);
+    return false;
+}
+
+ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count) {
+    int saved = errno;
+    if (count > ASTHRA__OS_GUARDS_MOST) return false;
+    uint32_t before = asthra__add(&asthra__pages.guards, (uint32_t)count, relaxed);
+    bool is_done =
+        before + count <= ASTHRA__OS_GUARDS_MOST && asthra__os_guard_all(first, stride, count);
+    if (!is_done) asthra__sub(&asthra__pages.guards, (uint32_t)count, relaxed);
+    errno = saved;
+    return is_done;
+}
+
+ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guards) {
+    asthra__os_unmap(start, bytes);
+    asthra__sub(&asthra__pages.guards, (uint32_t)guards, relaxed);
+}
+
+#endif
+
+/* ---- [os] body ------------------------------------------------ platform/os_posix_fault.c ---- */
+/* os_posix_fault - registers and stacks of a system that nobody described. [os] body: layouts
+ *
+ * POSIX says that a handler gets a context and that a thread has a stack, and not where in memory
+ * what lies. Faults are seen, and go on to whoever handled them before.
+ */
+
+#if ASTHRA_HAS_CORE && !ASTHRA__SYS_LINUX_ABI
+
+ASTHRA__FN bool asthra__os_fault_redirect(void *context, void (*target)(void *), void *argument,
+                                          void *stack_top) {
+    (void)context, (void)target, (void)argument, (void)stack_top;
+    return false;
+}
+
+ASTHRA__FN bool asthra__os_fault_call(void *context, void (*target)(void *), void *argument) {
+    (void)context, (void)target, (void)argument;
+    return false;
+}
+
+#if ASTHRA_HAS_THREADS
+ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high) {
+    (void)low, (void)high;
+    return false;
+}
+#endif
+
+#endif
+
+/* ---- [os] body ------------------------------------------------- platform/os_posix_poll.c ---- */
+/* os_posix - descriptors: an array for poll(2), and pipes.                 [os] body: descriptors
+ *
+ * The set is an array of what is armed, with the place of each number beside it, so that arming
+ * takes a few steps; telling takes a poll over all of them. Whoever waits works on a copy. What is
+ * ready is told if it is still armed with the mark that the copy has, and leaves the set. Arming
+ * ends a wait under way, whose copy lacks it.
+ *
+ * A number that was given to another file is that file: nobody can tell. A closed one is told by
+ * the next poll, or by arming it.
+ *
+ * The lock is held for a few steps, or for the copy, and never over a system call but sched_yield.
+ * Arrays are mapped, twice as large each time, and stay.
+ */
+
+#if ASTHRA_HAS_CORE && ASTHRA__SYS_POSIX
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+typedef struct Asthra__OsArmedFd {
+    int fd, events;
+    uint64_t mark;
+} Asthra__OsArmedFd;
+
+typedef struct Asthra__OsArray { /* grows; what is new is zero */
+    void *at;
+    size_t bytes;
+} Asthra__OsArray;
+
+static struct {
+    ASTHRA__ATOMIC(uint32_t) lock;
+    ASTHRA__ATOMIC(uint32_t) waits; /* somebody is in poll, or about to be */
+    Asthra__OsSignal wake;
+    bool is_open;
+    size_t count;
+    Asthra__OsArray armed;         /* Asthra__OsArmedFd, by place */
+    Asthra__OsArray place;         /* uint32_t, by number: the place + 1; 0: not armed */
+    Asthra__OsArray polled, marks; /* the copy: struct pollfd, uint64_t; of whoever waits */
+} asthra__poll_set;
+
+static void asthra__poll_lock(void) {
+    while (asthra__exchange(&asthra__poll_set.lock, 1u, acquire)) asthra__os_yield();
+}
+static void asthra__poll_unlock(void) {
+    asthra__store(&asthra__poll_set.lock, 0u, release);
+}
+
+/* False: no memory, and all is as it was. */
+static bool asthra__os_array_reach(Asthra__OsArray *a, size_t bytes) {
+    if (bytes <= a->bytes) return true;
+    size_t more = a->bytes != 0 ? a->bytes : 4 * asthra__os_page_size();
+    while (more < bytes) more *= 2;
+    void *fresh = asthra__os_map(more);
+    if (fresh == NULL) return false;
+    if (a->at != NULL) memcpy(fresh, a->at, a->bytes);
+    if (a->at != NULL) asthra__os_unmap(a->at, a->bytes);
+    a->at = fresh;
+    a->bytes = more;
+    return true;
+}
+
+/* ---- the set ---- */
+
+ASTHRA__FN bool asthra__os_poll_open(void) {
+    asthra__poll_set.wake = asthra__os_signal_open();
+    asthra__poll_set.is_open = asthra__poll_set.wake.fd >= 0;
+    return asthra__poll_set.is_open;
+}
+
+ASTHRA__FN void asthra__os_poll_close(void) {
+    if (asthra__poll_set.is_open) asthra__os_signal_close(asthra__poll_set.wake);
+    asthra__poll_set.is_open = false;
+    asthra__poll_set.count = 0;
+    if (asthra__poll_set.place.at != NULL)
+        memset(asthra__poll_set.place.at, 0, asthra__poll_set.place.bytes);
+    asthra__store(&asthra__poll_set.lock, 0u, relaxed);
+    asthra__store(&asthra__poll_set.waits, 0u, relaxed);
+}
+
+/* Caller holds the lock. */
+static bool asthra__poll_put(int fd, int events, uint64_t mark) {
+    size_t number = (size_t)fd, count = asthra__poll_set.count;
+    if (!asthra__os_array_reach(&asthra__poll_set.place, (number + 1) * sizeof(uint32_t)) ||
+        !asthra__os_array_reach(&asthra__poll_set.armed, (count + 1) * sizeof(Asthra__OsArmedFd)))
+        return false;
+    uint32_t *place = &((uint32_t *)asthra__poll_set.place.at)[number];
+    if (*place == 0) *place = (uint32_t)++asthra__poll_set.count;
+    ((Asthra__OsArmedFd *)asthra__poll_set.armed.at)[*place - 1] =
+        (Asthra__OsArmedFd){fd, events, mark};
+    return true;
+}
+
+/* Takes fd out, if it is armed with that mark. Caller holds the lock. */
+static bool asthra__poll_take(int fd, uint64_t mark) {
+    Asthra__OsArmedFd *armed = asthra__poll_set.armed.at;
+    uint32_t *places = asthra__poll_set.place.at, place = places[fd];
+    if (place == 0 || armed[place - 1].mark != mark) return false;
+    const Asthra__OsArmedFd *last = &armed[--asthra__poll_set.count];
+    armed[place - 1] = *last;
+    places[last->fd] = place;
+    places[fd] = 0;
+    return true;
+}
+
+ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark, bool is_known) {
+    int now = asthra__os_poll_one(fd, 0, 0);
+    (void)is_known;
+    if (now > 0 && now & POLLNVAL) return ASTHRA__OS_ARMED_CLOSED;
+    asthra__poll_lock();
+    bool is_put = asthra__poll_put(fd, events, mark);
+    bool must_wake = asthra__load(&asthra__poll_set.waits, relaxed) != 0;
+    asthra__poll_unlock();
+    if (is_put && must_wake) asthra__os_poll_wake();
+    return is_put ? ASTHRA__OS_ARMED : ASTHRA__OS_ARMED_FULL;
+}
+
+/* Makes the copy, behind the signal; how many it holds. Without memory for it, the signal alone. */
+static size_t asthra__poll_copy(void) {
+    asthra__poll_lock();
+    size_t count = asthra__poll_set.count;
+    const Asthra__OsArmedFd *armed = asthra__poll_set.armed.at;
+    if (!asthra__os_array_reach(&asthra__poll_set.polled, (count + 1) * sizeof(struct pollfd)) ||
+        !asthra__os_array_reach(&asthra__poll_set.marks, (count + 1) * sizeof(uint64_t)))
+        count = 0;
+    struct pollfd *polled = asthra__poll_set.polled.at;
+    uint64_t *marks = asthra__poll_set.marks.at;
+    if (polled != NULL) polled[0] = (struct pollfd){asthra__poll_set.wake.fd, POLLIN, 0};
+    for (size_t i = 0; i < count; i++) {
+        polled[i + 1] = (struct pollfd){armed[i].fd, (short)armed[i].events, 0};
+        marks[i + 1] = armed[i].mark;
+    }
+    asthra__store(&asthra__poll_set.waits, 1u, relaxed);
+    asthra__poll_unlock();
+    return count;
+}
+
+ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns) {
+    int saved = errno;
+    size_t count = asthra__poll_copy(), told = 0;
+    struct pollfd *polled = asthra__poll_set.polled.at;
+    const uint64_t *marks = asthra__poll_set.marks.at;
+    int got = polled != NULL ? poll(polled, (nfds_t)count + 1, asthra__os_ms(timeout_ns)) : 0;
+    asthra__store(&asthra__poll_set.waits, 0u, relaxed);
+    if (got > 0 && polled[0].revents != 0) asthra__os_signal_clear(asthra__poll_set.wake);
+    asthra__poll_lock();
+    for (size_t i = 1; got > 0 && i <= count && told < room; i++) {
+        if (polled[i].revents == 0 || !asthra__poll_take(polled[i].fd, marks[i])) continue;
+        out[told++] = (Asthra__OsReady){marks[i], polled[i].revents};
+    }
+    asthra__poll_unlock();
+    errno = saved;
+    return told;
+}
+
+ASTHRA__FN void asthra__os_poll_wake(void) {
+    asthra__os_signal_set(asthra__poll_set.wake);
+}
+
+/* ---- signals: a byte in a pipe ---- */
+
+static bool asthra__os_signal_tame(int fd) {
+    return fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
+}
+
+ASTHRA__FN Asthra__OsSignal asthra__os_signal_open(void) {
+    Asthra__OsSignal none = {-1, -1};
+    int saved = errno, ends[2];
+    bool is_open = pipe(ends) == 0;
+    Asthra__OsSignal s = is_open ? (Asthra__OsSignal){ends[0], ends[1]} : none;
+    if (is_open && !(asthra__os_signal_tame(s.fd) && asthra__os_signal_tame(s.far_end))) {
+        asthra__os_signal_close(s);
+        s = none;
+    }
+    errno = saved;
+    return s;
+}
+
+ASTHRA__FN void asthra__os_signal_close(Asthra__OsSignal s) {
+    int saved = errno;
+    if (s.fd >= 0) close(s.fd);
+    if (s.far_end >= 0) close(s.far_end);
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_signal_set(Asthra__OsSignal s) {
+    int saved = errno;
+    ssize_t done = write(s.far_end, "", 1); /* a full pipe is readable too */
+    (void)done;
+    errno = saved;
+}
+
+ASTHRA__FN void asthra__os_signal_clear(Asthra__OsSignal s) {
+    char bytes[64];
+    int saved = errno;
+    while (read(s.fd, bytes, sizeof bytes) == (ssize_t)sizeof bytes) continue;
     errno = saved;
 }
 
@@ -16137,7 +17020,7 @@ static void asthra__slab_unmap(Asthra__Slab *s) {
     char *base = asthra__load(&s->base, relaxed);
     asthra__slab_untell(s, base);
     asthra__store(&s->base, (char *)NULL, relaxed);
-    asthra__os_unmap(base, s->stride * s->count);
+    asthra__os_unmap_guarded(base, s->stride * s->count, s->is_guarded ? s->count : 0);
     s->next_unused = asthra__fiber.unused;
     asthra__fiber.unused = s;
 }
@@ -16311,7 +17194,7 @@ ASTHRA__FN void asthra__fiber_teardown(void) {
         if (base == NULL) continue;
         asthra__slab_forget(s, base);
         asthra__slab_untell(s, base);
-        asthra__os_unmap(base, s->stride * s->count);
+        asthra__os_unmap_guarded(base, s->stride * s->count, s->is_guarded ? s->count : 0);
     }
     while (asthra__fiber.batches != NULL) {
         Asthra__SlabBatch *batch = asthra__fiber.batches;

@@ -60,6 +60,8 @@
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
  *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
+ *     ASTHRA_RT_POSIX              POSIX.1-2008 and MAP_ANON, no other system call: no futex, no
+ *                                  /proc; what every system but Linux gets anyway
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
  *     ASTHRA_RT_NO_CALLER          call sites are not recorded
  *     ASTHRA_RT_NO_AUTO_INIT       use before asthra_runtime_init is an error, not a start
@@ -149,6 +151,11 @@ extern "C" {
 #include "platform/os_linux_pages.c"
 #include "platform/os_linux_fault.c"
 #include "platform/os_linux_poll.c"
+#include "platform/os_posix.c"
+#include "platform/os_posix_wait.c"
+#include "platform/os_posix_pages.c"
+#include "platform/os_posix_fault.c"
+#include "platform/os_posix_poll.c"
 #include "platform/swap_internal.h"
 #include "platform/swap_x86_64.c"
 #include "platform/swap_aarch64.c"

@@ -101,6 +101,14 @@ TEST_MAYBE_UNUSED static void test_need_threads(void) {
 }
 #define NEED_THREADS() test_need_threads()
 
+/* Where the portable layer cannot know who else could wake a task. */
+TEST_MAYBE_UNUSED static void test_need_to_count_threads(void) {
+#if defined(ASTHRA_RT_POSIX) && !defined(ASTHRA_RT_NO_THREADS)
+    test_skip("POSIX does not count threads: nobody is asleep for sure");
+#endif
+}
+#define NEED_TO_COUNT_THREADS() test_need_to_count_threads()
+
 /* Whether qemu-user runs this program, as its variant says. */
 TEST_MAYBE_UNUSED static bool test_is_emulated(void) {
     static const char *const emulated[] = {"aarch64", "riscv64", "armhf", "arm"};

@@ -56,7 +56,8 @@ static void faulty_free(void *block) {
 static void *faulty_mmap(void *at, size_t size, int access, int flags, int fd, off_t from) {
     if (fails()) return MAP_FAILED;
     void *start = mmap(at, size, access, flags, fd, from);
-    if (start != MAP_FAILED) atomic_fetch_add(&live_bytes, (long)size);
+    bool is_new = start != MAP_FAILED && !(flags & MAP_FIXED); /* else over what is mapped */
+    if (is_new) atomic_fetch_add(&live_bytes, (long)size);
     return start;
 }
 static int faulty_munmap(void *start, size_t size) {

@@ -597,8 +597,13 @@ static char *a_block_among_others(size_t size) {
     return block;
 }
 
+/* As the system's tools show it; where there is no such number, as debuggers do. */
 static unsigned long long thread_id(void) {
+#if ASTHRA_HAS_LINUX || !ASTHRA_HAS_THREADS
     return (unsigned long long)syscall(SYS_gettid);
+#else
+    return (uintptr_t)pthread_self();
+#endif
 }
 static void freed_before(const void *block) {
     expect(1, "is the block %p of zone MANUAL, freed before by thread %llu at ", block,

@@ -309,7 +309,10 @@ TEST(memory, trim_gives_memory_back) {
     size_t given = asthra_memory_trim();
     CHECK(given > N * 4000u / 2);
     CHECK(asthra_memory_statistics(ASTHRA_MEMORY_ZONE_MANUAL).resident < full.resident / 10);
-    CHECK(asthra_memory_statistics_all().resident <= all.resident - N * 4000u / 2);
+    if (ASTHRA_HAS_LINUX)
+        CHECK(asthra_memory_statistics_all().resident <= all.resident - N * 4000u / 2);
+    else /* nobody tells what is in memory: it counts as what is mapped does */
+        CHECK_EQ(asthra_memory_statistics_all().resident, all.resident);
     CHECK_EQ(asthra_memory_statistics_all().mapped, all.mapped);
 }
 

@@ -272,6 +272,7 @@ static void *lock_plain(void *unused) {
 /* It once had a timer, due in 292 years: under a seed, at once; else, nobody was told. */
 static void lock_for_ever(uint64_t seed) {
     AsthraRuntimeConfig c = asthra_runtime_config_default();
+    NEED_TO_COUNT_THREADS();
     NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
     c.deterministic_seed = seed;
     c.worker_threads = 1;

@@ -283,6 +283,7 @@ static void *receives(void *c) {
 
 /* Nobody is asleep for sure while there are threads that the runtime does not know. */
 static void need_to_see_all_threads(void) {
+    NEED_TO_COUNT_THREADS();
     NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
 #if ASTHRA__TSAN
     pthread_t t; /* its first makes one more of the sanitizer's own, now and then */

@@ -271,7 +271,7 @@ static void asthra__slab_unmap(Asthra__Slab *s) {
     char *base = asthra__load(&s->base, relaxed);
     asthra__slab_untell(s, base);
     asthra__store(&s->base, (char *)NULL, relaxed);
-    asthra__os_unmap(base, s->stride * s->count);
+    asthra__os_unmap_guarded(base, s->stride * s->count, s->is_guarded ? s->count : 0);
     s->next_unused = asthra__fiber.unused;
     asthra__fiber.unused = s;
 }
@@ -445,7 +445,7 @@ ASTHRA__FN void asthra__fiber_teardown(void) {
         if (base == NULL) continue;
         asthra__slab_forget(s, base);
         asthra__slab_untell(s, base);
-        asthra__os_unmap(base, s->stride * s->count);
+        asthra__os_unmap_guarded(base, s->stride * s->count, s->is_guarded ? s->count : 0);
     }
     while (asthra__fiber.batches != NULL) {
         Asthra__SlabBatch *batch = asthra__fiber.batches;

@@ -48,7 +48,8 @@ ASTHRA_RT_API bool asthra_memory_describe(const void *ptr, AsthraAllocationInfo 
 
 /* Bytes count as asthra_manual_usable_size counts them. Exact when the zone is at rest; the peak
  * may be off by 64 KiB for each thread, of the stack zone for each task that uses it. Pages that
- * are free belong to no zone and are only in the sums of all. */
+ * are free belong to no zone and are only in the sums of all. With ASTHRA_RT_POSIX nobody tells
+ * what is in memory: all that is mapped counts as resident. */
 typedef struct AsthraMemoryStatistics {
     size_t current, peak, total; /* usable bytes now, at most, ever */
     size_t count, failures;      /* allocations ever, refused */

@@ -99,6 +99,11 @@
 #else
 #define ASTHRA_HAS_AUTO_INIT 1
 #endif
+#if defined(ASTHRA_RT_POSIX) || !defined(__linux__)
+#define ASTHRA_HAS_LINUX 0 /* its calls and files */
+#else
+#define ASTHRA_HAS_LINUX 1
+#endif
 #ifdef ASTHRA_RT_LOCK_PINS
 #define ASTHRA_HAS_LOCKED_PINS 1
 #else

@@ -9,6 +9,7 @@
 #if ASTHRA_HAS_CORE
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -47,6 +48,23 @@ ASTHRA__FN bool asthra__os_stderr_is_terminal(void) {
     bool is_terminal = isatty(STDERR_FILENO) != 0;
     errno = saved;
     return is_terminal;
+}
+
+/* Descriptors. */
+
+ASTHRA__FN int asthra__os_ms(int64_t ns) {
+    if (ns < 0) return -1;
+    int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
+    return ms < INT32_MAX ? (int)ms : INT32_MAX;
+}
+
+ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
+    int saved = errno;
+    struct pollfd p = {.fd = fd, .events = (short)events};
+    int got = poll(&p, 1, asthra__os_ms(timeout_ns));
+    int answer = got > 0 ? p.revents : got == 0 ? 0 : -errno;
+    errno = saved;
+    return answer;
 }
 
 /* Pages. */

@@ -105,7 +105,12 @@ ASTHRA__FN bool asthra__os_fault_install(Asthra__OsFaultHandler handler) {
     return is_linked;
 }
 
-/* Alternate stacks: a guard page, room for the handler, the kernel's frame. */
+/* Alternate stacks: a guard page, room for the handler, the kernel's frame, and the number of guard
+ * pages, 1 or 0. */
+
+static size_t *asthra__os_fault_stack_guards(void *memory, size_t bytes) {
+    return (size_t *)(void *)((char *)memory + bytes) - 1;
+}
 
 static size_t asthra__os_fault_stack_bytes(void) {
     size_t page = asthra__os_page_size(), frame = asthra__os_signal_frame();
@@ -121,13 +126,14 @@ ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
     if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) return true;
     char *start = asthra__os_map(bytes);
     if (!start) return false;
-    (void)asthra__os_guard_pages(start, page, 1);
-    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page};
+    size_t *guards = asthra__os_fault_stack_guards(start, bytes);
+    *guards = asthra__os_guard_pages(start, page, 1);
+    stack_t ours = {.ss_sp = start + page, .ss_size = bytes - page - 64};
     bool is_set = sigaltstack(&ours, NULL) == 0;
     if (is_set)
         *memory = start;
     else
-        asthra__os_unmap(start, bytes);
+        asthra__os_unmap_guarded(start, bytes, *guards);
     errno = saved;
     return is_set;
 }
@@ -136,10 +142,11 @@ ASTHRA__FN bool asthra__os_fault_stack_enter(void **memory) {
 ASTHRA__FN void asthra__os_fault_stack_leave(void *memory) {
     int saved = errno;
     stack_t now = {0}, none = {.ss_flags = SS_DISABLE};
+    size_t bytes = asthra__os_fault_stack_bytes();
     if (!memory) return;
     if (sigaltstack(NULL, &now) == 0 && now.ss_sp == (char *)memory + asthra__os_page_size())
         sigaltstack(&none, NULL);
-    asthra__os_unmap(memory, asthra__os_fault_stack_bytes());
+    asthra__os_unmap_guarded(memory, bytes, *asthra__os_fault_stack_guards(memory, bytes));
     errno = saved;
 }
 

@@ -1,7 +1,7 @@
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
  * What all systems do alike is in os.c, os_fault.c and os_trace.c; the rest in a set of files for
- * each system: os_linux.c and its pieces, os_posix.c and its pieces for every other. What
+ * each system: os_linux.c and its pieces; os_posix.c and its pieces for every other. What
  * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
@@ -22,8 +22,8 @@ ASTHRA__FN void *asthra__os_map(size_t bytes);
 ASTHRA__FN void *asthra__os_map_aligned(size_t bytes, size_t alignment);
 ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes);
 
-/* Gives the pages back and keeps the addresses and the guards among them. They read as zero
- * afterwards. false: they may have kept their bytes, as where the host has locked its memory. */
+/* Gives the pages back and keeps the addresses. They read as zero afterwards. No guard may be among
+ * them. false: they may have kept their bytes, as where the host has locked its memory. */
 ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes);
 /* The pages of one mapping take the place of another's, and are more or fewer then. */
 typedef enum Asthra__OsMoved {
@@ -35,8 +35,9 @@ ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, s
 
 /* Makes `count` single pages, `stride` bytes apart, fault when touched, until they are unmapped.
  * The system's limit of mappings is respected: false says that some page is not guarded, and
- * nothing else is lost. */
+ * nothing else is lost. Where it was true, unmap_guarded is told how many go with the mapping. */
 ASTHRA__FN bool asthra__os_guard_pages(void *first, size_t stride, size_t count);
+ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guards);
 
 /* Keeps pages in memory, or no longer; calls do not nest. Returns 0, or the system's error: then
  * some of the pages may be locked. */
@@ -55,7 +56,8 @@ ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node)
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
 ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
-ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes); /* of whole pages, bytes */
+/* Bytes of whole pages; where the system does not tell, all of them. */
+ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes);
 
 /* What the system says of an address; for messages, it takes a while. */
 typedef enum Asthra__OsMapping {
@@ -91,7 +93,7 @@ ASTHRA__FN void asthra__os_fence_heavy(void);
 /* The calling thread's own stack, whatever stack it stands on now. */
 ASTHRA__FN bool asthra__os_stack_bounds(void **low, void **high);
 ASTHRA__FN bool asthra__os_is_main_thread(void);
-ASTHRA__FN uint64_t asthra__os_thread_id(void); /* as the system's tools show it */
+ASTHRA__FN uint64_t asthra__os_thread_id(void); /* as the system's tools show it, or debuggers */
 /* Threads of the process, a sanitizer's own included; 0: cannot tell. */
 ASTHRA__FN size_t asthra__os_thread_count(void);
 ASTHRA__FN void asthra__os_write_error(const char *text, size_t length); /* stderr, signal-safe */
@@ -130,6 +132,8 @@ ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark
 /* How many are ready, at most `room`; waits for at most timeout_ns for one (< 0: no limit). */
 ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns);
 ASTHRA__FN void asthra__os_poll_wake(void); /* ends the wait under way, or else the next one */
+/* For poll(2): rounded up, so that nobody waits in a loop of zeroes. */
+ASTHRA__FN int asthra__os_ms(int64_t ns);
 /* One descriptor, without the set: its events, 0 at the limit, < 0: the negative errno. */
 ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns);
 
@@ -213,20 +217,25 @@ ASTHRA__FN size_t asthra__os_signal_frame(void); /* most bytes that the system p
 /* The file that `at` belongs to, and how far it was moved from the addresses in it: as given, which
  * is dladdr's word or none, or better. NULL: cannot be told. */
 ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
+ASTHRA__FN bool asthra__os_is_static(const void *address); /* of the program or a library */
 #if ASTHRA_HAS_THREADS
 ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name);
-/* What the C library says of the calling thread's stack. May ask a heap for the main thread's. */
+/* What the C library says of the calling thread's stack; of the main one, it may ask a heap. */
 ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high);
 #endif
 
-/* ---- what the files of one system share; Linux ---- */
+/* ---- what the files of one system share ---- */
 
+#if ASTHRA__SYS_LINUX
 /* Reads at most room - 1 bytes of a file of /proc or /sys as a string; "" if there is none. */
 ASTHRA__FN size_t asthra__os_read_file(const char *path, char *out, size_t room);
 /* Counts the mappings of this process. If `inside` is not 0 stops at the one that holds it; *start
  * and *end are its bounds, *before is the end of the one below it. 0: not found, or no /proc. */
 ASTHRA__FN size_t asthra__os_maps_scan(uintptr_t inside, uintptr_t *before, uintptr_t *start,
                                        uintptr_t *end);
+#else
+ASTHRA__FN bool asthra__os_main_stack(void **low, void **high); /* the main thread's */
+#endif
 
 #endif
 #endif

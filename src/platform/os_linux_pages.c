@@ -170,6 +170,11 @@ ASTHRA__FN void asthra__os_unmap(void *start, size_t bytes) {
     errno = saved;
 }
 
+ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guards) {
+    (void)guards; /* the kernel tells how many mappings there are */
+    asthra__os_unmap(start, bytes);
+}
+
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
     int saved = errno;
     madvise(start, bytes, MADV_DONTNEED);

@@ -82,13 +82,6 @@ ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark
     return how;
 }
 
-/* Rounded up, so that nobody waits in a loop of zeroes. */
-static int asthra__os_milliseconds(int64_t ns) {
-    if (ns < 0) return -1;
-    int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
-    return ms < INT32_MAX ? (int)ms : INT32_MAX;
-}
-
 static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_ns) {
     int set = asthra__os_poll_set();
 #ifdef SYS_epoll_pwait2
@@ -99,7 +92,7 @@ static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_n
         asthra__store(&asthra__poll_set.lacks_ns, true, relaxed);
     }
 #endif
-    return epoll_wait(set, out, room, asthra__os_milliseconds(timeout_ns));
+    return epoll_wait(set, out, room, asthra__os_ms(timeout_ns));
 }
 
 ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns) {
@@ -125,15 +118,6 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
 ASTHRA__FN void asthra__os_poll_wake(void) {
     asthra__os_signal_set(
         (Asthra__OsSignal){asthra__load(&asthra__poll_set.wake, acquire) - 1, -1});
-}
-
-ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
-    int saved = errno;
-    struct pollfd p = {.fd = fd, .events = (short)events};
-    int got = poll(&p, 1, asthra__os_milliseconds(timeout_ns));
-    int answer = got > 0 ? p.revents : got == 0 ? 0 : -errno;
-    errno = saved;
-    return answer;
 }
 
 ASTHRA__FN Asthra__OsSignal asthra__os_signal_open(void) {

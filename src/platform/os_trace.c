@@ -105,6 +105,18 @@ typedef struct Asthra__OsName {
 extern int asthra__os_dladdr(const void *address, Asthra__OsName *out) __asm__("dladdr")
     __attribute__((__weak__));
 
+static bool asthra__os_is_named(const void *address, Asthra__OsName *name) {
+    return !!asthra__os_dladdr && asthra__os_dladdr(address, name) != 0;
+}
+
+ASTHRA__FN bool asthra__os_is_static(const void *address) {
+    Asthra__OsName name = {0};
+    uintptr_t moved;
+    (void)asthra__os_is_named(address, &name);
+    moved = (uintptr_t)name.base;
+    return asthra__os_object_of((uintptr_t)address, name.object, &moved) != NULL;
+}
+
 typedef struct Asthra__OsLine {
     char *out;
     size_t room, length;
@@ -134,8 +146,7 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
     Asthra__OsLine line = {.out = out, .room = room};
     Asthra__OsName name = {0};
     uintptr_t at = (uintptr_t)address;
-    bool is_named = !!asthra__os_dladdr && asthra__os_dladdr(address, &name) != 0;
-    if (is_named && name.function) {
+    if (asthra__os_is_named(address, &name) && name.function) {
         asthra__os_line_text(&line, name.function);
         asthra__os_line_text(&line, "+");
         asthra__os_line_hex(&line, at - ((uintptr_t)name.start & ~ASTHRA__OS_ODD));

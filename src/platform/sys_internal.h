@@ -6,11 +6,26 @@
 
 #if ASTHRA_HAS_CORE
 
+/* Linux and its own calls; or POSIX alone, which is every other system too. A system with calls of
+ * its own to use is a set of files platform/os_<system>*.c and a line here. */
+#define ASTHRA__SYS_LINUX ASTHRA_HAS_LINUX
+#define ASTHRA__SYS_POSIX (!ASTHRA_HAS_LINUX)
+/* What lies where in memory is Linux's, whichever calls are made. */
 #if defined(__linux__)
-#define ASTHRA__SYS_LINUX 1
 #define ASTHRA__SYS_LINUX_ABI 1
 #else
-#error "asthra_rt knows Linux so far: a new system is a file platform/os_<system>.c and a line here"
+#define ASTHRA__SYS_LINUX_ABI 0
+#endif
+
+#if ASTHRA__SYS_POSIX
+#if defined(_WIN32) || defined(__APPLE__) /* the one has none of it, the other no setclock */
+#error "asthra_rt needs Linux, or POSIX.1-2008 with pthread_condattr_setclock"
+#endif
+#include <sys/mman.h>
+#include <time.h>
+#if !defined(MAP_ANON) || !defined(CLOCK_MONOTONIC)
+#error "asthra_rt needs mmap with MAP_ANON, and CLOCK_MONOTONIC"
+#endif
 #endif
 
 #if defined(__x86_64__) && !defined(__ILP32__)
