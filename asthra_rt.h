@@ -2360,6 +2360,8 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
 ASTHRA__FN void asthra__os_poll_wake(void); /* ends the wait under way, or else the next one */
 /* For poll(2): rounded up, so that nobody waits in a loop of zeroes. */
 ASTHRA__FN int asthra__os_ms(int64_t ns);
+/* The set is not ours any more: ends the process with a message. */
+ASTHRA_NORETURN ASTHRA__FN void asthra__os_poll_lost(void);
 /* One descriptor, without the set: its events, 0 at the limit, < 0: the negative errno. */
 ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns);
 
@@ -2478,6 +2480,7 @@ ASTHRA__FN bool asthra__os_main_stack(void **low, void **high); /* the main thre
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -2523,6 +2526,13 @@ ASTHRA__FN int asthra__os_ms(int64_t ns) {
     if (ns < 0) return -1;
     int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
     return ms < INT32_MAX ? (int)ms : INT32_MAX;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__os_poll_lost(void) {
+    static const char text[] = "asthra_rt: the program closed a descriptor of the runtime's, with "
+                               "tasks waiting on it: leave those that it did not open alone\n";
+    asthra__os_write_error(text, sizeof text - 1);
+    abort();
 }
 
 ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
@@ -3796,7 +3806,6 @@ ASTHRA__FN bool asthra__os_thread_bounds(void **low, void **high) {
 
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -3878,17 +3887,12 @@ static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_n
 }
 
 ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns) {
-    static const char text[] = "asthra_rt: the program closed a descriptor of the runtime's, with "
-                               "tasks waiting on it: leave those that it did not open alone\n";
     enum { MOST = 64 };
     struct epoll_event events[MOST];
     int saved = errno;
     size_t count = 0;
     int got = asthra__os_epoll(events, room < MOST ? (int)room : MOST, timeout_ns);
-    if (got < 0 && errno != EINTR) {
-        asthra__os_write_error(text, sizeof text - 1);
-        abort();
-    }
+    if (got < 0 && errno != EINTR) asthra__os_poll_lost();
     for (int i = 0; i < got; i++) {
         if (events[i].data.u64 == UINT64_MAX) continue; /* a wake */
         out[count++] = (Asthra__OsReady){events[i].data.u64, (int)events[i].events};
@@ -4702,6 +4706,7 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
     const uint64_t *marks = asthra__poll_set.marks.at;
     int got = polled != NULL ? poll(polled, (nfds_t)count + 1, asthra__os_ms(timeout_ns)) : 0;
     asthra__store(&asthra__poll_set.waits, 0u, relaxed);
+    if (got > 0 && polled[0].revents & POLLNVAL) asthra__os_poll_lost();
     if (got > 0 && polled[0].revents != 0) asthra__os_signal_clear(asthra__poll_set.wake);
     asthra__poll_lock();
     for (size_t i = 1; got > 0 && i <= count && told < room; i++) {

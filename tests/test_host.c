@@ -352,6 +352,7 @@ TEST(host, shutdown_finishes_what_is_bound_to_main) {
 TEST_PANICS(host, a_hosting_main_that_awaits_its_own_work_is_told, "all tasks are asleep") {
     NEED_THREADS();
     NEED_NO_EMULATOR("qemu-user has a thread of its own: nobody is asleep for sure");
+    NEED_TO_COUNT_THREADS();
 #if defined(__SANITIZE_THREAD__)
     SKIP("ThreadSanitizer may have more threads of its own: nobody is asleep for sure");
 #endif

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -56,6 +57,13 @@ ASTHRA__FN int asthra__os_ms(int64_t ns) {
     if (ns < 0) return -1;
     int64_t ms = ns / 1000000 + (ns % 1000000 != 0);
     return ms < INT32_MAX ? (int)ms : INT32_MAX;
+}
+
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__os_poll_lost(void) {
+    static const char text[] = "asthra_rt: the program closed a descriptor of the runtime's, with "
+                               "tasks waiting on it: leave those that it did not open alone\n";
+    asthra__os_write_error(text, sizeof text - 1);
+    abort();
 }
 
 ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {

@@ -134,6 +134,8 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
 ASTHRA__FN void asthra__os_poll_wake(void); /* ends the wait under way, or else the next one */
 /* For poll(2): rounded up, so that nobody waits in a loop of zeroes. */
 ASTHRA__FN int asthra__os_ms(int64_t ns);
+/* The set is not ours any more: ends the process with a message. */
+ASTHRA_NORETURN ASTHRA__FN void asthra__os_poll_lost(void);
 /* One descriptor, without the set: its events, 0 at the limit, < 0: the negative errno. */
 ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns);
 

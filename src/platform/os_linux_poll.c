@@ -14,7 +14,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -96,17 +95,12 @@ static int asthra__os_epoll(struct epoll_event *out, int room, int64_t timeout_n
 }
 
 ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_t timeout_ns) {
-    static const char text[] = "asthra_rt: the program closed a descriptor of the runtime's, with "
-                               "tasks waiting on it: leave those that it did not open alone\n";
     enum { MOST = 64 };
     struct epoll_event events[MOST];
     int saved = errno;
     size_t count = 0;
     int got = asthra__os_epoll(events, room < MOST ? (int)room : MOST, timeout_ns);
-    if (got < 0 && errno != EINTR) {
-        asthra__os_write_error(text, sizeof text - 1);
-        abort();
-    }
+    if (got < 0 && errno != EINTR) asthra__os_poll_lost();
     for (int i = 0; i < got; i++) {
         if (events[i].data.u64 == UINT64_MAX) continue; /* a wake */
         out[count++] = (Asthra__OsReady){events[i].data.u64, (int)events[i].events};

@@ -146,6 +146,7 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
     const uint64_t *marks = asthra__poll_set.marks.at;
     int got = polled != NULL ? poll(polled, (nfds_t)count + 1, asthra__os_ms(timeout_ns)) : 0;
     asthra__store(&asthra__poll_set.waits, 0u, relaxed);
+    if (got > 0 && polled[0].revents & POLLNVAL) asthra__os_poll_lost();
     if (got > 0 && polled[0].revents != 0) asthra__os_signal_clear(asthra__poll_set.wake);
     asthra__poll_lock();
     for (size_t i = 1; got > 0 && i <= count && told < room; i++) {
