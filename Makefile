@@ -222,9 +222,10 @@ $(HOUSE): $(BOOK)
 
 sizes: $(BOOK) $(STB)
 	@tests/bench/sizes
-bench: $(BOOK) $(STB) $B/examples/logscan $B/logscan/generate
+bench: $(BOOK) $(STB) $B/examples/logscan $B/examples/treegrep $B/logscan/generate
 	@CPPFLAGS="$(INCLUDES)" tests/bench/run
 	@tests/logscan/bench.sh $B/examples/logscan $B/logscan/generate
+	@sh tests/bench/tree.sh $B/examples/treegrep
 fuzz: $(BOOK)
 	@ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3600 ASTHRA_CHECK_LIMIT=3900 \
 	    $(call gate,plain-test_soak)
