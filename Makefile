@@ -142,7 +142,11 @@ $B/$1/examples/%: examples/%.c $(wildcard examples/*.h) $B/$1/asthra_rt.a
 	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra -DASTHRA__IMPLEMENTED $(INCLUDES) -o $$@ $$< $B/$1/asthra_rt.a -pthread
 check-$1-examples: $(EXAMPLES:%=$B/$1/examples/%)
 	@tests/run $1-examples sh tests/house/examples.sh $B/$1/examples $($1.run)
-.PHONY: check-$1-examples check-$1-test_%
+$B/$1/exceptions: tests/house/exceptions.cpp $B/$1/asthra_rt.a
+	@$(subst gcc,g++,$($1.cc)) -std=c++11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$^ -pthread
+check-$1-exceptions: $B/$1/exceptions
+	@tests/run $1-exceptions $($1.run) $$<
+.PHONY: check-$1-examples check-$1-exceptions check-$1-test_%
 check-$1-test_%: $B/$1/test_%
 	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
 endef
@@ -166,6 +170,8 @@ usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1
 units = $(if $(call usable,$1),$(patsubst %,$1-%,$(or $($1.tests),$(TESTS))),missing-$1)
 # Of other processors `make cross` runs the whole suite, and the gate the tests where they differ most.
 few = $(if $(call usable,$1),$(patsubst %,$1-%,$($1.few)),missing-$1)
+exceptions = $(if $(shell mkdir -p $B && echo 'int main() { throw 1; }' >$B/probe_$1.cpp && \
+    $(subst gcc,g++,$($1.cc)) $($1.flags) -o $B/probe_$1 $B/probe_$1.cpp 2>/dev/null && echo yes),$1-exceptions,missing-$1-g++)
 examples = $(if $(call usable,$1),$1-examples)
 check-missing-%:
 	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'
@@ -204,8 +210,8 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call examples,musl) $(call units,aarch64) $(call few,riscv64) $(call few,armhf) $(call few,i386) \
-	    posix $(call units,posix))
+	    $(call exceptions,plain) $(call examples,musl) $(call units,aarch64) $(call few,riscv64) \
+	    $(call few,armhf) $(call few,i386) posix $(call units,posix))
 
 .PHONY: unit san posix cross $(HOUSE) sizes bench fuzz
 unit: $(BOOK)
@@ -216,7 +222,8 @@ CROSS := aarch64 riscv64 armhf i386
 posix: $(BOOK)
 	@$(call gate,posix $(TESTS:%=posix-%))
 cross: $(BOOK)
-	@$(call gate,$(foreach v,$(CROSS),$(call units,$v) $(call examples,$v)) $(call units,arm) $(call units,x87))
+	@$(call gate,$(foreach v,$(CROSS),$(call units,$v) $(call examples,$v) $(call exceptions,$v)) \
+	    $(call units,arm) $(call units,x87))
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 

@@ -5398,7 +5398,7 @@ ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*e
 /* from: a0; to: a1; message: a2 */
 __asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
         ".option push\n"
-        ".option norelax\n" /* no relocation but the linker's own: it names no symbol */
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
         ".p2align 5\n"
         ".globl asthra__swap\n"
         ".hidden asthra__swap\n"
@@ -5532,7 +5532,7 @@ __asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
 /* The first return of a new context comes here. a0: message; s1: entry; sp: top, 16-aligned. */
 __asm__(".pushsection .text.asthra__swap_start,\"ax\",%progbits\n"
         ".option push\n"
-        ".option norelax\n" /* no relocation but the linker's own: it names no symbol */
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
         ".p2align 4\n"
         ".globl asthra__swap_start\n"
         ".hidden asthra__swap_start\n"
@@ -5551,7 +5551,7 @@ __asm__(".pushsection .text.asthra__swap_start,\"ax\",%progbits\n"
 /* fn: a0; argument: a1; escape: a2.   asthra__swap_escape: escape: a0; value: a1 */
 __asm__(".pushsection .text.asthra__swap_call,\"ax\",%progbits\n"
         ".option push\n"
-        ".option norelax\n" /* no relocation but the linker's own: it names no symbol */
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
         ".p2align 5\n"
         ".globl asthra__swap_call\n"
         ".hidden asthra__swap_call\n"
@@ -16710,9 +16710,10 @@ struct Asthra__Fiber {
     bool has_canary;                   /* instead of a guard page */
     bool is_single;                    /* made for one task, destroyed after it */
     unsigned valgrind_id;              /* 1 + Valgrind's number of this stack; 0: it was not told */
-    void *cxx_globals[2];              /* caughtExceptions, uncaughtExceptions */
-    void *fake_stack;                  /* AddressSanitizer's, while nobody stands on it */
-    void *tsan;                        /* ThreadSanitizer's fiber */
+    void *cxx_globals[2 + ASTHRA__OS_HAS_EHABI]; /* caughtExceptions, uncaughtExceptions; on
+                                                  * 32-bit ARM propagatingExceptions */
+    void *fake_stack;                            /* AddressSanitizer's, while nobody stands on it */
+    void *tsan;                                  /* ThreadSanitizer's fiber */
 };
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */
@@ -16918,7 +16919,7 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
     return (unsigned)(asthra__valgrind_ask(words) + 1);
 }
 
-/* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
+/* The C++ runtime's per-thread record of exceptions in flight: words that belong to a stack. */
 extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((__weak__));
 
 static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {

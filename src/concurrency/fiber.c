@@ -164,7 +164,7 @@ static unsigned asthra__valgrind(size_t request, uintptr_t first, uintptr_t seco
     return (unsigned)(asthra__valgrind_ask(words) + 1);
 }
 
-/* The C++ runtime's per-thread record of exceptions in flight: two words that belong to a stack. */
+/* The C++ runtime's per-thread record of exceptions in flight: words that belong to a stack. */
 extern void *asthra__cxa_get_globals(void) __asm__("__cxa_get_globals") __attribute__((__weak__));
 
 static void asthra__fiber_depart(Asthra__Fiber *from, Asthra__Fiber *to, bool is_dead) {

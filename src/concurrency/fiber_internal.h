@@ -45,9 +45,10 @@ struct Asthra__Fiber {
     bool has_canary;                   /* instead of a guard page */
     bool is_single;                    /* made for one task, destroyed after it */
     unsigned valgrind_id;              /* 1 + Valgrind's number of this stack; 0: it was not told */
-    void *cxx_globals[2];              /* caughtExceptions, uncaughtExceptions */
-    void *fake_stack;                  /* AddressSanitizer's, while nobody stands on it */
-    void *tsan;                        /* ThreadSanitizer's fiber */
+    void *cxx_globals[2 + ASTHRA__OS_HAS_EHABI]; /* caughtExceptions, uncaughtExceptions; on
+                                                  * 32-bit ARM propagatingExceptions */
+    void *fake_stack;                            /* AddressSanitizer's, while nobody stands on it */
+    void *tsan;                                  /* ThreadSanitizer's fiber */
 };
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */

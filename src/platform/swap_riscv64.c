@@ -42,7 +42,7 @@
 /* from: a0; to: a1; message: a2 */
 __asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
         ".option push\n"
-        ".option norelax\n" /* no relocation but the linker's own: it names no symbol */
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
         ".p2align 5\n"
         ".globl asthra__swap\n"
         ".hidden asthra__swap\n"
@@ -176,7 +176,7 @@ __asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
 /* The first return of a new context comes here. a0: message; s1: entry; sp: top, 16-aligned. */
 __asm__(".pushsection .text.asthra__swap_start,\"ax\",%progbits\n"
         ".option push\n"
-        ".option norelax\n" /* no relocation but the linker's own: it names no symbol */
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
         ".p2align 4\n"
         ".globl asthra__swap_start\n"
         ".hidden asthra__swap_start\n"
@@ -195,7 +195,7 @@ __asm__(".pushsection .text.asthra__swap_start,\"ax\",%progbits\n"
 /* fn: a0; argument: a1; escape: a2.   asthra__swap_escape: escape: a0; value: a1 */
 __asm__(".pushsection .text.asthra__swap_call,\"ax\",%progbits\n"
         ".option push\n"
-        ".option norelax\n" /* no relocation but the linker's own: it names no symbol */
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
         ".p2align 5\n"
         ".globl asthra__swap_call\n"
         ".hidden asthra__swap_call\n"
