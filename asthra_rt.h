@@ -2619,10 +2619,10 @@ ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_byte
     sigset_t blocked, before;
     int saved = errno;
     if (pthread_attr_init(&attributes) != 0) return false;
-    pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
+    bool is_set = !pthread_attr_setstacksize(&attributes, asthra__os_thread_stack(stack_bytes));
     asthra__os_blocked_signals(&blocked);
     pthread_sigmask(SIG_BLOCK, &blocked, &before);
-    bool is_started = pthread_create(&thread, &attributes, run, argument) == 0;
+    bool is_started = is_set && pthread_create(&thread, &attributes, run, argument) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (is_started) {
