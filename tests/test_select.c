@@ -658,6 +658,11 @@ TEST(select, ifs_with_a_default_never_wait) {
         if (asthra_case_default(&s)) CHECK(false);
     }
     CHECK_EQ(ran, 2);
+    ASTHRA_SELECT(s) {
+        if (asthra_case_default(&s)) ran++;
+        if (asthra_case_default(&s)) CHECK(false); /* one branch, whatever is asked twice */
+    }
+    CHECK_EQ(ran, 3);
     asthra_channel_destroy(c);
 }
 
@@ -878,6 +883,15 @@ TEST_PANICS(select, another_target_panics,
 #line 1401
     ASTHRA_SELECT(s) {
         asthra_case_receive(&s, c, &values[round++]);
+    }
+}
+
+TEST_PANICS(select, another_channel_panics, "the cases of the ASTHRA_SELECT at ") {
+    AsthraChannel *c[] = {ints(1), ints(1)};
+    int value = 0, round = 0;
+    send_int(c[0], 1);
+    ASTHRA_SELECT(s) {
+        asthra_case_receive(&s, c[round++], &value);
     }
 }
 
