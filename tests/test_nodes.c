@@ -35,9 +35,9 @@ __attribute__((no_sanitize_address)) TEST_MAYBE_UNUSED static long counted_sysca
 }
 
 #if ASTHRA__SYS_LINUX
-#define node_now asthra__os_node
+#define what_node asthra__os_node
 #else /* a system that does not know of nodes: the heap is told all the same */
-static unsigned node_now(void) {
+static unsigned what_node(void) {
     return sys_node;
 }
 #endif
@@ -106,7 +106,7 @@ static size_t bytes_mapped(void) {
 TEST(nodes, threads_on_different_nodes_take_from_different_segments) {
     NEED_THREADS();
     Taker t[3] = {{.node = 0}, {.node = 3}, {.node = 11}};
-    asthra__segment_set_nodes(node_now);
+    asthra__segment_set_nodes(what_node);
     take_all(t, 3);
     CHECK(!do_share(&t[0], &t[1]));
     CHECK(!do_share(&t[0], &t[2]));
@@ -124,7 +124,7 @@ TEST(nodes, threads_on_different_nodes_take_from_different_segments) {
 TEST(nodes, all_segments_are_used_again_when_nodes_matter_no_longer) {
     NEED_THREADS();
     Taker first = {.node = 5}, second = {.node = 0};
-    asthra__segment_set_nodes(node_now);
+    asthra__segment_set_nodes(what_node);
     take_all(&first, 1);
     give_all(&first, 1);
     asthra_memory_trim();
@@ -150,7 +150,7 @@ static void give_up(void *block, void *user) {
 
 TEST(nodes, a_block_of_another_node_is_better_than_none) {
     AsthraAllocator a = {no_memory, no_more_memory, give_up, NULL};
-    asthra__segment_set_nodes(node_now);
+    asthra__segment_set_nodes(what_node);
     sys_node = 2;
     char *first = asthra_manual_alloc(100);
     CHECK(asthra__alloc_set_hook(&a));
@@ -166,7 +166,7 @@ TEST(nodes, a_block_of_another_node_is_better_than_none) {
 
 TEST(nodes, memory_that_was_lent_has_a_node_and_keeps_its_policy) {
     AsthraAllocator a = {no_memory, no_more_memory, give_up, NULL};
-    asthra__segment_set_nodes(node_now);
+    asthra__segment_set_nodes(what_node);
     sys_node = 7;
     CHECK(asthra__alloc_set_hook(&a));
     char *block = asthra_manual_alloc(100);
