@@ -14,7 +14,7 @@ typedef struct Lines {
     size_t length;
 } Lines;
 
-static const char *wanted = "asthra_channel_next";
+static const char *wanted = "proctype";
 static void add(Lines *l, const char *text, size_t length) {
     if (length > 0) l->text = realloc(l->text, l->length + length);
     if (length > 0) memcpy(l->text + l->length, text, length);
@@ -74,7 +74,7 @@ ASTHRA_TASK(Lines, look, (char *, path), (bool, is_directory)) { /* frees the pa
 
 int main(int count, char **words) {
     if (count > 1) wanted = words[1];
-    Lines found = look_await(look_go(strdup(count > 2 ? words[2] : "examples"), true));
+    Lines found = look_await(look_go(strdup(count > 2 ? words[2] : "tests/model"), true));
     fwrite(found.text, 1, found.length, stdout);
     return found.length == 0;
 }
