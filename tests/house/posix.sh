@@ -5,9 +5,10 @@
 . tests/house/switches.sh
 
 # Of POSIX.1-2008 with XSI, and of C.
-calls="abort calloc clock_gettime close environ free getcontext getpid getrlimit isatty makecontext
-    malloc memchr memcmp memcpy memmove memset mmap mlock mprotect msync munlock munmap nanosleep
-    open pthread_atfork pthread_attr_destroy pthread_attr_getstack pthread_attr_init
+calls="abort calloc clock_gettime close environ fcntl free getcontext getpid getrlimit isatty
+    makecontext malloc memchr memcmp memcpy memmove memset mmap mlock mprotect msync munlock munmap
+    nanosleep open pipe poll pthread_atfork pthread_attr_destroy pthread_attr_getstack
+    pthread_attr_init
     pthread_attr_setstacksize pthread_cond_destroy pthread_cond_init pthread_cond_signal
     pthread_cond_timedwait pthread_cond_wait pthread_condattr_init pthread_condattr_setclock
     pthread_create pthread_equal pthread_join pthread_key_create pthread_mutex_init
