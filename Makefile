@@ -139,7 +139,7 @@ $B/$1/test_%: tests/test_%.c $(wildcard tests/*.h)
 # The bodies come from the archive.
 $B/$1/examples/%: examples/%.c $(wildcard examples/*.h) $B/$1/asthra_rt.a
 	@mkdir -p $$(@D)
-	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra -DASTHRA__IMPLEMENTED $(INCLUDES) -o $$@ $$< $B/$1/asthra_rt.a -pthread
+	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra -DASTHRA__IMPLEMENTED -D_GNU_SOURCE $(INCLUDES) -o $$@ $$< $B/$1/asthra_rt.a -pthread
 check-$1-examples: $(EXAMPLES:%=$B/$1/examples/%)
 	@tests/run $1-examples sh tests/house/examples.sh $B/$1/examples $($1.run)
 $B/$1/exceptions: tests/house/exceptions.cpp $B/$1/asthra_rt.a

@@ -5,6 +5,7 @@
 #define ASTHRA_RT_IMPLEMENTATION
 #include "asthra_rt.h"
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <unistd.h>
 

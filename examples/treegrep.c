@@ -6,6 +6,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,8 +24,8 @@ static void add(Lines *l, const char *text, size_t length) {
 }
 
 static void search(Lines *found, const char *path, const char *at, const char *end) {
-    const char *hit;
-    for (; at < end && (hit = memmem(at, (size_t)(end - at), wanted, strlen(wanted))); at++) {
+    for (const char *hit;
+         at < end && (hit = memmem(at, (size_t)(end - at), wanted, strlen(wanted))); at++) {
         const char *before = memrchr(at, '\n', (size_t)(hit - at));
         const char *line = before ? before + 1 : at;
         if (!(at = memchr(hit, '\n', (size_t)(end - hit)))) at = end;
@@ -75,6 +77,5 @@ ASTHRA_TASK(Lines, look, (char *, path), (bool, is_directory)) { /* frees the pa
 int main(int count, char **words) {
     if (count > 1) wanted = words[1];
     Lines found = look_await(look_go(strdup(count > 2 ? words[2] : "tests/model"), true));
-    fwrite(found.text, 1, found.length, stdout);
-    return found.length == 0;
+    return fwrite(found.text, 1, found.length, stdout) == 0;
 }
