@@ -109,6 +109,14 @@ TEST_MAYBE_UNUSED static void test_need_to_count_threads(void) {
 }
 #define NEED_TO_COUNT_THREADS() test_need_to_count_threads()
 
+/* Where a fault is to go on in the runtime, on a system that the portable layer knows no more of. */
+TEST_MAYBE_UNUSED static void test_need_registers(void) {
+#ifndef __linux__
+    test_skip("nobody said where a signal of this system keeps the registers");
+#endif
+}
+#define NEED_REGISTERS() test_need_registers()
+
 /* Whether qemu-user runs this program, as its variant says. */
 TEST_MAYBE_UNUSED static bool test_is_emulated(void) {
     static const char *const emulated[] = {"aarch64", "riscv64", "armhf", "arm"};

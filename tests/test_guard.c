@@ -343,6 +343,7 @@ TEST_PANICS(guard, a_write_to_the_last_freed_byte_is_seen, "byte 99 of the block
 /* ---- faults ---- */
 
 TEST_PANICS(guard, a_read_past_the_end_of_a_guarded_block_faults, "Heap overflow: ") {
+    NEED_REGISTERS();
     start_full(1);
     char *block = guarded(64);
     KEEP_FRAME();
@@ -353,6 +354,7 @@ static void *writes_past_the_end(void *block) {
     return block;
 }
 TEST_PANICS(guard, a_write_past_it_faults_in_a_task, "0 bytes past the end of the block ") {
+    NEED_REGISTERS();
     start_full(2);
     asthra_await(asthra_spawn(writes_past_the_end, guarded(64)));
 }
@@ -361,12 +363,14 @@ static void *reads(void *block) {
     return block;
 }
 TEST_PANICS(guard, a_read_of_a_freed_guarded_block_faults, "Use after free: ") {
+    NEED_REGISTERS();
     start_full(1);
     char *block = guarded(64);
     give_back(block);
     reads(block);
 }
 TEST_PANICS(guard, a_use_after_the_free_names_both_stacks, "; it was allocated at ") {
+    NEED_REGISTERS();
     start_full(1);
     char *block = guarded(64);
     give_back(block);
@@ -376,6 +380,7 @@ static void *faults_on_a_thread(void *block) {
     return reads(block);
 }
 TEST_PANICS(guard, a_fault_on_a_plain_thread_is_named_too, "byte 5 of the block ") {
+    NEED_REGISTERS();
     NEED_THREADS();
     pthread_t thread;
     start_full(1);
@@ -386,6 +391,7 @@ TEST_PANICS(guard, a_fault_on_a_plain_thread_is_named_too, "byte 5 of the block 
 }
 
 TEST(guard, a_fault_fails_its_task_alone_where_that_is_the_policy) {
+    NEED_REGISTERS();
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     c.memory_safety_level = ASTHRA_SAFETY_FULL;
     c.worker_threads = 2;

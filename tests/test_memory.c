@@ -379,6 +379,7 @@ TEST_PANICS(memory, the_full_level_finds_one_byte_past_a_huge_block, "Heap overf
 }
 
 TEST_PANICS(memory, the_full_level_finds_it_in_a_block_that_is_at_hand_too, "Heap overflow") {
+    NEED_REGISTERS();
     start_full();
     for (size_t size = 1; size < 2000; size++) asthra_manual_alloc(size); /* fills caches */
     char *block = asthra_manual_alloc(80);

@@ -1275,6 +1275,7 @@ static void *overflows_after_a_wait(void *unused) {
 
 TEST_PANICS(task, an_overflow_names_the_task_the_size_and_the_fix,
             " KiB; give it more with stack_bytes in AsthraSpawnOptions") {
+    NEED_REGISTERS();
     AsthraSpawnOptions o = {.name = "greedy", .priority = 1};
     asthra_await(asthra_spawn_with(&o, overflows, NULL));
 }
@@ -1287,6 +1288,7 @@ static void *holds_an_overflowing_child(void *unused) {
 
 TEST_PANICS(task, an_overflow_in_place_names_those_below,
             "on a stack that it shares with 'parent'") {
+    NEED_REGISTERS();
     AsthraSpawnOptions o = {.name = "parent", .priority = 1};
     start(1);
     asthra_await(asthra_spawn_with(&o, holds_an_overflowing_child, NULL));
@@ -1294,6 +1296,7 @@ TEST_PANICS(task, an_overflow_in_place_names_those_below,
 
 TEST_PANICS(task, an_overflow_of_mains_own_stack_is_told_too,
             "stack overflow: task 'overflows at ") {
+    NEED_REGISTERS();
     struct rlimit small = {1 << 20, 1 << 20};
     setrlimit(RLIMIT_STACK, &small);
     start(1);
@@ -1301,6 +1304,7 @@ TEST_PANICS(task, an_overflow_of_mains_own_stack_is_told_too,
 }
 
 TEST(task, an_overflow_can_fail_its_task_and_the_rest_goes_on) {
+    NEED_REGISTERS();
     Range hundred = {0, 100};
     start_failing_tasks(2);
     AsthraSpawnOptions large = {.stack_bytes = 600000}, ranked = {.priority = 1};
