@@ -200,6 +200,12 @@ TEST(os, a_guard_outside_of_every_mapping_is_refused) {
     CHECK_EQ(errno, 7);
 }
 
+static int fork_calls;
+TEST_MAYBE_UNUSED static int tell_calls(void *argument) {
+    (void)argument;
+    return fork_calls;
+}
+
 static int in_a_child(int (*run)(void *), void *argument) {
     int status;
     pid_t child = fork();
@@ -294,6 +300,17 @@ TEST(os, a_wait_on_another_value_returns_and_a_timeout_ends_one) {
     while (asthra__os_now_ns() < end) asthra__os_wait(&word, 5, end - asthra__os_now_ns() + 1);
     asthra__os_wait(&word, 5, 0);
     CHECK_EQ(errno, 7);
+}
+
+/* It may end early for no reason, but not for ever so often. */
+TEST(os, a_timed_wait_sleeps) {
+    ASTHRA__ATOMIC(uint32_t) word = 5;
+    for (int i = 0; i < 20; i++) {
+        int64_t start = asthra__os_now_ns();
+        asthra__os_wait(&word, 5, 3000000);
+        if (asthra__os_now_ns() - start >= 3000000) return;
+    }
+    CHECK(false);
 }
 
 #if ASTHRA_HAS_THREADS
@@ -429,6 +446,27 @@ TEST(os, a_sleep_longer_than_any_time_is_a_long_one) {
 }
 
 static ASTHRA__ATOMIC(int) came_through;
+static void *look_and_tell(void *word) {
+    asthra__store(&came_through, 1, seq_cst);
+    asthra__os_wait(word, 0, -1);
+    return NULL;
+}
+
+TEST(os, what_changes_before_the_look_is_seen_by_it) {
+    for (int i = 0; i < 20; i++) {
+        Asthra__OsBucket *b = asthra__os_bucket(&words[i]);
+        pthread_t thread;
+        asthra__store(&came_through, 0, relaxed);
+        pthread_mutex_lock(&b->lock);
+        CHECK_EQ(pthread_create(&thread, NULL, look_and_tell, &words[i]), 0);
+        while (asthra__load(&came_through, seq_cst) == 0) sched_yield();
+        for (int k = 0; k < 100; k++) sched_yield(); /* until it stands before the mutex */
+        asthra__store(&words[i], 1, relaxed);
+        pthread_mutex_unlock(&b->lock);
+        pthread_join(thread, NULL);
+    }
+}
+
 static void *sleep_and_be_cancelled(void *word) {
     asthra__os_wait(word, 0, -1);
     asthra__store(&came_through, 1, seq_cst);
@@ -481,19 +519,39 @@ static void *hold_all(void *unused) {
     return unused;
 }
 
-TEST(os, a_forked_child_parks_whatever_the_parents_threads_were_at) {
-    pthread_t sleeper, holder;
-    put_to_sleep(&sleeper, &words[0]);
+static int in_a_child_of_holders(int (*run)(void *), void *argument) {
+    pthread_t holder;
     CHECK_EQ(pthread_create(&holder, NULL, hold_all, NULL), 0);
     while (asthra__load(&is_held, acquire) == 0) sched_yield();
-    int status = in_a_child(wait_and_wake_in_the_child, &words[0]);
+    int status = in_a_child(run, argument);
     asthra__store(&is_held, 2, release);
     pthread_join(holder, NULL);
+    return status;
+}
+
+TEST(os, a_forked_child_parks_whatever_the_parents_threads_were_at) {
+    pthread_t sleeper;
+    put_to_sleep(&sleeper, &words[0]);
+    int status = in_a_child_of_holders(wait_and_wake_in_the_child, &words[0]);
     CHECK(WIFEXITED(status));
     CHECK_EQ(WEXITSTATUS(status), 42);
     CHECK_EQ(sleepers_on(&words[0]), 1);
     asthra__os_wake(&words[0], 1);
     pthread_join(sleeper, NULL);
+}
+
+static void wake_in_the_child(void) {
+    alarm(10);
+    asthra__os_wake(&words[0], 1);
+    fork_calls = 42;
+}
+
+TEST(os, hooks_of_a_forked_child_may_wake) {
+    asthra__os_on_fork(NULL, NULL, wake_in_the_child); /* before anybody has parked */
+    asthra__os_wake(&words[0], 1);
+    int status = in_a_child_of_holders(tell_calls, NULL);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 42);
 }
 
 #endif
@@ -642,7 +700,6 @@ TEST(os, a_thread_that_cannot_be_is_refused) {
     CHECK_EQ(errno, 7);
 }
 
-static int fork_calls;
 static void before_fork(void) {
     fork_calls = fork_calls * 10 + 1;
 }
@@ -651,10 +708,6 @@ static void after_fork_parent(void) {
 }
 static void after_fork_child(void) {
     fork_calls = fork_calls * 10 + 3;
-}
-static int tell_calls(void *argument) {
-    (void)argument;
-    return fork_calls;
 }
 
 TEST(os, hooks_of_fork_are_called_on_their_sides) {
@@ -667,6 +720,7 @@ TEST(os, hooks_of_fork_are_called_on_their_sides) {
 static int bounds_in_the_child(void *argument) {
     char *low, *high, *here = __builtin_frame_address(0);
     (void)argument;
+    if (!asthra__os_is_main_thread()) return 3;
     if (!asthra__os_stack_bounds((void **)&low, (void **)&high))
         return ASTHRA__SYS_LINUX_ABI ? 1 : 42; /* unknown, and not the first thread's */
     return here > low && here < high ? 42 : 2;
@@ -677,7 +731,7 @@ static void *fork_on_a_thread(void *argument) {
     return NULL;
 }
 
-TEST(os, a_thread_that_forked_finds_its_own_stack_in_the_child) {
+TEST(os, a_thread_that_forked_is_main_in_the_child_and_finds_its_own_stack) {
     Asthra__OsThread thread;
     int status = 0;
     CHECK(asthra__os_thread_start(&thread, 0, fork_on_a_thread, &status, NULL));
@@ -698,6 +752,25 @@ TEST(os, the_main_stack_has_the_room_that_its_limit_gives) {
     if (limit.rlim_cur < (rlim_t)1 << 30) CHECK(high - low <= (ptrdiff_t)limit.rlim_cur);
     CHECK(high - low > 64 * 1024);
 }
+
+#if ASTHRA__SYS_POSIX
+/* Other mappings may lie there by now. */
+TEST(os, room_that_a_later_limit_gives_the_main_stack_is_not_counted) {
+    char *low, *high, *low_then, *high_then;
+    struct rlimit limit;
+    CHECK_EQ(getrlimit(RLIMIT_STACK, &limit), 0);
+    CHECK(asthra__os_stack_bounds((void **)&low, (void **)&high));
+    if (limit.rlim_cur == RLIM_INFINITY) SKIP("the stack of this process has no limit");
+    limit.rlim_cur += (rlim_t)1 << 20;
+    if (setrlimit(RLIMIT_STACK, &limit) != 0) SKIP("the limit of the stack may not be raised");
+    CHECK(asthra__os_stack_bounds((void **)&low_then, (void **)&high_then));
+    CHECK(low_then == low && high_then == high);
+    limit.rlim_cur -= (rlim_t)2 << 20;
+    CHECK_EQ(setrlimit(RLIMIT_STACK, &limit), 0);
+    CHECK(asthra__os_stack_bounds((void **)&low_then, (void **)&high_then));
+    CHECK(low_then == low + (1 << 20) && high_then == high);
+}
+#endif
 
 /* Faults. */
 
