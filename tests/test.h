@@ -109,7 +109,7 @@ TEST_MAYBE_UNUSED static void test_need_to_count_threads(void) {
 }
 #define NEED_TO_COUNT_THREADS() test_need_to_count_threads()
 
-/* Where a fault is to go on in the runtime, on a system that the portable layer knows no more of. */
+/* Where a fault must go on in the runtime, on a system whose registers the portable layer lacks. */
 TEST_MAYBE_UNUSED static void test_need_registers(void) {
 #ifndef __linux__
     test_skip("nobody said where a signal of this system keeps the registers");
