@@ -59,6 +59,7 @@ cover() {
 }
 check bodies-compile bodies
 check cover-program-runs cover
+check plots-are-of-these-tables tests/bench/plot --check
 check readme-has-blocks split
 for source in "$OUT"/block??.c "$OUT"/block??.sh; do
     name=${source##*/}
