@@ -17617,7 +17617,7 @@ typedef struct Asthra__Scheduler {
     /* Events from outside, and a host's loop. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(const Asthra__Poller *) poller;
     ASTHRA__ATOMIC(uint32_t) outside;    /* waits for the poller */
-    ASTHRA__ATOMIC(uint32_t) is_polling; /* somebody is in it */
+    ASTHRA__ATOMIC(uint32_t) polling;    /* who is in it: scheduler_outside.c */
     ASTHRA__ATOMIC(uint32_t) has_bound;  /* a task was bound to a main that hosts */
     ASTHRA__ATOMIC(uint32_t) has_signal; /* host_signal is open */
     ASTHRA__ATOMIC(uint32_t) is_signalled;
@@ -19026,11 +19026,12 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * Watching. A slot `next` is not stolen at once, or two tasks that talk to each other would be torn
  * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
  * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
- * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
- * starts a watcher. When everybody rests, the one that lies down last is the watcher, whoever
- * ticked before, and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down
- * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all
- * still rest; whoever leaves says so, then looks whether somebody ticks.)
+ * the same turn for a whole tick, its slot is taken; due timers are run. When everybody rests, the
+ * watcher is the one that lies down last, or, if somebody ticks, that one at the end of its tick,
+ * and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down after it, or
+ * leaves the rest, finds another. (It says that it sleeps, then looks whether all still rest;
+ * whoever leaves says so, then looks whether somebody ticks.) So those who rest and wake many times
+ * in a tick rouse nobody for it.
  *
  * Safepoints. Where every worker computes, nobody watches, and nobody else may run what is bound to
  * one of them. So whoever makes something runnable, sets a timer or stops watching also sets the
@@ -19130,9 +19131,10 @@ static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thi
     return NULL;
 }
 
-static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w) {
-    int rounds =
-        g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
+static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w, bool spins) {
+    int rounds = spins && g->config.spins && asthra__load(&g->worker_count, acquire) > 1
+                     ? ASTHRA__SEARCH_ROUNDS
+                     : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
         bool wrests = round % 16 == 15 || round + 1 == rounds;
@@ -19286,16 +19288,12 @@ static uint32_t asthra__watch_mark(const Asthra__Worker *w) {
     return (uint32_t)(w->number + 1) * 2;
 }
 
-/* True: w is the watcher. Of those who lie down while others are awake, one that finds none that
- * ticks; the one that lies down last in any case. */
+/* True: w, which lies down, is the watcher. False: somebody else ticks. */
 static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bool all_rest) {
     uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, relaxed);
-    if (all_rest) {
-        asthra__store(&g->watching, mark | ASTHRA__WATCH_SLEEPS, seq_cst);
-        return true;
-    }
+    uint32_t wanted = all_rest ? mark | ASTHRA__WATCH_SLEEPS : mark;
     while (seen == 0 || (seen & ASTHRA__WATCH_SLEEPS) || seen == mark) {
-        if (asthra__cas(&g->watching, &seen, mark, acq_rel)) return true;
+        if (asthra__cas(&g->watching, &seen, wanted, seq_cst)) return true;
     }
     return false;
 }
@@ -19331,7 +19329,8 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
         asthra__stop_watching(g, w);
         return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
-    if (!asthra__take_watch(g, w, all_rest)) return ASTHRA_FOREVER;
+    if (!asthra__take_watch(g, w, all_rest))
+        return all_rest && asthra__outside_is_awaited(g) ? INT64_MAX : ASTHRA_FOREVER;
     if (all_rest && !asthra__all_sleep(g)) {
         asthra__wake_watch(g, w);
         all_rest = false;
@@ -19352,8 +19351,7 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
         int64_t left = asthra__rest_for(g, w, tick_us);
-        bool polls = left > 0 && asthra__outside_is_awaited(g) && asthra__is_watcher(g, w);
-        if (polls)
+        if (left > 0 && asthra__outside_is_awaited(g))
             got = asthra__outside_sleep(g, w, left);
         else if (left != 0)
             asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left);
@@ -19374,15 +19372,15 @@ static void asthra__leave_rest(Asthra__Scheduler *g) {
         asthra__rouse_any(g);
 }
 
-/* Searches; a find by the last searcher calls for another. */
+/* Searches; a find by the last searcher calls for another. One that was roused is counted. */
 static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Worker *w,
-                                                bool is_counted) {
+                                                bool is_counted, bool spins) {
     if (!is_counted) {
         if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1)
             return asthra__pick(w); /* enough of us search: only what a timer made ours */
         asthra__add(&g->searching, 1u, seq_cst);
     }
-    Asthra__Runnable *item = asthra__search(g, w);
+    Asthra__Runnable *item = asthra__search(g, w, spins);
     uint32_t searchers = asthra__sub(&g->searching, 1u, seq_cst);
     if (item != NULL && searchers == 1) asthra__notify();
     return item;
@@ -19391,17 +19389,18 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t tick_us = ASTHRA__TICK_FIRST_US;
-    bool is_counted = false;
+    bool is_counted = false, is_tick = false;
     for (;;) {
-        Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
-        is_counted = false;
+        Asthra__Runnable *item = asthra__search_counted(g, w, is_counted, !is_tick);
+        is_counted = is_tick = false;
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
             asthra__stop_watching(g, w);
             return NULL;
         }
         if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
         if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us);
-        if (item == NULL && !is_counted) item = asthra__watch(g, w);
+        is_tick = item == NULL && !is_counted;
+        if (is_tick) item = asthra__watch(g, w);
         if (item == NULL) continue;
         asthra__stop_watching(g, w);
         asthra__leave_rest(g);
@@ -19782,14 +19781,14 @@ ASTHRA__FN int64_t asthra__timers_earliest(void) {
  * decided here. `outside` counts the waits; while it is 0 nothing of this costs more than a load.
  *
  *   - A worker that finds nothing to do asks, without waiting, before it spins or lies down.
- *   - Of those who lie down the watcher (scheduler_idle.c) waits in the poller instead of on its
- *     word: while others are awake for a tick, at total rest until the next timer or for ever. Its
- *     word says so, and whoever rouses it ends the poll.
+ *   - Of those who lie down the watcher (scheduler_idle.c) and whoever does so last wait in the
+ *     poller instead of on their word: while others are awake for a tick, at total rest until the
+ *     next timer or for ever. Their word says so, and whoever rouses them ends the poll.
  *   - Where nobody lies down, every 64th turn of a worker asks, and safepoints do.
  *
- * One thread at a time is in the poller, from asking until what it was told is delivered. A watcher
- * that finds another there, one that asks or one that was relieved, sleeps for a tick and looks
- * again.
+ * One thread at a time is in the poller, from asking until what it was told is delivered. Who lies
+ * down and finds a sleeper there sleeps on its word, since that one delivers, or is awake and lies
+ * down again, later; if it finds one that asks, for a tick, and looks again.
  *
  * At total rest somebody waits in the poller, if there is a wait: a wait begins on a worker that is
  * awake, which counts it before it lies down; the one that lies down last sees the count. A main
@@ -19799,6 +19798,7 @@ ASTHRA__FN int64_t asthra__timers_earliest(void) {
 #if ASTHRA_HAS_TASK
 
 enum { ASTHRA__OUTSIDE_TICK_NS = 1000000 };
+enum { ASTHRA__POLL_NOBODY, ASTHRA__POLL_ASKS, ASTHRA__POLL_SLEEPS }; /* Scheduler.polling */
 
 ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p) {
     asthra__store(&asthra__scheduler()->poller, p, release);
@@ -19815,13 +19815,15 @@ ASTHRA__FN void asthra__outside_end(void) {
     asthra__sub(&asthra__scheduler()->outside, 1u, seq_cst);
 }
 
-static bool asthra__outside_enter(Asthra__Scheduler *g) {
-    return asthra__load(&g->is_polling, relaxed) == 0 &&
-           asthra__exchange(&g->is_polling, 1u, acquire) == 0;
+/* Who is in the poller; nobody: now the caller is. */
+static uint32_t asthra__outside_enter(Asthra__Scheduler *g, uint32_t as) {
+    uint32_t found = asthra__load(&g->polling, relaxed);
+    if (found == ASTHRA__POLL_NOBODY) asthra__cas(&g->polling, &found, as, acquire);
+    return found;
 }
 
 static void asthra__outside_leave(Asthra__Scheduler *g) {
-    asthra__store(&g->is_polling, 0u, release);
+    asthra__store(&g->polling, (uint32_t)ASTHRA__POLL_NOBODY, release);
 }
 
 ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g) {
@@ -19830,7 +19832,8 @@ ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g) {
 }
 
 ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g) {
-    if (ASTHRA__LIKELY(!asthra__outside_is_awaited(g)) || !asthra__outside_enter(g)) return false;
+    if (ASTHRA__LIKELY(!asthra__outside_is_awaited(g))) return false;
+    if (asthra__outside_enter(g, ASTHRA__POLL_ASKS) != ASTHRA__POLL_NOBODY) return false;
     bool got = asthra__load(&g->poller, acquire)->wait(0);
     if (got)
         asthra__outside_deliver(g);
@@ -19840,9 +19843,10 @@ ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g) {
 }
 
 ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, int64_t left_ns) {
-    uint32_t asleep = ASTHRA__ASLEEP;
-    if (!asthra__outside_enter(g)) {
-        if (left_ns > ASTHRA__OUTSIDE_TICK_NS) left_ns = ASTHRA__OUTSIDE_TICK_NS;
+    uint32_t asleep = ASTHRA__ASLEEP, found = asthra__outside_enter(g, ASTHRA__POLL_SLEEPS);
+    if (found != ASTHRA__POLL_NOBODY) {
+        if (found == ASTHRA__POLL_ASKS && left_ns > ASTHRA__OUTSIDE_TICK_NS)
+            left_ns = ASTHRA__OUTSIDE_TICK_NS;
         asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left_ns);
         return false;
     }

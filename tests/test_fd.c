@@ -547,6 +547,20 @@ TEST(fd, the_child_of_a_fork_waits_by_itself) {
     check_ready(&w, t, POLLIN);
 }
 
+/* All rest: one in the poller, the others on their words, and nobody looks every millisecond. */
+TEST(fd, workers_sleep_while_nothing_is_ready) {
+    NEED_THREADS();
+    struct rusage before, after;
+    start_as(4, 0);
+    Pair p = pipe_pair();
+    Waiting w = {p.near, POLLIN, ASTHRA_MS(600), {0, 0, {0}}};
+    CHECK(getrusage(RUSAGE_SELF, &before) == 0);
+    asthra_await(asthra_spawn(waits, &w));
+    CHECK(getrusage(RUSAGE_SELF, &after) == 0);
+    CHECK_EQ(w.result.status, ASTHRA_TIMED_OUT);
+    CHECK(after.ru_nvcsw - before.ru_nvcsw < 200);
+}
+
 /* ---- many ---- */
 
 TEST_WITHIN(60, fd, ten_thousand_tasks_wait_at_once) {

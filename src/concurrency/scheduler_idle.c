@@ -21,11 +21,12 @@
  * Watching. A slot `next` is not stolen at once, or two tasks that talk to each other would be torn
  * apart; timers of a worker that computes for long must fire. So while somebody is awake, one of
  * the sleepers watches: it sleeps in ticks of 50 us, doubling up to 1 ms. When a worker has been in
- * the same turn for a whole tick, its slot is taken; due timers are run. Waking up from total rest
- * starts a watcher. When everybody rests, the one that lies down last is the watcher, whoever
- * ticked before, and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down
- * after it, or leaves the rest, finds another. (It says that it sleeps, then looks whether all
- * still rest; whoever leaves says so, then looks whether somebody ticks.)
+ * the same turn for a whole tick, its slot is taken; due timers are run. When everybody rests, the
+ * watcher is the one that lies down last, or, if somebody ticks, that one at the end of its tick,
+ * and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down after it, or
+ * leaves the rest, finds another. (It says that it sleeps, then looks whether all still rest;
+ * whoever leaves says so, then looks whether somebody ticks.) So those who rest and wake many times
+ * in a tick rouse nobody for it.
  *
  * Safepoints. Where every worker computes, nobody watches, and nobody else may run what is bound to
  * one of them. So whoever makes something runnable, sets a timer or stops watching also sets the
@@ -126,9 +127,10 @@ static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thi
     return NULL;
 }
 
-static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w) {
-    int rounds =
-        g->config.spins && asthra__load(&g->worker_count, acquire) > 1 ? ASTHRA__SEARCH_ROUNDS : 1;
+static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w, bool spins) {
+    int rounds = spins && g->config.spins && asthra__load(&g->worker_count, acquire) > 1
+                     ? ASTHRA__SEARCH_ROUNDS
+                     : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
         bool wrests = round % 16 == 15 || round + 1 == rounds;
@@ -282,16 +284,12 @@ static uint32_t asthra__watch_mark(const Asthra__Worker *w) {
     return (uint32_t)(w->number + 1) * 2;
 }
 
-/* True: w is the watcher. Of those who lie down while others are awake, one that finds none that
- * ticks; the one that lies down last in any case. */
+/* True: w, which lies down, is the watcher. False: somebody else ticks. */
 static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bool all_rest) {
     uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, relaxed);
-    if (all_rest) {
-        asthra__store(&g->watching, mark | ASTHRA__WATCH_SLEEPS, seq_cst);
-        return true;
-    }
+    uint32_t wanted = all_rest ? mark | ASTHRA__WATCH_SLEEPS : mark;
     while (seen == 0 || (seen & ASTHRA__WATCH_SLEEPS) || seen == mark) {
-        if (asthra__cas(&g->watching, &seen, mark, acq_rel)) return true;
+        if (asthra__cas(&g->watching, &seen, wanted, seq_cst)) return true;
     }
     return false;
 }
@@ -327,7 +325,8 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t
         asthra__stop_watching(g, w);
         return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
-    if (!asthra__take_watch(g, w, all_rest)) return ASTHRA_FOREVER;
+    if (!asthra__take_watch(g, w, all_rest))
+        return all_rest && asthra__outside_is_awaited(g) ? INT64_MAX : ASTHRA_FOREVER;
     if (all_rest && !asthra__all_sleep(g)) {
         asthra__wake_watch(g, w);
         all_rest = false;
@@ -348,8 +347,7 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
     asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
         int64_t left = asthra__rest_for(g, w, tick_us);
-        bool polls = left > 0 && asthra__outside_is_awaited(g) && asthra__is_watcher(g, w);
-        if (polls)
+        if (left > 0 && asthra__outside_is_awaited(g))
             got = asthra__outside_sleep(g, w, left);
         else if (left != 0)
             asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left);
@@ -370,15 +368,15 @@ static void asthra__leave_rest(Asthra__Scheduler *g) {
         asthra__rouse_any(g);
 }
 
-/* Searches; a find by the last searcher calls for another. */
+/* Searches; a find by the last searcher calls for another. One that was roused is counted. */
 static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Worker *w,
-                                                bool is_counted) {
+                                                bool is_counted, bool spins) {
     if (!is_counted) {
         if (asthra__load(&g->searching, relaxed) * 2 >= asthra__load(&g->worker_count, acquire) + 1)
             return asthra__pick(w); /* enough of us search: only what a timer made ours */
         asthra__add(&g->searching, 1u, seq_cst);
     }
-    Asthra__Runnable *item = asthra__search(g, w);
+    Asthra__Runnable *item = asthra__search(g, w, spins);
     uint32_t searchers = asthra__sub(&g->searching, 1u, seq_cst);
     if (item != NULL && searchers == 1) asthra__notify();
     return item;
@@ -387,17 +385,18 @@ static Asthra__Runnable *asthra__search_counted(Asthra__Scheduler *g, Asthra__Wo
 ASTHRA__FN Asthra__Runnable *asthra__idle(Asthra__Worker *w) {
     Asthra__Scheduler *g = asthra__scheduler();
     int64_t tick_us = ASTHRA__TICK_FIRST_US;
-    bool is_counted = false;
+    bool is_counted = false, is_tick = false;
     for (;;) {
-        Asthra__Runnable *item = asthra__search_counted(g, w, is_counted);
-        is_counted = false;
+        Asthra__Runnable *item = asthra__search_counted(g, w, is_counted, !is_tick);
+        is_counted = is_tick = false;
         if (item == NULL && asthra__load(&g->phase, acquire) == ASTHRA__PHASE_STOPPED) {
             asthra__stop_watching(g, w);
             return NULL;
         }
         if (item == NULL && asthra__advance_virtual_time(g, w)) continue;
         if (item == NULL) is_counted = asthra__sleep_once(g, w, &tick_us);
-        if (item == NULL && !is_counted) item = asthra__watch(g, w);
+        is_tick = item == NULL && !is_counted;
+        if (is_tick) item = asthra__watch(g, w);
         if (item == NULL) continue;
         asthra__stop_watching(g, w);
         asthra__leave_rest(g);

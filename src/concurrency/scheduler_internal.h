@@ -385,7 +385,7 @@ typedef struct Asthra__Scheduler {
     /* Events from outside, and a host's loop. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(const Asthra__Poller *) poller;
     ASTHRA__ATOMIC(uint32_t) outside;    /* waits for the poller */
-    ASTHRA__ATOMIC(uint32_t) is_polling; /* somebody is in it */
+    ASTHRA__ATOMIC(uint32_t) polling;    /* who is in it: scheduler_outside.c */
     ASTHRA__ATOMIC(uint32_t) has_bound;  /* a task was bound to a main that hosts */
     ASTHRA__ATOMIC(uint32_t) has_signal; /* host_signal is open */
     ASTHRA__ATOMIC(uint32_t) is_signalled;

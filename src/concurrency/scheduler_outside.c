@@ -4,14 +4,14 @@
  * decided here. `outside` counts the waits; while it is 0 nothing of this costs more than a load.
  *
  *   - A worker that finds nothing to do asks, without waiting, before it spins or lies down.
- *   - Of those who lie down the watcher (scheduler_idle.c) waits in the poller instead of on its
- *     word: while others are awake for a tick, at total rest until the next timer or for ever. Its
- *     word says so, and whoever rouses it ends the poll.
+ *   - Of those who lie down the watcher (scheduler_idle.c) and whoever does so last wait in the
+ *     poller instead of on their word: while others are awake for a tick, at total rest until the
+ *     next timer or for ever. Their word says so, and whoever rouses them ends the poll.
  *   - Where nobody lies down, every 64th turn of a worker asks, and safepoints do.
  *
- * One thread at a time is in the poller, from asking until what it was told is delivered. A watcher
- * that finds another there, one that asks or one that was relieved, sleeps for a tick and looks
- * again.
+ * One thread at a time is in the poller, from asking until what it was told is delivered. Who lies
+ * down and finds a sleeper there sleeps on its word, since that one delivers, or is awake and lies
+ * down again, later; if it finds one that asks, for a tick, and looks again.
  *
  * At total rest somebody waits in the poller, if there is a wait: a wait begins on a worker that is
  * awake, which counts it before it lies down; the one that lies down last sees the count. A main
@@ -22,6 +22,7 @@
 #if ASTHRA_HAS_TASK
 
 enum { ASTHRA__OUTSIDE_TICK_NS = 1000000 };
+enum { ASTHRA__POLL_NOBODY, ASTHRA__POLL_ASKS, ASTHRA__POLL_SLEEPS }; /* Scheduler.polling */
 
 ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p) {
     asthra__store(&asthra__scheduler()->poller, p, release);
@@ -38,13 +39,15 @@ ASTHRA__FN void asthra__outside_end(void) {
     asthra__sub(&asthra__scheduler()->outside, 1u, seq_cst);
 }
 
-static bool asthra__outside_enter(Asthra__Scheduler *g) {
-    return asthra__load(&g->is_polling, relaxed) == 0 &&
-           asthra__exchange(&g->is_polling, 1u, acquire) == 0;
+/* Who is in the poller; nobody: now the caller is. */
+static uint32_t asthra__outside_enter(Asthra__Scheduler *g, uint32_t as) {
+    uint32_t found = asthra__load(&g->polling, relaxed);
+    if (found == ASTHRA__POLL_NOBODY) asthra__cas(&g->polling, &found, as, acquire);
+    return found;
 }
 
 static void asthra__outside_leave(Asthra__Scheduler *g) {
-    asthra__store(&g->is_polling, 0u, release);
+    asthra__store(&g->polling, (uint32_t)ASTHRA__POLL_NOBODY, release);
 }
 
 ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g) {
@@ -53,7 +56,8 @@ ASTHRA__FN void asthra__outside_deliver(Asthra__Scheduler *g) {
 }
 
 ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g) {
-    if (ASTHRA__LIKELY(!asthra__outside_is_awaited(g)) || !asthra__outside_enter(g)) return false;
+    if (ASTHRA__LIKELY(!asthra__outside_is_awaited(g))) return false;
+    if (asthra__outside_enter(g, ASTHRA__POLL_ASKS) != ASTHRA__POLL_NOBODY) return false;
     bool got = asthra__load(&g->poller, acquire)->wait(0);
     if (got)
         asthra__outside_deliver(g);
@@ -63,9 +67,10 @@ ASTHRA__FN bool asthra__outside_poll(Asthra__Scheduler *g) {
 }
 
 ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, int64_t left_ns) {
-    uint32_t asleep = ASTHRA__ASLEEP;
-    if (!asthra__outside_enter(g)) {
-        if (left_ns > ASTHRA__OUTSIDE_TICK_NS) left_ns = ASTHRA__OUTSIDE_TICK_NS;
+    uint32_t asleep = ASTHRA__ASLEEP, found = asthra__outside_enter(g, ASTHRA__POLL_SLEEPS);
+    if (found != ASTHRA__POLL_NOBODY) {
+        if (found == ASTHRA__POLL_ASKS && left_ns > ASTHRA__OUTSIDE_TICK_NS)
+            left_ns = ASTHRA__OUTSIDE_TICK_NS;
         asthra__os_wait(&w->asleep, ASTHRA__ASLEEP, left_ns);
         return false;
     }
