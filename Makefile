@@ -63,7 +63,8 @@ $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 	@$(CC) -std=gnu11 -O2 -Wall -Wextra -fPIC -shared -ftls-model=initial-exec $(INCLUDES) -o $@ $< -pthread
 
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
-# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, does without the archive.
+# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, does without the archive;
+# where the archive is optimised, such a test need not be (VARIANT.alone).
 
 ALONE := $(patsubst tests/%.c,%,$(shell grep -l 'define ASTHRA_RT_IMPLEMENTATION' tests/test_*.c))
 
@@ -72,16 +73,20 @@ plain.cc := $(CC)
 plain.flags := -O2 -g1
 clang.cc := clang
 clang.flags := -O1
+clang.alone := -O0
 asan.cc := $(CC)
 asan.flags := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -DASTHRA_RT_DEBUG=2
+asan.alone := -O0
 tsan.cc := $(CC)
 tsan.flags := -O1 -g1 -fsanitize=thread -DASTHRA_RT_DEBUG=1
 noasm.cc := $(CC)
 noasm.flags := -O1 -DASTHRA_RT_NO_ASM
+noasm.alone := -O0
 nothreads.cc := $(CC)
 nothreads.flags := -O0 -DASTHRA_RT_NO_THREADS
 posix.cc := $(CC)
 posix.flags := -O1 -g1 -DASTHRA_RT_POSIX
+posix.alone := -O0
 aarch64.cc := aarch64-linux-gnu-gcc
 aarch64.flags := -O1 -static
 aarch64.run := qemu-aarch64
@@ -104,6 +109,7 @@ x87.cc := $(CC)
 x87.flags := -O1 -m32 -march=i686 -mno-sse -idirafter /usr/include/x86_64-linux-gnu
 musl.cc := musl-gcc
 musl.flags := -O1 -static -fno-omit-frame-pointer
+musl.alone := -O0
 musl.more := tests/house/musl.c
 
 # Seconds that one test may take where everything is slower.
@@ -135,7 +141,7 @@ $(ALONE:%=$B/$1/%): $(BOOK) $(STB)
 $(filter-out $(ALONE:%=$B/$1/%),$(TESTS:%=$B/$1/%)): $B/$1/asthra_rt.a
 $B/$1/test_%: tests/test_%.c $(wildcard tests/*.h)
 	@mkdir -p $$(@D)
-	@$($1.cc) -std=gnu11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $$(filter %.a,$$^) -pthread -lm
+	@$($1.cc) -std=gnu11 $($1.flags) $$(if $$(filter test_$$*,$(ALONE)),$($1.alone)) -Wall -Wextra $(INCLUDES) -o $$@ $$< $($1.more) $$(filter %.a,$$^) -pthread -lm
 # The bodies come from the archive.
 $B/$1/examples/%: examples/%.c $(wildcard examples/*.h) $B/$1/asthra_rt.a
 	@mkdir -p $$(@D)
@@ -156,8 +162,14 @@ $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 noasm.tests := $(filter %_channel %_faults %_fiber %_fork %_go_semantics %_mutex %_panic %_runtime \
     %_scheduler %_select %_signals %_soak %_stack %_swap %_task %_thread %_timer,$(TESTS))
 
+# Where races are looked for, the tests with threads.
+tsan.tests := $(filter-out %_alloc %_faults %_nodes %_pinned_lock %_result %_table %_text %_trace \
+    %_type,$(TESTS))
+
 arm.tests := test_swap
 x87.tests := test_swap
+aarch64.few := $(filter %_channel %_deque %_fiber %_mutex %_scheduler %_select %_signals %_swap %_sync \
+    %_task,$(TESTS))
 riscv64.few := test_swap test_fiber
 armhf.few := test_swap test_fiber
 i386.few := test_swap test_select test_channel test_memory
@@ -210,7 +222,7 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
-	    $(call exceptions,plain) $(call examples,musl) $(call units,aarch64) $(call few,riscv64) \
+	    $(call exceptions,plain) $(call examples,musl) $(call few,aarch64) $(call few,riscv64) \
 	    $(call few,armhf) $(call few,i386) posix $(call units,posix))
 
 .PHONY: unit san posix cross $(HOUSE) sizes bench fuzz
