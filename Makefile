@@ -198,6 +198,7 @@ check-%: tests/house/%.sh $(STB) $B/asthra_rt.c $(BOOK)
 	@tests/run $* sh $<
 check-preload: $B/examples/asthra_malloc.so
 check-posix: $B/posix/asthra_rt.o
+check-glib: $B/plain/asthra_rt.a $B/posix/asthra_rt.a
 check-examples: $(EXAMPLES:%=$B/examples/%)
 check-logscan: $B/examples/logscan $B/logscan/generate
 	@tests/run logscan sh tests/logscan/check.sh $^ $B/logscan/checked
@@ -216,7 +217,7 @@ check-workshop: $B/workshop/program
 
 # ---- gates ------------------------------------------------------------------------------------------
 
-HOUSE := strict misuse workshop features hygiene hosts code docs examples preload logscan dist style spin
+HOUSE := strict misuse workshop features hygiene hosts glib code docs examples preload logscan dist style spin
 gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; tests/run end $1
 
 test: $(STB)
