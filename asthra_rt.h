@@ -2442,6 +2442,8 @@ ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes);
 /* Whether a SIGSEGV or SIGBUS with this code was caused by an instruction. */
 ASTHRA__FN bool asthra__os_is_fault(int number, int code);
 ASTHRA__FN size_t asthra__os_signal_frame(void); /* most bytes that the system puts on a stack */
+/* For processors that do not tell it themselves. POSIX knows of none. */
+ASTHRA__FN bool asthra__os_has_shadow_stack(void);
 /* The file that `at` belongs to, and how far it was moved from the addresses in it: as given, which
  * is dladdr's word or none, or better. NULL: cannot be told. */
 ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
@@ -2992,6 +2994,7 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -3233,6 +3236,16 @@ ASTHRA__FN uint64_t asthra__os_thread_id(void) {
 
 ASTHRA__FN bool asthra__os_is_main_thread(void) {
     return asthra__os_thread_id() == (uint64_t)getpid();
+}
+
+/* PR_GET_SHADOW_STACK_STATUS; a kernel that does not know the question has none to give. */
+ASTHRA__FN bool asthra__os_has_shadow_stack(void) {
+    enum { ASTHRA__OS_SHADOW_STATUS = 74, ASTHRA__OS_SHADOW_ON = 1 };
+    unsigned long status = 0;
+    int saved = errno;
+    bool is_known = prctl(ASTHRA__OS_SHADOW_STATUS, &status, 0ul, 0ul, 0ul) == 0;
+    errno = saved;
+    return is_known && (status & ASTHRA__OS_SHADOW_ON) != 0;
 }
 
 /* The main thread's stack is the mapping that holds the kernel's gift of random bytes. It grows
@@ -4180,6 +4193,10 @@ extern const char asthra__os_image[] __asm__("__ehdr_start")
     __attribute__((__weak__, __visibility__("hidden")));
 extern const char asthra__os_image_end[] __asm__("_end")
     __attribute__((__weak__, __visibility__("hidden")));
+
+ASTHRA__FN bool asthra__os_has_shadow_stack(void) {
+    return false;
+}
 
 /* An executable that cannot be moved has true addresses, whatever the loader calls its base. */
 static bool asthra__os_is_moved(const char *base) {
@@ -5392,9 +5409,6 @@ ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*e
 
 #if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
 
-#include <errno.h>
-#include <sys/prctl.h>
-
 /* from: a0; to: a1; message: a2 */
 __asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
         ".option push\n"
@@ -5719,14 +5733,9 @@ _Static_assert(offsetof(Asthra__SwapFrame, s1) == 184, "the table of swap_riscv6
 _Static_assert(offsetof(Asthra__SwapFrame, ra) == 200, "the table of swap_riscv64.c");
 
 /* The instruction that reads the shadow stack's pointer (Zicfiss) is illegal on processors of
- * before, so the system is asked; one that does not know the question has none to give. */
+ * before, so the system is asked. */
 ASTHRA__FN bool asthra__swap_is_allowed(void) {
-    enum { ASTHRA__SHADOW_STATUS = 74, ASTHRA__SHADOW_ON = 1 }; /* PR_GET_SHADOW_STACK_STATUS */
-    unsigned long status = 0;
-    int saved = errno;
-    bool is_known = prctl(ASTHRA__SHADOW_STATUS, &status, 0ul, 0ul, 0ul) == 0;
-    errno = saved;
-    return !is_known || !(status & ASTHRA__SHADOW_ON);
+    return !asthra__os_has_shadow_stack();
 }
 
 ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {

@@ -216,6 +216,8 @@ ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes);
 /* Whether a SIGSEGV or SIGBUS with this code was caused by an instruction. */
 ASTHRA__FN bool asthra__os_is_fault(int number, int code);
 ASTHRA__FN size_t asthra__os_signal_frame(void); /* most bytes that the system puts on a stack */
+/* For processors that do not tell it themselves. POSIX knows of none. */
+ASTHRA__FN bool asthra__os_has_shadow_stack(void);
 /* The file that `at` belongs to, and how far it was moved from the addresses in it: as given, which
  * is dladdr's word or none, or better. NULL: cannot be told. */
 ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -262,6 +263,16 @@ ASTHRA__FN uint64_t asthra__os_thread_id(void) {
 
 ASTHRA__FN bool asthra__os_is_main_thread(void) {
     return asthra__os_thread_id() == (uint64_t)getpid();
+}
+
+/* PR_GET_SHADOW_STACK_STATUS; a kernel that does not know the question has none to give. */
+ASTHRA__FN bool asthra__os_has_shadow_stack(void) {
+    enum { ASTHRA__OS_SHADOW_STATUS = 74, ASTHRA__OS_SHADOW_ON = 1 };
+    unsigned long status = 0;
+    int saved = errno;
+    bool is_known = prctl(ASTHRA__OS_SHADOW_STATUS, &status, 0ul, 0ul, 0ul) == 0;
+    errno = saved;
+    return is_known && (status & ASTHRA__OS_SHADOW_ON) != 0;
 }
 
 /* The main thread's stack is the mapping that holds the kernel's gift of random bytes. It grows

@@ -242,6 +242,10 @@ extern const char asthra__os_image[] __asm__("__ehdr_start")
 extern const char asthra__os_image_end[] __asm__("_end")
     __attribute__((__weak__, __visibility__("hidden")));
 
+ASTHRA__FN bool asthra__os_has_shadow_stack(void) {
+    return false;
+}
+
 /* An executable that cannot be moved has true addresses, whatever the loader calls its base. */
 static bool asthra__os_is_moved(const char *base) {
     uint16_t type;

@@ -34,10 +34,9 @@
  */
 #include "swap_internal.h"
 
-#if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
+#include "os_internal.h"
 
-#include <errno.h>
-#include <sys/prctl.h>
+#if ASTHRA_HAS_TASK && ASTHRA_HAS_ASM && ASTHRA__CPU_RISCV64
 
 /* from: a0; to: a1; message: a2 */
 __asm__(".pushsection .text.asthra__swap,\"ax\",%progbits\n"
@@ -363,14 +362,9 @@ _Static_assert(offsetof(Asthra__SwapFrame, s1) == 184, "the table of swap_riscv6
 _Static_assert(offsetof(Asthra__SwapFrame, ra) == 200, "the table of swap_riscv64.c");
 
 /* The instruction that reads the shadow stack's pointer (Zicfiss) is illegal on processors of
- * before, so the system is asked; one that does not know the question has none to give. */
+ * before, so the system is asked. */
 ASTHRA__FN bool asthra__swap_is_allowed(void) {
-    enum { ASTHRA__SHADOW_STATUS = 74, ASTHRA__SHADOW_ON = 1 }; /* PR_GET_SHADOW_STACK_STATUS */
-    unsigned long status = 0;
-    int saved = errno;
-    bool is_known = prctl(ASTHRA__SHADOW_STATUS, &status, 0ul, 0ul, 0ul) == 0;
-    errno = saved;
-    return !is_known || !(status & ASTHRA__SHADOW_ON);
+    return !asthra__os_has_shadow_stack();
 }
 
 ASTHRA__FN Asthra__SwapContext *asthra__swap_make(void *low, void *top, void (*entry)(void *)) {

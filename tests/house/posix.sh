@@ -52,6 +52,16 @@ check all-traits-off build -U__linux__ $(flags NO_ $traits)
 no_threads=$(printf '%s\n' $calls | grep -v '^pthread')
 check no-threads-no-pthread wants_only "$OUT/f.o" $no_threads $others
 check wants-no-other-name plainly
+# Other processors have switches of their own, and their compilers names of their own.
+helpers='^__(aarch64_[a-z0-9_]*|aeabi_[a-z0-9_]*|[cp][a-z]*[sdt]i2|trunctfdf2)$|^_Unwind_VRS_Get$'
+calls_elsewhere() {
+    "$1" -std=gnu11 -O0 $INCLUDES -DASTHRA_RT_POSIX -DASTHRA_RT_ONLY -DASTHRA_RT_WITH_TASK -c \
+        -o "$OUT/$1.o" build/asthra_rt.c || return 1
+    wants_only "$OUT/$1.o" $calls $others $known $(nm -u "$OUT/$1.o" | awk '{ print $NF }' |
+        grep -E "$helpers")
+}
+need riscv64-linux-gnu-gcc aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc
+for cc in $found; do check "$cc-calls-POSIX-only" calls_elsewhere "$cc"; done
 need clang musl-gcc
 for cc in $found; do check "$cc-compiles-without-a-warning" compiles "$cc" -std=c11 -O0; done
 end
