@@ -1832,7 +1832,8 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
  *
  * A task that waits for a pipe, a socket, a terminal is parked and its thread goes on with others;
  * ten thousand of them cost one thread that the system wakes. Any descriptor that poll(2) takes
- * will do, in blocking mode or not, and nothing has to be registered or given back.
+ * will do, in blocking mode or not, and nothing has to be registered or given back. A child of fork
+ * waits by itself: with threads it begins anew, without those who waited go on waiting in both.
  * Needs: task.  Strip with: ASTHRA_RT_NO_FD.
  */
 
@@ -23111,6 +23112,10 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
  * file before; and a sweep arms all that is awaited once more, after a tenth of a second, then ever
  * more seldom while no new waits begin. It never takes more than about a hundredth of the time.
  *
+ * Fork. A set is shared with the parent, and so it is never used in a child. With threads nobody
+ * waits there, and the next wait opens one. Without, those who wait are the child's too: whoever
+ * comes to the set first sees that it was opened by another, and arms a fresh one for all of them.
+ *
  * Entries are in segments that double and stay, so an entry never moves; number i is in segment
  * floor(log2(i / 64 + 1)).
  */
@@ -23147,7 +23152,7 @@ typedef struct Asthra__FdEntry {
 static struct {
     Asthra__Lock lock; /* of opening, and of new segments */
     ASTHRA__ATOMIC(bool) is_open;
-    bool has_fork_hook;
+    uint64_t owner; /* who opened it: not us in a child that goes on as its parent would */
     ASTHRA__ATOMIC(Asthra__FdEntry *) segments[ASTHRA__FD_SEGMENTS];
     ASTHRA__ATOMIC(uint32_t) begun; /* counts waits */
     /* Of the one thread that polls. */
@@ -23249,7 +23254,15 @@ static bool asthra__fd_sweep_is_due(void) {
     return asthra__os_now_ns() >= asthra__fd.sweep_at_ns;
 }
 
+/* Is the set our parent's? */
+static bool asthra__fd_is_inherited(void) {
+    return !ASTHRA_HAS_THREADS && asthra__load(&asthra__fd.is_open, relaxed) &&
+           asthra__fd.owner != asthra__os_thread_id();
+}
+
 static bool asthra__fd_poller_wait(int64_t timeout_ns) {
+    if (ASTHRA__UNLIKELY(asthra__fd_is_inherited())) return true; /* for deliver to replace it */
+    if (!asthra__load(&asthra__fd.is_open, relaxed)) return false;
     int64_t sweep_ns = asthra__fd.sweep_at_ns - asthra__os_now_ns();
     if (sweep_ns < 0) sweep_ns = 0;
     if (timeout_ns < 0 || timeout_ns > sweep_ns) timeout_ns = sweep_ns;
@@ -23287,17 +23300,24 @@ static Asthra__FdNode *asthra__fd_check(Asthra__FdEntry *e, unsigned fd, Asthra_
     return chain;
 }
 
-static Asthra__FdNode *asthra__fd_sweep(Asthra__FdNode *chain) {
-    int64_t start = asthra__os_now_ns(), after = asthra__fd.sweep_after_ns * 2;
-    uint32_t begun = asthra__load(&asthra__fd.begun, relaxed);
+typedef Asthra__FdNode *Asthra__FdVisit(Asthra__FdEntry *e, unsigned fd, Asthra__FdNode *chain);
+
+static Asthra__FdNode *asthra__fd_each(Asthra__FdVisit *visit, Asthra__FdNode *chain) {
     unsigned fd = 0;
     for (unsigned s = 0; s < ASTHRA__FD_SEGMENTS; s++) {
         Asthra__FdEntry *entries = asthra__load(&asthra__fd.segments[s], acquire);
         size_t size = asthra__fd_segment_size(s);
         for (size_t i = 0; entries != NULL && i < size; i++)
-            chain = asthra__fd_check(&entries[i], fd + (unsigned)i, chain);
+            chain = visit(&entries[i], fd + (unsigned)i, chain);
         fd += (unsigned)size;
     }
+    return chain;
+}
+
+static Asthra__FdNode *asthra__fd_sweep(Asthra__FdNode *chain) {
+    int64_t start = asthra__os_now_ns(), after = asthra__fd.sweep_after_ns * 2;
+    uint32_t begun = asthra__load(&asthra__fd.begun, relaxed);
+    chain = asthra__fd_each(asthra__fd_check, chain);
     if (begun != asthra__fd.begun_at_sweep) after = ASTHRA__FD_SWEEP_NS;
     if (after > ASTHRA__FD_SWEEP_MOST_NS) after = ASTHRA__FD_SWEEP_MOST_NS;
     asthra__fd.begun_at_sweep = begun;
@@ -23307,8 +23327,24 @@ static Asthra__FdNode *asthra__fd_sweep(Asthra__FdNode *chain) {
     return chain;
 }
 
+static Asthra__FdNode *asthra__fd_adopt(Asthra__FdEntry *e, unsigned fd, Asthra__FdNode *chain) {
+    e->is_known = false;
+    if (asthra__load(&asthra__fd.is_open, relaxed)) return asthra__fd_check(e, fd, chain);
+    return asthra__fd_complete(e->first, NULL, POLLNVAL, ASTHRA_LIMIT, chain);
+}
+
+/* A set of our own instead of the parent's. If the system has none those who wait are told. */
+ASTHRA__COLD static void asthra__fd_replace(void) {
+    asthra__os_poll_close();
+    asthra__fd.owner = asthra__os_thread_id();
+    asthra__fd.ready_count = 0;
+    asthra__store(&asthra__fd.is_open, asthra__os_poll_open(), relaxed);
+    asthra__fd_wake(asthra__fd_each(asthra__fd_adopt, NULL));
+}
+
 static void asthra__fd_poller_deliver(void) {
     Asthra__FdNode *chain = NULL;
+    if (ASTHRA__UNLIKELY(asthra__fd_is_inherited())) asthra__fd_replace();
     for (size_t i = 0; i < asthra__fd.ready_count; i++)
         chain = asthra__fd_tell(asthra__fd.ready[i], chain);
     asthra__fd.ready_count = 0;
@@ -23337,6 +23373,7 @@ ASTHRA__COLD static bool asthra__fd_open(void) {
         asthra__fd.sweep_after_ns = ASTHRA__FD_SWEEP_NS;
         asthra__fd.sweep_at_ns = asthra__os_now_ns() + ASTHRA__FD_SWEEP_NS;
         asthra__fd.ready_count = 0;
+        asthra__fd.owner = asthra__os_thread_id();
         asthra__outside_set_poller(&poller);
         asthra__store(&asthra__fd.is_open, true, release);
         is_open = true;
@@ -23413,6 +23450,7 @@ static AsthraResult asthra__fd_park(Asthra__FdEntry *e, int fd, int events, int6
     if (node.link != NULL) asthra__fd_unlink(&node);
     asthra__unlock(&e->lock);
     if (status == ASTHRA_CLOSED) return asthra__fd_result(status, fd, EBADF);
+    if (status == ASTHRA_LIMIT) return asthra__fd_result(status, fd, EMFILE);
     return asthra__result_of(status);
 }
 
@@ -23426,6 +23464,7 @@ ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns
                                     (unsigned)events, ASTHRA__FD_EVENTS);
     if (timeout_ns == 0 || asthra__seat()->worker == NULL)
         return asthra__fd_poll(fd, events, timeout_ns);
+    if (ASTHRA__UNLIKELY(asthra__fd_is_inherited())) asthra__fd_replace();
     if (ASTHRA__UNLIKELY(!asthra__load(&asthra__fd.is_open, acquire)) && !asthra__fd_open())
         return asthra__fd_result(ASTHRA_LIMIT, fd, EMFILE);
     Asthra__FdEntry *e = asthra__fd_find((unsigned)fd);

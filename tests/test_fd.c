@@ -561,6 +561,83 @@ TEST(fd, workers_sleep_while_nothing_is_ready) {
     CHECK(after.ru_nvcsw - before.ru_nvcsw < 200);
 }
 
+/* Runs a child that goes on as its parent would, tasks and all. */
+static pid_t fork_whole(void) {
+#ifndef ASTHRA_RT_NO_THREADS
+    SKIP("with threads the child begins anew");
+#endif
+    pid_t child = fork();
+    CHECK(child >= 0);
+    return child;
+}
+
+static void end_whole(pid_t child) {
+    int status = -1;
+    if (child == 0) _exit(0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+TEST(fd, without_threads_those_who_wait_are_told_in_parent_and_child) {
+    Pair p = socket_pair();
+    Waiting w;
+    AsthraTaskHandle t = spawn_wait(&w, p.near, POLLIN);
+    pid_t child = fork_whole();
+    if (child != 0) put_byte(p.far); /* which nobody reads */
+    check_ready(&w, t, POLLIN);
+    end_whole(child);
+}
+
+/* The same number, armed as often, for another file. */
+TEST(fd, without_threads_nobody_is_told_what_the_child_waits_for) {
+    Pair p = socket_pair(), fresh = socket_pair(), ready = pipe_pair(), go = pipe_pair();
+    Waiting w;
+    AsthraTaskHandle t = spawn_wait(&w, p.near, POLLIN);
+    put_byte(p.far);
+    check_ready(&w, t, POLLIN);
+    take_byte(p.near);
+    pid_t child = fork_whole();
+    if (child == 0) CHECK(dup2(fresh.near, p.near) == p.near);
+    t = spawn_wait(&w, p.near, POLLIN);
+    if (child == 0) {
+        put_byte(ready.far);
+        take_byte(go.near);
+    } else {
+        take_byte(ready.near);
+        put_byte(fresh.far);
+        for (int i = 0; i < 200; i++) asthra_yield();
+        CHECK_EQ(asthra_task_state(t), ASTHRA_TASK_WAITING);
+        put_byte(p.far);
+    }
+    check_ready(&w, t, POLLIN);
+    if (child != 0) put_byte(go.far);
+    end_whole(child);
+}
+
+TEST(fd, without_threads_a_child_that_gets_no_set_is_told) {
+    Pair p = socket_pair();
+    Waiting w;
+    AsthraTaskHandle t = spawn_wait(&w, p.near, POLLIN);
+    pid_t child = fork_whole();
+    if (child == 0) {
+        struct rlimit limit, none;
+        CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+        none = limit;
+        none.rlim_cur = 0;
+        CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+        asthra_await(t);
+        CHECK_EQ(w.result.status, ASTHRA_LIMIT);
+        CHECK_EQ(w.result.detail, EMFILE);
+        CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        t = spawn_wait(&w, p.near, POLLIN); /* and the next one gets it */
+        put_byte(p.far);
+        check_ready(&w, t, POLLIN);
+        take_byte(p.near);
+    }
+    end_whole(child);
+    put_byte(p.far);
+    check_ready(&w, t, POLLIN);
+}
+
 /* ---- many ---- */
 
 TEST_WITHIN(60, fd, ten_thousand_tasks_wait_at_once) {

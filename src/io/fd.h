@@ -2,7 +2,8 @@
  *
  * A task that waits for a pipe, a socket, a terminal is parked and its thread goes on with others;
  * ten thousand of them cost one thread that the system wakes. Any descriptor that poll(2) takes
- * will do, in blocking mode or not, and nothing has to be registered or given back.
+ * will do, in blocking mode or not, and nothing has to be registered or given back. A child of fork
+ * waits by itself: with threads it begins anew, without those who waited go on waiting in both.
  * Needs: task.  Strip with: ASTHRA_RT_NO_FD.
  */
 #ifndef ASTHRA__FD_H
