@@ -67,8 +67,10 @@ static bool asthra__os_array_reach(Asthra__OsArray *a, size_t bytes) {
 /* ---- the set ---- */
 
 ASTHRA__FN bool asthra__os_poll_open(void) {
-    asthra__poll_set.wake = asthra__os_signal_open();
-    asthra__poll_set.is_open = asthra__poll_set.wake.fd >= 0;
+    bool has_room = asthra__os_array_reach(&asthra__poll_set.polled, sizeof(struct pollfd)) &&
+                    asthra__os_array_reach(&asthra__poll_set.marks, sizeof(uint64_t));
+    if (has_room) asthra__poll_set.wake = asthra__os_signal_open();
+    asthra__poll_set.is_open = has_room && asthra__poll_set.wake.fd >= 0;
     return asthra__poll_set.is_open;
 }
 
@@ -119,17 +121,22 @@ ASTHRA__FN Asthra__OsArmed asthra__os_poll_arm(int fd, int events, uint64_t mark
     return is_put ? ASTHRA__OS_ARMED : ASTHRA__OS_ARMED_FULL;
 }
 
-/* Makes the copy, behind the signal; how many it holds. Without memory for it, the signal alone. */
+/* Makes the copy, behind the signal; how many it holds. Without memory for all of them, as many as
+ * there is room for from the start: thousands. */
 static size_t asthra__poll_copy(void) {
     asthra__poll_lock();
     size_t count = asthra__poll_set.count;
     const Asthra__OsArmedFd *armed = asthra__poll_set.armed.at;
     if (!asthra__os_array_reach(&asthra__poll_set.polled, (count + 1) * sizeof(struct pollfd)) ||
-        !asthra__os_array_reach(&asthra__poll_set.marks, (count + 1) * sizeof(uint64_t)))
-        count = 0;
+        !asthra__os_array_reach(&asthra__poll_set.marks, (count + 1) * sizeof(uint64_t))) {
+        size_t most = asthra__poll_set.polled.bytes / sizeof(struct pollfd) - 1;
+        size_t marks = asthra__poll_set.marks.bytes / sizeof(uint64_t) - 1;
+        if (most > marks) most = marks;
+        if (count > most) count = most;
+    }
     struct pollfd *polled = asthra__poll_set.polled.at;
     uint64_t *marks = asthra__poll_set.marks.at;
-    if (polled != NULL) polled[0] = (struct pollfd){asthra__poll_set.wake.fd, POLLIN, 0};
+    polled[0] = (struct pollfd){asthra__poll_set.wake.fd, POLLIN, 0};
     for (size_t i = 0; i < count; i++) {
         polled[i + 1] = (struct pollfd){armed[i].fd, (short)armed[i].events, 0};
         marks[i + 1] = armed[i].mark;
@@ -144,7 +151,7 @@ ASTHRA__FN size_t asthra__os_poll_wait(Asthra__OsReady *out, size_t room, int64_
     size_t count = asthra__poll_copy(), told = 0;
     struct pollfd *polled = asthra__poll_set.polled.at;
     const uint64_t *marks = asthra__poll_set.marks.at;
-    int got = polled != NULL ? poll(polled, (nfds_t)count + 1, asthra__os_ms(timeout_ns)) : 0;
+    int got = poll(polled, (nfds_t)count + 1, asthra__os_ms(timeout_ns));
     asthra__store(&asthra__poll_set.waits, 0u, relaxed);
     if (got > 0 && polled[0].revents & POLLNVAL) asthra__os_poll_lost();
     if (got > 0 && polled[0].revents != 0) asthra__os_signal_clear(asthra__poll_set.wake);
