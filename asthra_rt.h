@@ -23397,6 +23397,9 @@ static AsthraResult asthra__fd_result(AsthraStatus status, int fd, int error) {
         r = asthra_result_errorf(status, "asthra_wait_fd: %d is no open descriptor", fd);
     else if (status == ASTHRA_CLOSED)
         r = asthra_result_errorf(status, "asthra_wait_fd: descriptor %d was closed by others", fd);
+    else if (error == EMFILE)
+        r = asthra_result_errorf(
+            status, "asthra_wait_fd: the system refused what waiting for descriptor %d needs", fd);
     else
         r = asthra_result_errorf(status, "asthra_wait_fd: no room to wait for descriptor %d", fd);
     r.detail = (uint32_t)error;

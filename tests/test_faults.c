@@ -1,17 +1,21 @@
-/* Every program here runs again and again with one more call of malloc, mmap or pthread_create that
- * fails, once or from then on. It must get a clear result or die of a panic that says what was out,
- * and afterwards the runtime must be as good as new: nothing is lost, nothing leaks. */
+/* Every program here runs again and again with one more call of malloc, mmap, pthread_create, or one
+ * that makes a descriptor or arms one, that fails, once or from then on. It must get a clear result
+ * or die of a panic that says what was out, and afterwards the runtime must be as good as new:
+ * nothing is lost, nothing leaks. */
 #include "test.h"
 
 #include <elf.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <link.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/auxv.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -81,6 +85,29 @@ static int (*const true_pthread_create)(pthread_t *, const pthread_attr_t *, voi
 static int (*const true_pthread_join)(pthread_t, void **) = pthread_join;
 #endif
 
+/* Of no use to a layer that does without them. */
+TEST_MAYBE_UNUSED static int faulty_descriptor(void) {
+    if (!fails()) return 0;
+    errno = EMFILE;
+    return -1;
+}
+TEST_MAYBE_UNUSED static int faulty_epoll_create1(int flags) {
+    return faulty_descriptor() ? -1 : epoll_create1(flags);
+}
+TEST_MAYBE_UNUSED static int faulty_eventfd(unsigned count, int flags) {
+    return faulty_descriptor() ? -1 : eventfd(count, flags);
+}
+TEST_MAYBE_UNUSED static int faulty_pipe(int *ends) {
+    return faulty_descriptor() ? -1 : pipe(ends);
+}
+TEST_MAYBE_UNUSED static int faulty_epoll_ctl(int set, int what, int fd, struct epoll_event *e) {
+    return fails() ? -1 : epoll_ctl(set, what, fd, e);
+}
+
+#define epoll_create1 faulty_epoll_create1
+#define eventfd faulty_eventfd
+#define pipe faulty_pipe
+#define epoll_ctl faulty_epoll_ctl
 #define malloc faulty_malloc
 #define calloc faulty_calloc
 #define realloc faulty_realloc
@@ -93,6 +120,7 @@ static int (*const true_pthread_join)(pthread_t, void **) = pthread_join;
 #define ASTHRA_RT_IMPLEMENTATION
 #define ASTHRA_RT_STATIC
 #include "asthra_rt.h"
+#undef pipe
 
 #define NUMBER(n) ((void *)(intptr_t)(n))
 
@@ -118,6 +146,12 @@ static bool is_fine_or_told(AsthraResult r) {
     CHECK_EQ(r.status, ASTHRA_OUT_OF_MEMORY);
     CHECK(*asthra_result_message(r) != 0);
     return false;
+}
+
+static int open_descriptors(void) {
+    int count = 0;
+    for (int fd = 0; fd < 64; fd++) count += fcntl(fd, F_GETFD) != -1;
+    return count;
 }
 
 /* The two panics that task.h promises. */
@@ -146,6 +180,7 @@ static void live_once(const Program *p) {
 __attribute__((noreturn)) static void run_with_fault(const Program *p, long at, bool goes_on,
                                                      bool is_warm) {
     long blocks = 0, bytes = 0;
+    int descriptors = open_descriptors();
     alarm(30);
     asthra_panic_set_hook(note_panic, NULL);
     if (is_warm) {
@@ -163,6 +198,7 @@ __attribute__((noreturn)) static void run_with_fault(const Program *p, long at, 
                   blocks, atomic_load(&live_blocks), bytes, atomic_load(&live_bytes));
     }
     CHECK_EQ(atomic_load(&live_threads), 0);
+    CHECK_EQ(open_descriptors(), descriptors);
     bool was_hit = atomic_load(&failed) != 0;
     atomic_store(&failed, 0); /* from here on nothing may fail or panic */
     live_once(p);
@@ -601,4 +637,87 @@ static void reports(void) {
 }
 TEST_WITHIN(120, faults, results_with_texts) {
     everywhere(reports);
+}
+
+/* ---- descriptors ---- */
+
+static void is_told_of_descriptors(AsthraResult why) {
+    CHECK(why.status == ASTHRA_OUT_OF_MEMORY || why.status == ASTHRA_LIMIT);
+    CHECK(*asthra_result_message(why) != 0);
+}
+/* What failed once succeeds when it is called again. */
+static bool may_call_again(void) {
+    return !atomic_load(&fails_on);
+}
+
+static bool waits_for_byte(int fd, int64_t timeout_ns) {
+    AsthraResult r = asthra_wait_fd(fd, POLLIN, timeout_ns);
+    if (r.status != ASTHRA_OK && r.status != ASTHRA_TIMED_OUT) {
+        is_told_of_descriptors(r);
+        if (!may_call_again()) return false;
+        r = asthra_wait_fd(fd, POLLIN, timeout_ns);
+    }
+    CHECK_EQ(r.status, timeout_ns < 0 ? ASTHRA_OK : ASTHRA_TIMED_OUT);
+    return true;
+}
+static void *takes_byte(void *fd) {
+    char c;
+    if (!waits_for_byte((int)(intptr_t)fd, ASTHRA_FOREVER)) return NUMBER(0);
+    CHECK_EQ(read((int)(intptr_t)fd, &c, 1), 1);
+    return NUMBER(1);
+}
+static void waits_for_descriptors(void) {
+    enum { PIPES = 3 };
+    int ends[PIPES][2], quiet[2];
+    AsthraTaskHandle h[PIPES];
+    CHECK_EQ(pipe(quiet), 0);
+    for (int i = 0; i < PIPES; i++) {
+        CHECK_EQ(pipe(ends[i]), 0);
+        h[i] = asthra_spawn(takes_byte, NUMBER(ends[i][0]));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    waits_for_byte(quiet[0], ASTHRA_US(50));
+    for (int i = 0; i < PIPES; i++) CHECK_EQ(write(ends[i][1], "x", 1), 1);
+    for (int i = 0; i < PIPES; i++) {
+        if (asthra_task_is_valid(h[i])) asthra_await(h[i]);
+        close(ends[i][0]);
+        close(ends[i][1]);
+    }
+    close(quiet[0]);
+    close(quiet[1]);
+}
+TEST_WITHIN(120, faults, waits_for_descriptors) {
+    everywhere(waits_for_descriptors);
+}
+
+static void *sends_one(void *channel) {
+    int one = 1;
+    is_fine_or_told(asthra_channel_send(channel, &one));
+    return NULL;
+}
+static int descriptor_of(AsthraChannel *c) {
+    for (int calls_left = 2;;) {
+        int fd = c ? asthra_channel_fd(c) : asthra_runtime_wake_fd();
+        if (fd >= 0) return fd;
+        is_told_of_descriptors(asthra_last_error());
+        if (!may_call_again()) return -1;
+        CHECK(--calls_left > 0);
+    }
+}
+static void shows_descriptors(void) {
+    AsthraChannel *c = asthra_channel_create(sizeof(int), 1, "shown");
+    struct pollfd p = {.events = POLLIN};
+    if (!c) {
+        is_told();
+        return;
+    }
+    descriptor_of(NULL);
+    p.fd = descriptor_of(c);
+    CHECK_EQ(poll(&p, 1, 0), 0);
+    sends_one(c);
+    CHECK_EQ(poll(&p, 1, 0), p.fd >= 0 && asthra_channel_count(c) == 1);
+    asthra_channel_destroy(c);
+}
+TEST_WITHIN(120, faults, descriptors_for_a_loop) {
+    everywhere(shows_descriptors);
 }

@@ -64,16 +64,18 @@ typedef struct Waiting {
     int fd, events;
     int64_t timeout_ns;
     AsthraResult result;
+    char message[100];
 } Waiting;
 
 static void *waits(void *p) {
     Waiting *w = p;
     w->result = asthra_wait_fd(w->fd, w->events, w->timeout_ns);
+    snprintf(w->message, sizeof w->message, "%s", asthra_result_message(w->result));
     return p;
 }
 
 static AsthraTaskHandle spawn_wait(Waiting *w, int fd, int events) {
-    *w = (Waiting){fd, events, ASTHRA_FOREVER, {0, 0, {0}}};
+    *w = (Waiting){fd, events, ASTHRA_FOREVER, {0, 0, {0}}, ""};
     AsthraTaskHandle t = asthra_spawn(waits, w);
     until_waiting(t);
     return t;
@@ -177,7 +179,7 @@ TEST(fd, a_plain_file_is_always_ready) {
     int fd = mkstemp(path);
     CHECK(fd >= 0);
     unlink(path);
-    Waiting w = {fd, POLLIN | POLLOUT, ASTHRA_FOREVER, {0, 0, {0}}};
+    Waiting w = {fd, POLLIN | POLLOUT, ASTHRA_FOREVER, {0, 0, {0}}, ""};
     asthra_await(asthra_spawn(waits, &w));
     CHECK_EQ(w.result.status, ASTHRA_OK);
     CHECK_EQ(w.result.value.integer, POLLIN | POLLOUT);
@@ -288,7 +290,7 @@ TEST(fd, a_limit_ends_the_wait) {
     Pair p = pipe_pair();
     for (uint64_t seed = 0; seed < 3; seed++) {
         start_as(2, seed);
-        Waiting w = {p.near, POLLIN, ASTHRA_MS(2), {0, 0, {0}}};
+        Waiting w = {p.near, POLLIN, ASTHRA_MS(2), {0, 0, {0}}, ""};
         int64_t before = asthra_now_ns();
         asthra_await(asthra_spawn(waits, &w));
         CHECK_EQ(w.result.status, ASTHRA_TIMED_OUT);
@@ -338,7 +340,7 @@ TEST(fd, what_is_not_open_is_refused) {
     int bad[3] = {-1, 19000, INT32_MAX};
     close(19000);
     for (int i = 0; i < 3; i++) {
-        Waiting w = {bad[i], POLLIN, ASTHRA_FOREVER, {0, 0, {0}}};
+        Waiting w = {bad[i], POLLIN, ASTHRA_FOREVER, {0, 0, {0}}, ""};
         asthra_await(asthra_spawn(waits, &w));
         CHECK_EQ(w.result.status, ASTHRA_INVALID);
         CHECK_EQ(w.result.detail, EBADF);
@@ -428,6 +430,52 @@ TEST_PANICS(fd, a_set_that_the_program_closed_is_told, "closed a descriptor of t
     asthra_await(t);
 }
 
+/* ---- limits of the system ---- */
+
+static int lowest_number(void) {
+    int fd = dup(STDERR_FILENO);
+    CHECK(fd >= 0);
+    close(fd);
+    return fd;
+}
+
+static struct rlimit leave_room_for(int count) {
+    struct rlimit before, limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    limit = before;
+    limit.rlim_cur = (rlim_t)(lowest_number() + count);
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    return before;
+}
+
+TEST(fd, without_descriptors_to_wait_with_the_reason_is_told) {
+    for (uint64_t seed = 0; seed < 2; seed++) {
+        Pair p = pipe_pair();
+        Waiting w;
+        start_as(2, seed);
+        for (int room = 0; room < 2; room++) { /* it takes two */
+            int lowest = lowest_number();
+            struct rlimit before = leave_room_for(room);
+            w = (Waiting){p.near, POLLIN, ASTHRA_FOREVER, {0, 0, {0}}, ""};
+            asthra_await(asthra_spawn(waits, &w));
+            CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+            char expected[90];
+            snprintf(expected, sizeof expected,
+                     "asthra_wait_fd: the system refused what waiting for descriptor %d needs",
+                     p.near);
+            CHECK_EQ(w.result.status, ASTHRA_LIMIT);
+            CHECK_EQ(w.result.detail, EMFILE);
+            CHECK_STR(w.message, expected);
+            CHECK_EQ(lowest_number(), lowest);
+        }
+        AsthraTaskHandle t = spawn_wait(&w, p.near, POLLIN); /* and the next one gets them */
+        put_byte(p.far);
+        check_ready(&w, t, POLLIN);
+        close_pair(p);
+        asthra_runtime_shutdown();
+    }
+}
+
 /* ---- who waits ---- */
 
 static void *writes_later(void *p) {
@@ -501,7 +549,7 @@ static void *tells(void *p) {
 
 static void told_beside(AsthraTaskFunction busy, size_t workers) {
     Pair p = pipe_pair();
-    Waiting w = {p.near, POLLIN, ASTHRA_FOREVER, {0, 0, {0}}};
+    Waiting w = {p.near, POLLIN, ASTHRA_FOREVER, {0, 0, {0}}, ""};
     AsthraTaskHandle t[4];
     atomic_store(&is_told, false);
     start_as(workers, 0);

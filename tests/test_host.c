@@ -4,6 +4,7 @@
 
 #include <poll.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 
 #define NUMBER(n) ((void *)(intptr_t)(n))
 
@@ -323,6 +324,37 @@ TEST(host, under_a_seed_a_poll_moves_time) {
     CHECK_EQ(asthra_now_ns(), ASTHRA_SECONDS(1000));
     CHECK(!is_readable(fd));
     asthra_await(t);
+}
+
+/* No number is free: each says so, and has what it needs as soon as there is one. */
+TEST(host, a_descriptor_that_the_system_refuses_is_told) {
+    EACH_MAIN(kind, workers) {
+        struct rlimit before, none;
+        int lowest = dup(STDERR_FILENO);
+        CHECK(lowest >= 0 && close(lowest) == 0);
+        start_as(workers, kind);
+        AsthraChannel *c = asthra_channel_create(1, 1, "c");
+        CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+        none = before;
+        none.rlim_cur = (rlim_t)lowest;
+        CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+        CHECK_EQ(asthra_runtime_wake_fd(), -1);
+        CHECK_EQ(asthra_last_error().status, ASTHRA_LIMIT);
+        CHECK_STR(asthra_result_message(asthra_last_error()),
+                  "asthra_runtime_wake_fd: the system refused a descriptor");
+        CHECK_EQ(asthra_channel_fd(c), -1);
+        CHECK_EQ(asthra_last_error().status, ASTHRA_LIMIT);
+        CHECK_STR(asthra_result_message(asthra_last_error()),
+                  "asthra_channel_fd: the system refused a descriptor for channel 'c'");
+        CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+        CHECK(asthra_runtime_wake_fd() >= 0);
+        CHECK(asthra_channel_fd(c) >= 0);
+        asthra_channel_destroy(c);
+        asthra_runtime_shutdown();
+        int after = dup(STDERR_FILENO);
+        CHECK_EQ(after, lowest);
+        close(after);
+    }
 }
 
 /* ---- the end ---- */
