@@ -7317,6 +7317,13 @@ ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap w
 typedef struct AsthraError **(*Asthra__ResultPlace)(void);
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 
+/* A failure on its way to another task: a copy that belongs to nobody (where it has no message of
+ * its own, or without memory, the status's sentence), and the failure that it becomes there. `copy`
+ * is NULL, or consumed. */
+ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r);
+ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
+                                             struct AsthraError *copy);
+
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
@@ -7483,6 +7490,39 @@ ASTHRA__FN void asthra__error_clear(void) {
         *slot = NULL;
     else
         ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
+}
+
+ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r) {
+    const struct AsthraError *sentence = asthra__result_sentence(r.status);
+    const char *message = asthra_result_message(r);
+    Asthra__ErrorRecord *copy = NULL;
+    if (message != sentence->message || asthra_result_context(r)) copy = calloc(1, sizeof *copy);
+    if (!copy) return (struct AsthraError *)(uintptr_t)sentence; /* never written through */
+    Asthra__Text t = asthra__text_on(copy->text, sizeof copy->text);
+    asthra__text_add(&t, message);
+    copy->error.message = copy->text;
+    copy->error.context = asthra_result_context(r);
+    return &copy->error;
+}
+
+ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
+                                             struct AsthraError *copy) {
+    AsthraResult r = {status, detail, {NULL}};
+    const char *message = copy ? copy->message : NULL;
+    Asthra__ErrorRecord *record = asthra__result_record();
+    r.value.error = asthra__result_sentence(status);
+    if (record) {
+        Asthra__Text t = asthra__text_on(record->text, sizeof record->text);
+        asthra__text_add(&t, message ? message : r.value.error->message);
+        record->error.message = record->text;
+        record->error.context = copy ? copy->context : NULL;
+        r.value.error = &record->error;
+        record->last = r;
+    } else {
+        asthra__error_note((AsthraStatus)status);
+    }
+    asthra__error_free(copy);
+    return r;
 }
 
 ASTHRA__FN void asthra__error_free(struct AsthraError *record) {

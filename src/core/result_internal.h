@@ -21,6 +21,13 @@ ASTHRA__FN void asthra__error_clear(void); /* by a good spawn or create; cheap w
 typedef struct AsthraError **(*Asthra__ResultPlace)(void);
 ASTHRA__FN void asthra__result_set_place(Asthra__ResultPlace place);
 
+/* A failure on its way to another task: a copy that belongs to nobody (where it has no message of
+ * its own, or without memory, the status's sentence), and the failure that it becomes there. `copy`
+ * is NULL, or consumed. */
+ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r);
+ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
+                                             struct AsthraError *copy);
+
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
