@@ -37,6 +37,7 @@
  *     [arena]                              memory taken bit by bit and freed at once
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
+ *     [scope]                              tasks that end with the block that spawns them
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
@@ -48,10 +49,12 @@
  *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
  *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
- *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_FD
+ *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_SCOPE,
+ *                                  NO_FD
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
+ *     ASTHRA_RT_NO_SCOPE           no scopes
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MODULE          no modules
@@ -116,6 +119,11 @@
 #define ASTHRA_HAS_MUTEX 0
 #else
 #define ASTHRA_HAS_MUTEX 1
+#endif
+#if defined(ASTHRA_RT_NO_SCOPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_SCOPE))
+#define ASTHRA_HAS_SCOPE 0
+#else
+#define ASTHRA_HAS_SCOPE 1
 #endif
 #if defined(ASTHRA_RT_NO_FD) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_FD))
 #define ASTHRA_HAS_FD 0
@@ -206,8 +214,8 @@
  * compiler. The list names every other part. */
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
-      ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED ||     \
-      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
+      ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
+      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -222,6 +230,9 @@
 #endif
 #if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if ASTHRA_HAS_SCOPE && !ASTHRA_HAS_TASK
+#error "scope needs task: add ASTHRA_RT_WITH_TASK, or take scope out with ASTHRA_RT_NO_SCOPE"
 #endif
 #if ASTHRA_HAS_FD && !ASTHRA_HAS_TASK
 #error "fd needs task: add ASTHRA_RT_WITH_TASK, or take fd out with ASTHRA_RT_NO_FD"
@@ -1567,6 +1578,87 @@ ASTHRA_RT_API void asthra_mutex_unlock(AsthraMutex *m);
 
 /* Not needed for the memory's sake: there is nothing to free. */
 ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m);
+
+#endif
+
+/* ---- [scope] contract ----------------------------------------------- concurrency/scope.h ---- */
+/* scope - tasks that do not outlive the block that spawns them.                [scope] contract
+ *
+ *     AsthraScope s;
+ *     ASTHRA_SCOPE(s) {
+ *         for (int i = 0; i < count; i++)
+ *             asthra_scope_spawn(&s, fetch, &requests[i], sizeof requests[i]);
+ *     }
+ *     ASTHRA_TRY(s.result);
+ *
+ * The closing brace waits for all children, whatever becomes of them, so a child may use what the
+ * block can see. The first that fails cancels the others, and its failure is the scope's result; a
+ * panic of a child whose policy is not to abort counts as one, as does a spawn that fails. A child
+ * that another failure, or a cancel of the owner, ended before it started has failed, too, with
+ * ASTHRA_CANCELLED. Scopes nest.
+ *
+ * The owner, the task or thread that began the scope, is not cancelled by a failure: what could
+ * wait for a child that has failed belongs into a child. A cancel of the owner reaches the children
+ * when it waits for the end; it has seen its cancel if the scope fails by that, and not if all
+ * children complete all the same. An owner that panics, and does not abort, cancels and awaits the
+ * children of its open scopes first, while what they use is still there.
+ *
+ * The owner may spawn, and any task that the scope waits for: its children, what they await, and
+ * so on. Nobody else may, nor the owner after the end.
+ * Needs: task.  Strip with: ASTHRA_RT_NO_SCOPE.
+ */
+
+#if ASTHRA_HAS_SCOPE
+
+typedef struct AsthraScope {
+    AsthraResult result; /* once it has ended: ASTHRA_OK, or the first failure */
+    bool open;
+    void *opaque[8];
+} AsthraScope;
+
+/* A child. Any result that is not ASTHRA_OK is a failure; a value is dropped. `args` is its copy,
+ * aligned as malloc's, and lives as long as it runs. */
+typedef AsthraResult (*AsthraScopeFunction)(void *args);
+
+/* Opens a scope inside the innermost one of this task or thread. `s` need not be set, and stays
+ * where it is until the end. One that is open panics. Cost  one allocation; if there is no memory
+ * the scope's result says so, and nothing is spawned. */
+ASTHRA_RT_API void asthra_scope_begin(AsthraScope *s);
+
+/* Spawns fn with a copy of `size` bytes at `block` (NULL: zeroes), named after its expression and
+ * place. In a scope that has failed, or whose end was cancelled, it spawns nothing.
+ * Cost      no allocation once warm. A child that has ended holds no memory. */
+ASTHRA_RT_API void asthra_scope_spawn(AsthraScope *s, AsthraScopeFunction fn, const void *block,
+                                      size_t size);
+
+/* Waits for all children. Called by the owner, for its innermost scope; else it panics.
+ *
+ * Returns   ASTHRA_OK, or the first failure: its status, detail, context and, in the owner's own
+ *           error record, its message, cut at 255 bytes.
+ */
+ASTHRA_MUST_USE ASTHRA_RT_API AsthraResult asthra_scope_end(AsthraScope *s);
+
+/* The same as a block, which sets s.result at its closing brace. Leaving it by break, return or
+ * goto panics (gcc, clang; by continue it ends as by the brace). A scope that the end of its task
+ * or thread finds open panics, too. */
+#define ASTHRA_SCOPE(s)                                               \
+    for (AsthraScope * s##__at ASTHRA__CLEANUP(asthra_scope_check) =  \
+             asthra_scope_enter_at(&(s), ASTHRA__AT("ASTHRA_SCOPE")); \
+         s##__at->open;                                               \
+         s##__at->result = asthra_scope_end_at(s##__at, ASTHRA__AT("ASTHRA_SCOPE")))
+
+/* What the macros call. `who` begins their panics, and says where the scope was begun. */
+ASTHRA_RT_API void asthra_scope_begin_at(AsthraScope *s, const char *who);
+ASTHRA_RT_API void asthra_scope_spawn_at(AsthraScope *s, AsthraScopeFunction fn, const void *block,
+                                         size_t size, const char *name);
+ASTHRA_MUST_USE ASTHRA_RT_API AsthraResult asthra_scope_end_at(AsthraScope *s, const char *who);
+ASTHRA_RT_API AsthraScope *asthra_scope_enter(AsthraScope *s);
+ASTHRA_RT_API AsthraScope *asthra_scope_enter_at(AsthraScope *s, const char *who);
+ASTHRA_RT_API void asthra_scope_check(AsthraScope **s);
+#define asthra_scope_begin(s) asthra_scope_begin_at((s), ASTHRA__AT("asthra_scope_begin"))
+#define asthra_scope_spawn(s, fn, block, size) \
+    asthra_scope_spawn_at((s), (fn), (block), (size), ASTHRA__AT(#fn))
+#define asthra_scope_end(s) asthra_scope_end_at((s), ASTHRA__AT("asthra_scope_end"))
 
 #endif
 
@@ -17457,7 +17549,9 @@ enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
        ASTHRA__TASK_SAW_CANCEL = 4,
        ASTHRA__TASK_COPIED = 8, /* has a block */
        ASTHRA__TASK_EXTRA = 16, /* its extra is in use, not only kept */
-       ASTHRA__TASK_FORKED = 32 /* we are the child of a fork that it made */
+       ASTHRA__TASK_FORKED = 32, /* we are the child of a fork that it made */
+       ASTHRA__TASK_SCOPED = 64, /* its block begins with a node of the scope that waits for it */
+       ASTHRA__TASK_SCOPES = 128 /* it has open scopes, and `value` is the innermost */
 };
 
 enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
@@ -17466,7 +17560,7 @@ struct Asthra__Task {
     Asthra__Runnable runnable; /* also links free descriptors */
     ASTHRA__ATOMIC_64(uint64_t) word;
     AsthraTaskFunction function;
-    void *value; /* the argument until it starts, the result once it has ended */
+    void *value; /* the argument until it starts, then see SCOPES, then the result */
     const char *name;
     Asthra__Parker parker;
     uint64_t parent;                      /* handle bits */
@@ -17604,6 +17698,7 @@ struct Asthra__Seat {
     ASTHRA__ATOMIC_64(uint64_t) ended;
     uint64_t random_state;
     uint32_t in_place_streak;
+    struct Asthra__Scope *scopes; /* open outside tasks; the innermost */
     Asthra__Seat *next, **link;
 };
 _Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT,
@@ -17708,6 +17803,9 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t);     /* 0: any stack will do */
 ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);        /* an idle loop in store */
+/* One whose stack is used otherwise until it is put back. */
+ASTHRA__COLD ASTHRA__FN bool asthra__spare_set_aside(Asthra__Worker *w);
+ASTHRA__COLD ASTHRA__FN void asthra__spare_put_back(Asthra__Worker *w, Asthra__Fiber *f);
 ASTHRA__FN void asthra__loop(void *unused);                     /* what every pool stack runs */
 ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s); /* from its own stack, and back */
 
@@ -17829,6 +17927,30 @@ ASTHRA__FN void asthra__task_flush(Asthra__Seat *s); /* gives a seat's free desc
 ASTHRA__FN void asthra__task_teardown(void);
 ASTHRA__FN uint64_t asthra__task_unfinished(void);
 
+/* scope.c, likewise */
+#if ASTHRA_HAS_SCOPE
+/* asthra__task_end of a SCOPED task, of which the scope is told. */
+ASTHRA__COLD ASTHRA__FN void asthra__scope_child_end(Asthra__Seat *s, Asthra__Task *t,
+                                                     AsthraTaskState how, void *value);
+/* The frames of the running task are about to go: cancels the children of its open scopes and waits
+ * for them. False: no memory to wait with. */
+ASTHRA__COLD ASTHRA__FN bool asthra__scope_abandon(void);
+/* Panics: what its owner does, "a task has returned", would leave it open. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__scope_left_open(
+    const struct Asthra__Scope *scope, const char *what);
+#else
+static inline void asthra__scope_child_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how,
+                                           void *value) {
+    asthra__task_end(s, t, how, value, false);
+}
+static inline bool asthra__scope_abandon(void) {
+    return true;
+}
+static inline void asthra__scope_left_open(const struct Asthra__Scope *scope, const char *what) {
+    (void)scope, (void)what;
+}
+#endif
+
 #endif
 
 /* ---- [scheduler] body ------------------------------------------- concurrency/scheduler.c ---- */
@@ -17859,7 +17981,12 @@ ASTHRA__FN uint64_t asthra__task_unfinished(void);
 
 #include <string.h>
 
-enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16 };
+enum {
+    ASTHRA__SPARES_MOST = 64,
+    ASTHRA__SPARES_BATCH = 16,
+    ASTHRA__RUN_MARKS =
+        ASTHRA__TASK_SAW_CANCEL | ASTHRA__TASK_FORKED | ASTHRA__TASK_SCOPES | ASTHRA__TASK_SCOPED
+};
 
 static Asthra__Scheduler asthra__scheduler_record;
 
@@ -17900,6 +18027,8 @@ static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
     if (s->epoch == 0) return;
+    if (ASTHRA__UNLIKELY(s->scopes != NULL && s->epoch == asthra__epoch()))
+        asthra__scope_left_open(s->scopes, "a thread ends");
     asthra__lock(&g->seats_lock);
     if (s->epoch != asthra__epoch()) {
         asthra__unlock(&g->seats_lock);
@@ -18068,6 +18197,17 @@ ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
     return got > 0;
 }
 
+/* The newest idle loop is kept from running; false: there is no other, and no memory for one. */
+ASTHRA__COLD ASTHRA__FN bool asthra__spare_set_aside(Asthra__Worker *w) {
+    Asthra__Fiber *f = asthra__spare_pop(w);
+    if (asthra__spare_ensure(w)) return true;
+    asthra__spare_push(w, f);
+    return false;
+}
+ASTHRA__COLD ASTHRA__FN void asthra__spare_put_back(Asthra__Worker *w, Asthra__Fiber *f) {
+    asthra__spare_push(w, f);
+}
+
 /* A loop has a region only where a hook of the program allocated from the stack zone in it. */
 ASTHRA__COLD static void asthra__drop_stack(Asthra__Fiber *left) {
     asthra__stack_drop(left->stack);
@@ -18137,9 +18277,10 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
 /* ---- running ---- */
 
 /* What a task calls stops here when it panics: see asthra__report_setup. */
-static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_place) {
+static ASTHRA__FAST void *asthra__call(Asthra__Fiber *f, AsthraTaskFunction fn, void *argument,
+                                       bool is_in_place) {
     Asthra__SwapContext *outer = f->escape;
-    void *value = asthra__swap_call(t->function, t->value, &f->escape, !is_in_place);
+    void *value = asthra__swap_call(fn, argument, &f->escape, !is_in_place);
     f->escape = outer;
     return value;
 }
@@ -18151,34 +18292,66 @@ static ASTHRA__FAST Asthra__Seat *asthra__end_stack(Asthra__Seat *s, bool has_fa
     return asthra__seat(); /* it may have called hooks */
 }
 
+/* t's function has returned, or it has panicked: *how. What it leaves on the fiber goes. */
+static ASTHRA__FAST Asthra__Seat *asthra__run_leave(Asthra__Fiber *f, AsthraTaskState *how) {
+    Asthra__Seat *s = asthra__seat();
+    if (ASTHRA__UNLIKELY(f->has_failed)) *how = ASTHRA_TASK_FAILED;
+    f->has_failed = false;
+    f->task = s->task = NULL;
+    return asthra__end_stack(s, *how == ASTHRA_TASK_FAILED);
+}
+
+static void *asthra__say_left_open(void *scope) {
+    asthra__scope_left_open(scope, "a task has returned");
+    return NULL;
+}
+
+/* The rest of asthra__run for a task with one of ASTHRA__RUN_MARKS. */
+ASTHRA__COLD static Asthra__Seat *asthra__run_marked(Asthra__Fiber *f, Asthra__Task *t,
+                                                     void *value) {
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    if (marks & ASTHRA__TASK_FORKED) {
+        asthra_panic_at(NULL,
+                        "task '%s' forked and now returns in the child, where its runtime "
+                        "is gone: end the child in the task, with _exit or exec",
+                        t->name);
+    }
+    if (marks & ASTHRA__TASK_SCOPES) asthra__call(f, asthra__say_left_open, t->value, true);
+    bool saw = marks & ASTHRA__TASK_SAW_CANCEL;
+    AsthraTaskState how = saw ? ASTHRA_TASK_CANCELLED : ASTHRA_TASK_COMPLETED;
+    Asthra__Seat *s = asthra__run_leave(f, &how);
+    if (marks & ASTHRA__TASK_SCOPED)
+        asthra__scope_child_end(s, t, how, how == ASTHRA_TASK_FAILED ? NULL : value);
+    else
+        asthra__task_end(s, t, how, value, false);
+    return s;
+}
+
+/* The same for one that was cancelled before it started. */
+ASTHRA__COLD static void asthra__run_not(Asthra__Seat *s, Asthra__Task *t) {
+    if (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_SCOPED)
+        asthra__scope_child_end(s, t, ASTHRA_TASK_CANCELLED, NULL);
+    else
+        asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
+}
+
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
 static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
-        asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
+        asthra__run_not(s, t);
         return s;
     }
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
     if (!is_in_place) s = asthra__end_stack(s, false);
     f->task = s->task = t;
-    void *value = asthra__call_task(f, t, is_in_place); /* a loop keeps the default control words */
-    s = asthra__seat();
-    AsthraTaskState how = ASTHRA_TASK_COMPLETED;
+    /* a loop keeps the default control words */
+    void *value = asthra__call(f, t->function, t->value, is_in_place);
     uint8_t marks = asthra__load(&t->marks, relaxed);
-    if (ASTHRA__UNLIKELY(marks & (ASTHRA__TASK_SAW_CANCEL | ASTHRA__TASK_FORKED))) {
-        if (marks & ASTHRA__TASK_FORKED) {
-            asthra_panic_at(NULL,
-                            "task '%s' forked and now returns in the child, where its runtime "
-                            "is gone: end the child in the task, with _exit or exec",
-                            t->name);
-        }
-        how = ASTHRA_TASK_CANCELLED;
-    }
-    if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
-    f->has_failed = false;
-    f->task = s->task = NULL;
-    s = asthra__end_stack(s, how == ASTHRA_TASK_FAILED);
+    if (ASTHRA__UNLIKELY(marks & ASTHRA__RUN_MARKS)) return asthra__run_marked(f, t, value);
+    AsthraTaskState how = ASTHRA_TASK_COMPLETED;
+    s = asthra__run_leave(f, &how);
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
     return s;
 }
@@ -18685,6 +18858,7 @@ ASTHRA__FN void asthra__scheduler_check_stop(void) {
         asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
                               "alone may stop it");
     }
+    if (s->scopes != NULL) asthra__scope_left_open(s->scopes, "asthra_runtime_shutdown: called");
 }
 
 /* Both phases. */
@@ -20350,10 +20524,26 @@ static void asthra__panic_task_set_policy(AsthraPanicPolicy policy) {
     if (t != NULL) t->policy = (uint8_t)policy;
 }
 
+/* Children of its open scopes may use the frames. After an overflow we stand on the free part of an
+ * idle loop's stack, which nobody may run on meanwhile. False: that cannot be. */
+ASTHRA__COLD static bool asthra__panic_leave_scopes(Asthra__Seat *s) {
+    const char *here = __builtin_frame_address(0);
+    Asthra__Fiber *under = s->worker != NULL ? s->worker->spare : NULL;
+    if (under != NULL && (here < under->low || here >= under->high)) under = NULL;
+    if (under != NULL && !asthra__spare_set_aside(s->worker)) return false;
+    bool is_good = asthra__scope_abandon();
+    if (under != NULL) asthra__spare_put_back(asthra__seat()->worker, under);
+    return is_good;
+}
+
 /* Ends the task's function here and now; its frames are abandoned. */
 static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->task == NULL) return;
+    if (asthra__load(&s->task->marks, relaxed) & ASTHRA__TASK_SCOPES) {
+        if (!asthra__panic_leave_scopes(s)) return;
+        s = asthra__seat();
+    }
     asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
     s->fiber->has_failed = true;
 #if ASTHRA__ASAN
@@ -20478,6 +20668,13 @@ ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it
 
 /* task.c */
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
+ASTHRA__FN void asthra__task_cancel_many(const uint64_t *bits, size_t count);
+/* A task with a block of `room` bytes, which t->value points to and which is its argument. It is to
+ * be submitted or discarded. NULL: the reason is set. */
+ASTHRA__FN Asthra__Task *asthra__task_prepare(Asthra__Seat *s, AsthraTaskFunction fn, size_t room,
+                                              const char *name);
+ASTHRA__FN AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t);
+ASTHRA__COLD ASTHRA__FN void asthra__task_discard(Asthra__Seat *s, Asthra__Task *t);
 
 #endif
 
@@ -20757,15 +20954,16 @@ ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
 
 /* ---- spawn ---- */
 
-ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
-    AsthraTaskHandle none = {0};
-    if (asthra__scheduler()->config.max_tasks != 0 && t != NULL) {
+ASTHRA__COLD ASTHRA__FN void asthra__task_discard(Asthra__Seat *s, Asthra__Task *t) {
+    if (asthra__scheduler()->config.max_tasks != 0) {
         asthra__sub(&asthra__scheduler()->unfinished, (size_t)1, relaxed);
     }
-    if (t != NULL) {
-        t->extra = NULL;
-        asthra__task_free(s, t);
-    }
+    asthra__task_free(s, t);
+}
+
+ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
+    AsthraTaskHandle none = {0};
+    if (t != NULL) asthra__task_discard(s, t);
     return none;
 }
 
@@ -20815,7 +21013,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
     return t;
 }
 
-static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
+ASTHRA__FN AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     AsthraTaskHandle h = {asthra__task_bits(t)};
     struct AsthraError *error = s->task != NULL ? s->task->error : s->thread->own_error;
     if (ASTHRA__UNLIKELY(error != NULL)) asthra__error_clear();
@@ -20945,17 +21143,25 @@ ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_words_at(AsthraTaskF
     return asthra__task_submit(s, t);
 }
 
+ASTHRA__FN Asthra__Task *asthra__task_prepare(Asthra__Seat *s, AsthraTaskFunction fn, size_t room,
+                                              const char *name) {
+    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return NULL;
+    if (room <= ASTHRA__TASK_INLINE) {
+        asthra__task_use_block(t, room);
+    } else if (!asthra__task_add_block(t, room)) {
+        asthra__task_discard(s, t);
+        return NULL;
+    }
+    return t;
+}
+
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_room_at(AsthraTaskFunction fn, const void *block,
                                                     size_t size, size_t room, const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
-    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    Asthra__Task *t = asthra__task_prepare(s, fn, room, name);
     if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
-    if (room <= ASTHRA__TASK_INLINE) {
-        asthra__task_use_block(t, room);
-    } else if (!asthra__task_add_block(t, room)) {
-        return asthra__spawn_failed(s, t);
-    }
     if (block == NULL)
         memset(t->value, 0, size);
     else if (size > 0)
@@ -21073,17 +21279,36 @@ static void asthra__task_end_wait(Asthra__Task *t, uint64_t bits) {
     asthra__wait_end(p->wait, ASTHRA_CANCELLED);
 }
 
+/* The second half of a cancel, behind the fence. Returns the task that t awaits; 0: none. */
+static uint64_t asthra__task_cancel_marked(Asthra__Task *t, uint64_t bits) {
+    uint64_t child = asthra__load(&t->awaiting, acquire);
+    bool is_masked = asthra__load(&t->masks, relaxed) > 0;
+    if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return 0; /* child: not its */
+    asthra__task_end_wait(t, bits);
+    return is_masked ? 0 : child;
+}
+
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
     while (bits != 0) {
         AsthraTaskHandle h = {bits};
         Asthra__Task *t = asthra__task_find(h);
         if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
         asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
-        uint64_t child = asthra__load(&t->awaiting, acquire);
-        bool is_masked = asthra__load(&t->masks, relaxed) > 0;
-        if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return; /* child: not its */
-        asthra__task_end_wait(t, bits);
-        bits = is_masked ? 0 : child;
+        bits = asthra__task_cancel_marked(t, bits);
+    }
+}
+
+ASTHRA__FN void asthra__task_cancel_many(const uint64_t *bits, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        AsthraTaskHandle h = {bits[i]};
+        Asthra__Task *t = asthra__task_find(h);
+        if (t != NULL) asthra__task_mark_cancel(t, bits[i]);
+    }
+    asthra__os_fence_heavy(); /* one for all */
+    for (size_t i = 0; i < count; i++) {
+        AsthraTaskHandle h = {bits[i]};
+        Asthra__Task *t = asthra__task_find(h);
+        if (t != NULL) asthra__task_forward_cancel(asthra__task_cancel_marked(t, bits[i]));
     }
 }
 
@@ -23137,6 +23362,383 @@ ASTHRA_RT_API void asthra_mutex_destroy(AsthraMutex *m) {
     asthra__unlock(&b->lock);
     if (owner || is_awaited) asthra__mutex_in_use(owner);
     memset(m, 0, sizeof *m);
+}
+
+#endif
+
+/* ---- [scope] body --------------------------------------------------- concurrency/scope.c ---- */
+/* scope - tasks that do not outlive the block that spawns them.                    [scope] body
+ *
+ * A scope has a record of its own, off the stack: whatever the owner forgets or abandons, a child
+ * that ends finds it. Records of one owner form a stack, whose top the owner's descriptor holds in
+ * `value` while it runs (ASTHRA__TASK_SCOPES), or a thread's seat in `scopes`.
+ *
+ * A child is a task whose block begins with a node of its scope. The scope holds its only handle
+ * and nobody awaits it; instead its end (ASTHRA__TASK_SCOPED) calls here:
+ *
+ *     1  out of the list, so that nobody cancels it any more; its failure is noted
+ *     2  the task ends as any other, and its handle is consumed: it exists no more
+ *     3  `running` is counted down, and the last one wakes the owner
+ *
+ * Step 3 is the last touch, so the owner may free the record once it has seen 0 under the lock.
+ *
+ * A failure is claimed under the lock, and its message copied by whoever claimed it, before step 3.
+ * Then the children are cancelled, some at a time: the lock is given back in between, because
+ * cancelling wakes others, and a child of ours may stand in the end of a scope of its own.
+ */
+
+#if ASTHRA_HAS_SCOPE
+
+#include <string.h>
+
+typedef struct Asthra__ScopeChild Asthra__ScopeChild;
+struct Asthra__ScopeChild {
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) Asthra__ScopeChild *next;
+    Asthra__ScopeChild **link;
+    struct Asthra__Scope *scope;
+    AsthraScopeFunction function;
+    uint64_t bits;
+    AsthraResult result;
+};
+
+typedef struct Asthra__Scope {
+    struct Asthra__Scope *outer; /* of the same owner */
+    const AsthraScope *face;     /* compared, never followed */
+    const Asthra__Parker *owner;
+    const char *who;
+    Asthra__Lock lock;                /* from here on what it guards */
+    size_t running;                   /* children that are not through with step 3 */
+    Asthra__ScopeChild *fresh, *told; /* of these, not cancelled and cancelled; newest first */
+    bool is_over;                     /* nothing is spawned any more */
+    uint32_t status, detail;          /* of the first failure */
+    struct AsthraError *error;        /* its claimer's until step 3 */
+    Asthra__Parker *waiter;           /* the owner, in the end */
+} Asthra__Scope;
+
+enum { ASTHRA__SCOPE_BATCH = 64 };
+
+/* ---- whose scopes ---- */
+
+static Asthra__Scope *asthra__scope_innermost(const Asthra__Seat *s) {
+    if (s->task == NULL) return s->scopes;
+    bool has_any = asthra__load(&s->task->marks, relaxed) & ASTHRA__TASK_SCOPES;
+    return has_any ? s->task->value : NULL;
+}
+
+static void asthra__scope_set_innermost(Asthra__Seat *s, Asthra__Scope *scope) {
+    if (s->task == NULL) {
+        s->scopes = scope;
+        return;
+    }
+    uint8_t marks = asthra__load(&s->task->marks, relaxed) & (uint8_t)~ASTHRA__TASK_SCOPES;
+    if (scope != NULL) marks |= (uint8_t)ASTHRA__TASK_SCOPES;
+    s->task->value = scope;
+    asthra__store(&s->task->marks, marks, relaxed);
+}
+
+/* opaque: the record, and this of it, which garbage and a copy do not have; 0 once it has ended. */
+static void *asthra__scope_seal(const AsthraScope *s, const Asthra__Scope *scope) {
+    return (void *)((uintptr_t)s ^ (uintptr_t)scope ^ (uintptr_t)0x5c09e5c09e5c09e5u);
+}
+
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__scope_refuse(const AsthraScope *s,
+                                                              const char *who) {
+    if (s == NULL) asthra_panic_at(NULL, "%s: the scope is NULL", who);
+    if (s->opaque[0] == NULL && s->opaque[1] == NULL)
+        asthra_panic_at(NULL, "%s: the scope has ended, or was never begun", who);
+    asthra_panic_at(
+        NULL, "%s: the scope was never begun: this is something else, or the copy of one", who);
+}
+
+/* The record of an open scope; NULL: there was no memory for one. */
+static Asthra__Scope *asthra__scope_of(const AsthraScope *s, const char *who) {
+    if (ASTHRA__UNLIKELY(s == NULL || s->opaque[1] != asthra__scope_seal(s, s->opaque[0])))
+        asthra__scope_refuse(s, who);
+    return s->opaque[0];
+}
+
+/* ---- failures and cancelling ---- */
+
+/* Up to a batch of children that were not cancelled before; how many. */
+static size_t asthra__scope_take_fresh(Asthra__Scope *scope, uint64_t *bits) {
+    size_t count = 0;
+    Asthra__ScopeChild *c;
+    asthra__lock(&scope->lock);
+    while (count < ASTHRA__SCOPE_BATCH && (c = scope->fresh) != NULL) {
+        scope->fresh = c->next;
+        if (c->next != NULL) c->next->link = &scope->fresh;
+        c->next = scope->told;
+        c->link = &scope->told;
+        if (c->next != NULL) c->next->link = &c->next;
+        scope->told = c;
+        bits[count++] = c->bits;
+    }
+    asthra__unlock(&scope->lock);
+    return count;
+}
+
+/* The scope is over. The caller is its owner, or one of its children before step 3. */
+ASTHRA__COLD static void asthra__scope_cancel(Asthra__Scope *scope) {
+    uint64_t bits[ASTHRA__SCOPE_BATCH];
+    size_t count;
+    while ((count = asthra__scope_take_fresh(scope, bits)) > 0)
+        asthra__task_cancel_many(bits, count);
+}
+
+/* A failure; the first one counts. The same callers. */
+ASTHRA__COLD static void asthra__scope_fail(Asthra__Scope *scope, AsthraResult r) {
+    asthra__lock(&scope->lock);
+    bool is_first = scope->status == ASTHRA_OK;
+    if (is_first) {
+        scope->status = r.status;
+        scope->detail = r.detail;
+    }
+    scope->is_over = true;
+    asthra__unlock(&scope->lock);
+    if (!is_first) return;
+    scope->error = asthra__error_copy(r);
+    asthra__scope_cancel(scope);
+}
+
+/* ---- children ---- */
+
+static void *asthra__scope_run(void *block) {
+    Asthra__ScopeChild *c = block;
+    c->result = c->function(c + 1);
+    return c;
+}
+
+/* How t, which is about to end, has fared. */
+static AsthraResult asthra__scope_fate(const Asthra__Task *t, const Asthra__ScopeChild *c,
+                                       AsthraTaskState how, const void *value) {
+    AsthraResult r = asthra__result_of(ASTHRA_PANICKED);
+    if (value != NULL) return c->result; /* it returned, perhaps after it saw its cancel */
+    if (how == ASTHRA_TASK_CANCELLED) return asthra__result_of(ASTHRA_CANCELLED);
+    if (t->error != NULL) r.value.error = t->error;
+    return r;
+}
+
+ASTHRA__FN void asthra__scope_child_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how,
+                                        void *value) {
+    size_t bytes;
+    Asthra__ScopeChild *c = asthra__task_block(t, &bytes);
+    Asthra__Scope *scope = c->scope;
+    uint64_t bits = c->bits;
+    asthra__lock(&scope->lock);
+    *c->link = c->next;
+    if (c->next != NULL) c->next->link = c->link;
+    asthra__unlock(&scope->lock);
+    AsthraResult r = asthra__scope_fate(t, c, how, value);
+    if (r.status != ASTHRA_OK) asthra__scope_fail(scope, r);
+    asthra__task_end(s, t, how, NULL, false);
+    asthra__task_release(s, t, bits);
+    asthra__lock(&scope->lock);
+    Asthra__Parker *waiter = --scope->running == 0 ? scope->waiter : NULL;
+    if (waiter != NULL && !asthra__wait_claim(waiter)) waiter = NULL;
+    asthra__unlock(&scope->lock);
+    if (waiter != NULL) asthra__wait_wake(waiter);
+}
+
+/* Lists c as a child; false: the scope is over. */
+static bool asthra__scope_admit(Asthra__Scope *scope, Asthra__ScopeChild *c) {
+    asthra__lock(&scope->lock);
+    bool is_over = scope->is_over;
+    if (!is_over) {
+        c->next = scope->fresh;
+        c->link = &scope->fresh;
+        if (c->next != NULL) c->next->link = &c->next;
+        scope->fresh = c;
+        scope->running++;
+    } else if (scope->status == ASTHRA_OK) { /* its owner was cancelled: this one is not done */
+        scope->status = ASTHRA_CANCELLED;
+    }
+    asthra__unlock(&scope->lock);
+    return !is_over;
+}
+
+ASTHRA_RT_API void asthra_scope_spawn_at(AsthraScope *s, AsthraScopeFunction fn, const void *block,
+                                         size_t size, const char *name) {
+    asthra__turn();
+    Asthra__Seat *seat = asthra__seat();
+    Asthra__Scope *scope = asthra__scope_of(s, "asthra_scope_spawn");
+    if (ASTHRA__UNLIKELY(fn == NULL))
+        asthra_panic_at(NULL, "asthra_scope_spawn: the function is NULL");
+    if (ASTHRA__UNLIKELY(scope == NULL)) return;
+    size_t room = size < SIZE_MAX / 2 ? sizeof(Asthra__ScopeChild) + size : SIZE_MAX;
+    Asthra__Task *t = asthra__task_prepare(seat, asthra__scope_run, room, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) {
+        asthra__scope_fail(scope, asthra_last_error());
+        return;
+    }
+    Asthra__ScopeChild *c = t->value;
+    c->scope = scope;
+    c->function = fn;
+    c->bits = asthra__task_bits(t);
+    if (block == NULL)
+        memset(c + 1, 0, size);
+    else if (size > 0)
+        memcpy(c + 1, block, size);
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    asthra__store(&t->marks, (uint8_t)(marks | ASTHRA__TASK_SCOPED), relaxed);
+    if (asthra__scope_admit(scope, c))
+        asthra__task_submit(seat, t);
+    else
+        asthra__task_discard(seat, t);
+}
+
+/* ---- waiting ---- */
+
+/* Waits until no child runs any more or the wait was ended. The lock is held before and after. */
+static AsthraStatus asthra__scope_wait_once(Asthra__Scope *scope, bool is_firm) {
+    Asthra__Wait w = {
+        .what = "end of", .name = scope->who, .held = &scope->lock, .is_firm = is_firm};
+    scope->waiter = asthra__wait_open(&w);
+    AsthraStatus status = asthra__wait_park(&w, ASTHRA_FOREVER);
+    asthra__lock(&scope->lock);
+    scope->waiter = NULL;
+    return status;
+}
+
+/* Waits until no child runs: ASTHRA_OK; ASTHRA_CANCELLED: and the owner's cancel went on to them
+ * meanwhile; ASTHRA_OUT_OF_MEMORY: there was none to wait with, and some still do. */
+static AsthraStatus asthra__scope_wait(Asthra__Scope *scope, bool is_firm) {
+    AsthraStatus how = ASTHRA_OK, status;
+    asthra__lock(&scope->lock);
+    while (scope->running > 0) {
+        status = asthra__scope_wait_once(scope, is_firm);
+        if (status == ASTHRA_OK) continue;
+        how = status;
+        if (status == ASTHRA_OUT_OF_MEMORY) break;
+        is_firm = scope->is_over = true;
+        asthra__unlock(&scope->lock);
+        asthra__scope_cancel(scope);
+        asthra__lock(&scope->lock);
+    }
+    asthra__unlock(&scope->lock);
+    return how;
+}
+
+/* The owner's wait. If it was cancelled it has seen that only if the scope has failed by it. */
+static void asthra__scope_await(Asthra__Scope *scope) {
+    Asthra__Task *t = asthra__seat()->task;
+    uint8_t before = t == NULL ? 0 : asthra__load(&t->marks, relaxed);
+    AsthraStatus how = asthra__scope_wait(scope, false);
+    if (ASTHRA__UNLIKELY(how == ASTHRA_OUT_OF_MEMORY)) {
+        asthra_panic_at(NULL,
+                        "out of memory: no stack or thread to go on with while the %s waits for "
+                        "its children",
+                        scope->who);
+    }
+    if (how == ASTHRA_CANCELLED && scope->status != ASTHRA_CANCELLED)
+        asthra__store(&t->marks, before, relaxed);
+}
+
+/* No child runs: the record goes. */
+static void asthra__scope_leave(Asthra__Scope *scope) {
+    asthra__scope_set_innermost(asthra__seat(), scope->outer);
+    asthra__free(scope);
+}
+
+ASTHRA__FN bool asthra__scope_abandon(void) {
+    Asthra__Scope *scope;
+    while ((scope = asthra__scope_innermost(asthra__seat())) != NULL) {
+        asthra__lock(&scope->lock);
+        scope->is_over = true;
+        asthra__unlock(&scope->lock);
+        asthra__scope_cancel(scope);
+        if (asthra__scope_wait(scope, true) != ASTHRA_OK) return false;
+        asthra__error_free(scope->error);
+        asthra__scope_leave(scope);
+    }
+    return true;
+}
+
+ASTHRA__FN void asthra__scope_left_open(const struct Asthra__Scope *scope, const char *what) {
+    asthra_panic_at(NULL, "%s while the %s is open: its asthra_scope_end is missing", what,
+                    scope->who);
+}
+
+/* ---- the contract ---- */
+
+ASTHRA_RT_API void asthra_scope_begin_at(AsthraScope *s, const char *who) {
+    if (ASTHRA__UNLIKELY(s == NULL)) asthra_panic_at(NULL, "%s: the scope is NULL", who);
+    asthra__turn();
+    Asthra__Seat *seat = asthra__seat();
+    Asthra__Scope *outer = asthra__scope_innermost(seat);
+    for (const Asthra__Scope *o = outer; o != NULL; o = o->outer) {
+        if (o->face == s) asthra_panic_at(NULL, "%s: the scope is open since the %s", who, o->who);
+    }
+    Asthra__Scope *scope = asthra__alloc_zeroed(1, sizeof *scope);
+    s->result = asthra_result_ok(NULL);
+    s->open = true;
+    s->opaque[0] = scope;
+    s->opaque[1] = asthra__scope_seal(s, scope);
+    if (ASTHRA__UNLIKELY(scope == NULL)) return;
+    scope->outer = outer;
+    scope->face = s;
+    scope->owner = asthra__parker();
+    scope->who = who;
+    asthra__scope_set_innermost(seat, scope);
+}
+
+/* It is not the caller's innermost. */
+ASTHRA__COLD ASTHRA_NORETURN static void asthra__scope_refuse_end(const Asthra__Scope *scope,
+                                                                  const char *who) {
+    const Asthra__Scope *innermost = asthra__scope_innermost(asthra__seat());
+    char name[100];
+    if (scope->owner != asthra__parker())
+        asthra_panic_at(NULL, "%s: the %s belongs to %s, which alone may end it", who, scope->who,
+                        asthra__parker_name_if_any((uintptr_t)scope->owner, name, sizeof name));
+    if (innermost == NULL)
+        asthra_panic_at(NULL, "%s: the runtime was shut down inside the %s", who, scope->who);
+    asthra_panic_at(NULL, "%s: the %s is still open inside the %s", who, innermost->who,
+                    scope->who);
+}
+
+ASTHRA_RT_API AsthraResult asthra_scope_end_at(AsthraScope *s, const char *who) {
+    asthra__turn();
+    Asthra__Scope *scope = asthra__scope_of(s, who);
+    AsthraResult r = asthra__result_of(ASTHRA_OK);
+    if (ASTHRA__LIKELY(scope != NULL)) {
+        if (ASTHRA__UNLIKELY(asthra__scope_innermost(asthra__seat()) != scope))
+            asthra__scope_refuse_end(scope, who);
+        asthra__scope_await(scope);
+        if (ASTHRA__UNLIKELY(scope->status != ASTHRA_OK))
+            r = asthra__result_adopt(scope->status, scope->detail, scope->error);
+        asthra__scope_leave(scope);
+    } else {
+        r = asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "%s: no memory for a scope", who);
+    }
+    s->open = false;
+    s->opaque[0] = s->opaque[1] = NULL;
+    return r;
+}
+
+ASTHRA_RT_API AsthraScope *asthra_scope_enter_at(AsthraScope *s, const char *who) {
+    asthra_scope_begin_at(s, who);
+    return s;
+}
+
+ASTHRA_RT_API void asthra_scope_check(AsthraScope **s) {
+    if (ASTHRA__LIKELY(!(*s)->open)) return;
+    const Asthra__Scope *scope = asthra__scope_of(*s, "asthra_scope_check");
+    asthra_panic_at(NULL, "the %s was left without its end, by break, return or goto",
+                    scope == NULL ? "scope" : scope->who);
+}
+
+/* For callers that need a function, not a macro. */
+ASTHRA_RT_API void(asthra_scope_begin)(AsthraScope *s) {
+    asthra_scope_begin_at(s, "asthra_scope_begin");
+}
+ASTHRA_RT_API void(asthra_scope_spawn)(AsthraScope *s, AsthraScopeFunction fn, const void *block,
+                                       size_t size) {
+    asthra_scope_spawn_at(s, fn, block, size, "task");
+}
+ASTHRA_RT_API AsthraResult(asthra_scope_end)(AsthraScope *s) {
+    return asthra_scope_end_at(s, "asthra_scope_end");
+}
+ASTHRA_RT_API AsthraScope *asthra_scope_enter(AsthraScope *s) {
+    return asthra_scope_enter_at(s, "asthra_scope_enter");
 }
 
 #endif

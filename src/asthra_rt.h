@@ -37,6 +37,7 @@
  *     [arena]                              memory taken bit by bit and freed at once
  *     [pool]                               objects of one size, blocks that may move
  *     [task] [timer]                       spawn, await, cancel, sleep
+ *     [scope]                              tasks that end with the block that spawns them
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
@@ -48,10 +49,12 @@
  *     ASTHRA_RT_IMPLEMENTATION     this file holds the bodies
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
  *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
- *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_FD
+ *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_SCOPE,
+ *                                  NO_FD
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
+ *     ASTHRA_RT_NO_SCOPE           no scopes
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MODULE          no modules
@@ -125,6 +128,7 @@ extern "C" {
 #include "concurrency/channel.h"
 #include "concurrency/select.h"
 #include "concurrency/mutex.h"
+#include "concurrency/scope.h"
 #include "concurrency/typed.h"
 #include "io/fd.h"
 #include "runtime/module.h"
@@ -237,6 +241,7 @@ extern "C" {
 #include "concurrency/select.c"
 #include "concurrency/select_cases.c"
 #include "concurrency/mutex.c"
+#include "concurrency/scope.c"
 #include "io/fd.c"
 #include "runtime/module_internal.h"
 #include "runtime/module_plan.c"

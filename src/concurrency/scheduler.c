@@ -27,7 +27,12 @@
 
 #include <string.h>
 
-enum { ASTHRA__SPARES_MOST = 64, ASTHRA__SPARES_BATCH = 16 };
+enum {
+    ASTHRA__SPARES_MOST = 64,
+    ASTHRA__SPARES_BATCH = 16,
+    ASTHRA__RUN_MARKS =
+        ASTHRA__TASK_SAW_CANCEL | ASTHRA__TASK_FORKED | ASTHRA__TASK_SCOPES | ASTHRA__TASK_SCOPED
+};
 
 static Asthra__Scheduler asthra__scheduler_record;
 
@@ -68,6 +73,8 @@ static void asthra__seat_leave(Asthra__Thread *t) {
     Asthra__Scheduler *g = asthra__scheduler();
     Asthra__Seat *s = asthra__seat_of(t);
     if (s->epoch == 0) return;
+    if (ASTHRA__UNLIKELY(s->scopes != NULL && s->epoch == asthra__epoch()))
+        asthra__scope_left_open(s->scopes, "a thread ends");
     asthra__lock(&g->seats_lock);
     if (s->epoch != asthra__epoch()) {
         asthra__unlock(&g->seats_lock);
@@ -236,6 +243,17 @@ ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w) {
     return got > 0;
 }
 
+/* The newest idle loop is kept from running; false: there is no other, and no memory for one. */
+ASTHRA__COLD ASTHRA__FN bool asthra__spare_set_aside(Asthra__Worker *w) {
+    Asthra__Fiber *f = asthra__spare_pop(w);
+    if (asthra__spare_ensure(w)) return true;
+    asthra__spare_push(w, f);
+    return false;
+}
+ASTHRA__COLD ASTHRA__FN void asthra__spare_put_back(Asthra__Worker *w, Asthra__Fiber *f) {
+    asthra__spare_push(w, f);
+}
+
 /* A loop has a region only where a hook of the program allocated from the stack zone in it. */
 ASTHRA__COLD static void asthra__drop_stack(Asthra__Fiber *left) {
     asthra__stack_drop(left->stack);
@@ -305,9 +323,10 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
 /* ---- running ---- */
 
 /* What a task calls stops here when it panics: see asthra__report_setup. */
-static void *asthra__call_task(Asthra__Fiber *f, Asthra__Task *t, bool is_in_place) {
+static ASTHRA__FAST void *asthra__call(Asthra__Fiber *f, AsthraTaskFunction fn, void *argument,
+                                       bool is_in_place) {
     Asthra__SwapContext *outer = f->escape;
-    void *value = asthra__swap_call(t->function, t->value, &f->escape, !is_in_place);
+    void *value = asthra__swap_call(fn, argument, &f->escape, !is_in_place);
     f->escape = outer;
     return value;
 }
@@ -319,34 +338,66 @@ static ASTHRA__FAST Asthra__Seat *asthra__end_stack(Asthra__Seat *s, bool has_fa
     return asthra__seat(); /* it may have called hooks */
 }
 
+/* t's function has returned, or it has panicked: *how. What it leaves on the fiber goes. */
+static ASTHRA__FAST Asthra__Seat *asthra__run_leave(Asthra__Fiber *f, AsthraTaskState *how) {
+    Asthra__Seat *s = asthra__seat();
+    if (ASTHRA__UNLIKELY(f->has_failed)) *how = ASTHRA_TASK_FAILED;
+    f->has_failed = false;
+    f->task = s->task = NULL;
+    return asthra__end_stack(s, *how == ASTHRA_TASK_FAILED);
+}
+
+static void *asthra__say_left_open(void *scope) {
+    asthra__scope_left_open(scope, "a task has returned");
+    return NULL;
+}
+
+/* The rest of asthra__run for a task with one of ASTHRA__RUN_MARKS. */
+ASTHRA__COLD static Asthra__Seat *asthra__run_marked(Asthra__Fiber *f, Asthra__Task *t,
+                                                     void *value) {
+    uint8_t marks = asthra__load(&t->marks, relaxed);
+    if (marks & ASTHRA__TASK_FORKED) {
+        asthra_panic_at(NULL,
+                        "task '%s' forked and now returns in the child, where its runtime "
+                        "is gone: end the child in the task, with _exit or exec",
+                        t->name);
+    }
+    if (marks & ASTHRA__TASK_SCOPES) asthra__call(f, asthra__say_left_open, t->value, true);
+    bool saw = marks & ASTHRA__TASK_SAW_CANCEL;
+    AsthraTaskState how = saw ? ASTHRA_TASK_CANCELLED : ASTHRA_TASK_COMPLETED;
+    Asthra__Seat *s = asthra__run_leave(f, &how);
+    if (marks & ASTHRA__TASK_SCOPED)
+        asthra__scope_child_end(s, t, how, how == ASTHRA_TASK_FAILED ? NULL : value);
+    else
+        asthra__task_end(s, t, how, value, false);
+    return s;
+}
+
+/* The same for one that was cancelled before it started. */
+ASTHRA__COLD static void asthra__run_not(Asthra__Seat *s, Asthra__Task *t) {
+    if (asthra__load(&t->marks, relaxed) & ASTHRA__TASK_SCOPED)
+        asthra__scope_child_end(s, t, ASTHRA_TASK_CANCELLED, NULL);
+    else
+        asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
+}
+
 /* Runs t on the fiber we stand on, from its beginning to its end; returns the seat by then. */
 static ASTHRA__FAST Asthra__Seat *asthra__run(Asthra__Seat *s, Asthra__Task *t, bool is_in_place) {
     Asthra__Fiber *f = s->fiber; /* it ends on the stack it begins on */
     if (ASTHRA__UNLIKELY(asthra__load(&t->word, acquire) & ASTHRA__TASK_CANCEL)) {
-        asthra__task_end(s, t, ASTHRA_TASK_CANCELLED, NULL, false);
+        asthra__run_not(s, t);
         return s;
     }
     asthra__store(&t->marks, (uint8_t)(asthra__load(&t->marks, relaxed) | ASTHRA__TASK_STARTED),
                   relaxed);
     if (!is_in_place) s = asthra__end_stack(s, false);
     f->task = s->task = t;
-    void *value = asthra__call_task(f, t, is_in_place); /* a loop keeps the default control words */
-    s = asthra__seat();
-    AsthraTaskState how = ASTHRA_TASK_COMPLETED;
+    /* a loop keeps the default control words */
+    void *value = asthra__call(f, t->function, t->value, is_in_place);
     uint8_t marks = asthra__load(&t->marks, relaxed);
-    if (ASTHRA__UNLIKELY(marks & (ASTHRA__TASK_SAW_CANCEL | ASTHRA__TASK_FORKED))) {
-        if (marks & ASTHRA__TASK_FORKED) {
-            asthra_panic_at(NULL,
-                            "task '%s' forked and now returns in the child, where its runtime "
-                            "is gone: end the child in the task, with _exit or exec",
-                            t->name);
-        }
-        how = ASTHRA_TASK_CANCELLED;
-    }
-    if (ASTHRA__UNLIKELY(f->has_failed)) how = ASTHRA_TASK_FAILED;
-    f->has_failed = false;
-    f->task = s->task = NULL;
-    s = asthra__end_stack(s, how == ASTHRA_TASK_FAILED);
+    if (ASTHRA__UNLIKELY(marks & ASTHRA__RUN_MARKS)) return asthra__run_marked(f, t, value);
+    AsthraTaskState how = ASTHRA_TASK_COMPLETED;
+    s = asthra__run_leave(f, &how);
     asthra__task_end(s, t, how, value, is_in_place && !(marks & ASTHRA__TASK_ESCAPED));
     return s;
 }

@@ -168,7 +168,9 @@ enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
        ASTHRA__TASK_SAW_CANCEL = 4,
        ASTHRA__TASK_COPIED = 8, /* has a block */
        ASTHRA__TASK_EXTRA = 16, /* its extra is in use, not only kept */
-       ASTHRA__TASK_FORKED = 32 /* we are the child of a fork that it made */
+       ASTHRA__TASK_FORKED = 32, /* we are the child of a fork that it made */
+       ASTHRA__TASK_SCOPED = 64, /* its block begins with a node of the scope that waits for it */
+       ASTHRA__TASK_SCOPES = 128 /* it has open scopes, and `value` is the innermost */
 };
 
 enum { ASTHRA__TASK_INLINE = 16 }; /* bytes of a block inside the descriptor */
@@ -177,7 +179,7 @@ struct Asthra__Task {
     Asthra__Runnable runnable; /* also links free descriptors */
     ASTHRA__ATOMIC_64(uint64_t) word;
     AsthraTaskFunction function;
-    void *value; /* the argument until it starts, the result once it has ended */
+    void *value; /* the argument until it starts, then see SCOPES, then the result */
     const char *name;
     Asthra__Parker parker;
     uint64_t parent;                      /* handle bits */
@@ -315,6 +317,7 @@ struct Asthra__Seat {
     ASTHRA__ATOMIC_64(uint64_t) ended;
     uint64_t random_state;
     uint32_t in_place_streak;
+    struct Asthra__Scope *scopes; /* open outside tasks; the innermost */
     Asthra__Seat *next, **link;
 };
 _Static_assert(sizeof(Asthra__Seat) <= ASTHRA__SCHEDULER_SLOT,
@@ -419,6 +422,9 @@ ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Ast
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
 ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t);     /* 0: any stack will do */
 ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);        /* an idle loop in store */
+/* One whose stack is used otherwise until it is put back. */
+ASTHRA__COLD ASTHRA__FN bool asthra__spare_set_aside(Asthra__Worker *w);
+ASTHRA__COLD ASTHRA__FN void asthra__spare_put_back(Asthra__Worker *w, Asthra__Fiber *f);
 ASTHRA__FN void asthra__loop(void *unused);                     /* what every pool stack runs */
 ASTHRA__FN Asthra__Seat *asthra__worker_enter(Asthra__Seat *s); /* from its own stack, and back */
 
@@ -539,6 +545,30 @@ ASTHRA__FN bool asthra__task_cancel_idle(void);
 ASTHRA__FN void asthra__task_flush(Asthra__Seat *s); /* gives a seat's free descriptors back */
 ASTHRA__FN void asthra__task_teardown(void);
 ASTHRA__FN uint64_t asthra__task_unfinished(void);
+
+/* scope.c, likewise */
+#if ASTHRA_HAS_SCOPE
+/* asthra__task_end of a SCOPED task, of which the scope is told. */
+ASTHRA__COLD ASTHRA__FN void asthra__scope_child_end(Asthra__Seat *s, Asthra__Task *t,
+                                                     AsthraTaskState how, void *value);
+/* The frames of the running task are about to go: cancels the children of its open scopes and waits
+ * for them. False: no memory to wait with. */
+ASTHRA__COLD ASTHRA__FN bool asthra__scope_abandon(void);
+/* Panics: what its owner does, "a task has returned", would leave it open. */
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__scope_left_open(
+    const struct Asthra__Scope *scope, const char *what);
+#else
+static inline void asthra__scope_child_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how,
+                                           void *value) {
+    asthra__task_end(s, t, how, value, false);
+}
+static inline bool asthra__scope_abandon(void) {
+    return true;
+}
+static inline void asthra__scope_left_open(const struct Asthra__Scope *scope, const char *what) {
+    (void)scope, (void)what;
+}
+#endif
 
 #endif
 #endif

@@ -279,10 +279,26 @@ static void asthra__panic_task_set_policy(AsthraPanicPolicy policy) {
     if (t != NULL) t->policy = (uint8_t)policy;
 }
 
+/* Children of its open scopes may use the frames. After an overflow we stand on the free part of an
+ * idle loop's stack, which nobody may run on meanwhile. False: that cannot be. */
+ASTHRA__COLD static bool asthra__panic_leave_scopes(Asthra__Seat *s) {
+    const char *here = __builtin_frame_address(0);
+    Asthra__Fiber *under = s->worker != NULL ? s->worker->spare : NULL;
+    if (under != NULL && (here < under->low || here >= under->high)) under = NULL;
+    if (under != NULL && !asthra__spare_set_aside(s->worker)) return false;
+    bool is_good = asthra__scope_abandon();
+    if (under != NULL) asthra__spare_put_back(asthra__seat()->worker, under);
+    return is_good;
+}
+
 /* Ends the task's function here and now; its frames are abandoned. */
 static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
     Asthra__Seat *s = asthra__seat_if_any();
     if (s == NULL || s->task == NULL) return;
+    if (asthra__load(&s->task->marks, relaxed) & ASTHRA__TASK_SCOPES) {
+        if (!asthra__panic_leave_scopes(s)) return;
+        s = asthra__seat();
+    }
     asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
     s->fiber->has_failed = true;
 #if ASTHRA__ASAN

@@ -373,6 +373,7 @@ ASTHRA__FN void asthra__scheduler_check_stop(void) {
         asthra_panic_at(NULL, "asthra_runtime_shutdown: another thread started the runtime, and it "
                               "alone may stop it");
     }
+    if (s->scopes != NULL) asthra__scope_left_open(s->scopes, "asthra_runtime_shutdown: called");
 }
 
 /* Both phases. */

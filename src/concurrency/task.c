@@ -13,15 +13,16 @@ ASTHRA__WORD_BODY volatile uint32_t asthra_safepoint_word;
 
 /* ---- spawn ---- */
 
-ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
-    AsthraTaskHandle none = {0};
-    if (asthra__scheduler()->config.max_tasks != 0 && t != NULL) {
+ASTHRA__COLD ASTHRA__FN void asthra__task_discard(Asthra__Seat *s, Asthra__Task *t) {
+    if (asthra__scheduler()->config.max_tasks != 0) {
         asthra__sub(&asthra__scheduler()->unfinished, (size_t)1, relaxed);
     }
-    if (t != NULL) {
-        t->extra = NULL;
-        asthra__task_free(s, t);
-    }
+    asthra__task_free(s, t);
+}
+
+ASTHRA__COLD static AsthraTaskHandle asthra__spawn_failed(Asthra__Seat *s, Asthra__Task *t) {
+    AsthraTaskHandle none = {0};
+    if (t != NULL) asthra__task_discard(s, t);
     return none;
 }
 
@@ -71,7 +72,7 @@ static Asthra__Task *asthra__task_create(Asthra__Seat *s, AsthraTaskFunction fn,
     return t;
 }
 
-static AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
+ASTHRA__FN AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t) {
     AsthraTaskHandle h = {asthra__task_bits(t)};
     struct AsthraError *error = s->task != NULL ? s->task->error : s->thread->own_error;
     if (ASTHRA__UNLIKELY(error != NULL)) asthra__error_clear();
@@ -201,17 +202,25 @@ ASTHRA__FLATTEN ASTHRA_RT_API AsthraTaskHandle asthra_spawn_words_at(AsthraTaskF
     return asthra__task_submit(s, t);
 }
 
+ASTHRA__FN Asthra__Task *asthra__task_prepare(Asthra__Seat *s, AsthraTaskFunction fn, size_t room,
+                                              const char *name) {
+    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    if (ASTHRA__UNLIKELY(t == NULL)) return NULL;
+    if (room <= ASTHRA__TASK_INLINE) {
+        asthra__task_use_block(t, room);
+    } else if (!asthra__task_add_block(t, room)) {
+        asthra__task_discard(s, t);
+        return NULL;
+    }
+    return t;
+}
+
 ASTHRA_RT_API AsthraTaskHandle asthra_spawn_room_at(AsthraTaskFunction fn, const void *block,
                                                     size_t size, size_t room, const char *name) {
     asthra__turn();
     Asthra__Seat *s = asthra__seat();
-    Asthra__Task *t = asthra__task_create(s, fn, NULL, name);
+    Asthra__Task *t = asthra__task_prepare(s, fn, room, name);
     if (ASTHRA__UNLIKELY(t == NULL)) return asthra__spawn_failed(s, NULL);
-    if (room <= ASTHRA__TASK_INLINE) {
-        asthra__task_use_block(t, room);
-    } else if (!asthra__task_add_block(t, room)) {
-        return asthra__spawn_failed(s, t);
-    }
     if (block == NULL)
         memset(t->value, 0, size);
     else if (size > 0)
@@ -329,17 +338,36 @@ static void asthra__task_end_wait(Asthra__Task *t, uint64_t bits) {
     asthra__wait_end(p->wait, ASTHRA_CANCELLED);
 }
 
+/* The second half of a cancel, behind the fence. Returns the task that t awaits; 0: none. */
+static uint64_t asthra__task_cancel_marked(Asthra__Task *t, uint64_t bits) {
+    uint64_t child = asthra__load(&t->awaiting, acquire);
+    bool is_masked = asthra__load(&t->masks, relaxed) > 0;
+    if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return 0; /* child: not its */
+    asthra__task_end_wait(t, bits);
+    return is_masked ? 0 : child;
+}
+
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits) {
     while (bits != 0) {
         AsthraTaskHandle h = {bits};
         Asthra__Task *t = asthra__task_find(h);
         if (t == NULL || !asthra__task_mark_cancel(t, bits)) return;
         asthra__os_fence_heavy(); /* pairs with the light ones in wait_park and await */
-        uint64_t child = asthra__load(&t->awaiting, acquire);
-        bool is_masked = asthra__load(&t->masks, relaxed) > 0;
-        if (!asthra__task_is_on(asthra__load(&t->word, acquire), bits)) return; /* child: not its */
-        asthra__task_end_wait(t, bits);
-        bits = is_masked ? 0 : child;
+        bits = asthra__task_cancel_marked(t, bits);
+    }
+}
+
+ASTHRA__FN void asthra__task_cancel_many(const uint64_t *bits, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        AsthraTaskHandle h = {bits[i]};
+        Asthra__Task *t = asthra__task_find(h);
+        if (t != NULL) asthra__task_mark_cancel(t, bits[i]);
+    }
+    asthra__os_fence_heavy(); /* one for all */
+    for (size_t i = 0; i < count; i++) {
+        AsthraTaskHandle h = {bits[i]};
+        Asthra__Task *t = asthra__task_find(h);
+        if (t != NULL) asthra__task_forward_cancel(asthra__task_cancel_marked(t, bits[i]));
     }
 }
 

@@ -28,6 +28,13 @@ ASTHRA__FN void *asthra__task_block(Asthra__Task *t, size_t *bytes); /* NULL: it
 
 /* task.c */
 ASTHRA__FN void asthra__task_forward_cancel(uint64_t bits); /* to t and what it awaits, and so on */
+ASTHRA__FN void asthra__task_cancel_many(const uint64_t *bits, size_t count);
+/* A task with a block of `room` bytes, which t->value points to and which is its argument. It is to
+ * be submitted or discarded. NULL: the reason is set. */
+ASTHRA__FN Asthra__Task *asthra__task_prepare(Asthra__Seat *s, AsthraTaskFunction fn, size_t room,
+                                              const char *name);
+ASTHRA__FN AsthraTaskHandle asthra__task_submit(Asthra__Seat *s, Asthra__Task *t);
+ASTHRA__COLD ASTHRA__FN void asthra__task_discard(Asthra__Seat *s, Asthra__Task *t);
 
 #endif
 #endif

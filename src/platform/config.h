@@ -32,6 +32,11 @@
 #else
 #define ASTHRA_HAS_MUTEX 1
 #endif
+#if defined(ASTHRA_RT_NO_SCOPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_SCOPE))
+#define ASTHRA_HAS_SCOPE 0
+#else
+#define ASTHRA_HAS_SCOPE 1
+#endif
 #if defined(ASTHRA_RT_NO_FD) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_FD))
 #define ASTHRA_HAS_FD 0
 #else
@@ -121,8 +126,8 @@
  * compiler. The list names every other part. */
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
-      ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL || ASTHRA_HAS_PINNED ||     \
-      ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
+      ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
+      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -137,6 +142,9 @@
 #endif
 #if ASTHRA_HAS_MUTEX && !ASTHRA_HAS_TASK
 #error "mutex needs task: add ASTHRA_RT_WITH_TASK, or take mutex out with ASTHRA_RT_NO_MUTEX"
+#endif
+#if ASTHRA_HAS_SCOPE && !ASTHRA_HAS_TASK
+#error "scope needs task: add ASTHRA_RT_WITH_TASK, or take scope out with ASTHRA_RT_NO_SCOPE"
 #endif
 #if ASTHRA_HAS_FD && !ASTHRA_HAS_TASK
 #error "fd needs task: add ASTHRA_RT_WITH_TASK, or take fd out with ASTHRA_RT_NO_FD"

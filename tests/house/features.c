@@ -105,6 +105,23 @@ static int house_fd(void) {
 }
 #endif
 
+#if ASTHRA_HAS_SCOPE
+static AsthraResult house_child(void *number) {
+    if (*(int *)number == 3) return asthra_result_err("three");
+    return asthra_result_ok(NULL);
+}
+static int house_scope(void) {
+    AsthraScope s;
+    ASTHRA_SCOPE(s) {
+        for (int i = 0; i < 5; i++) asthra_scope_spawn(&s, house_child, &i, sizeof i);
+    }
+    HOUSE_EXPECT(s.result.status == ASTHRA_FAILED);
+    asthra_scope_begin(&s);
+    HOUSE_EXPECT(asthra_result_is_ok(asthra_scope_end(&s)));
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_TYPE
 typedef struct HouseNode {
     struct HouseNode *next;
@@ -224,6 +241,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_FD
     if (!failed) failed = house_fd();
+#endif
+#if ASTHRA_HAS_SCOPE
+    if (!failed) failed = house_scope();
 #endif
 #if ASTHRA_HAS_TYPE
     if (!failed) failed = house_type();
