@@ -17547,8 +17547,8 @@ enum { /* Asthra__Task.marks, written by the spawner, then by whoever runs it */
        ASTHRA__TASK_STARTED = 1,
        ASTHRA__TASK_ESCAPED = 2, /* its own handle was taken with asthra_task_current */
        ASTHRA__TASK_SAW_CANCEL = 4,
-       ASTHRA__TASK_COPIED = 8, /* has a block */
-       ASTHRA__TASK_EXTRA = 16, /* its extra is in use, not only kept */
+       ASTHRA__TASK_COPIED = 8,  /* has a block */
+       ASTHRA__TASK_EXTRA = 16,  /* its extra is in use, not only kept */
        ASTHRA__TASK_FORKED = 32, /* we are the child of a fork that it made */
        ASTHRA__TASK_SCOPED = 64, /* its block begins with a node of the scope that waits for it */
        ASTHRA__TASK_SCOPES = 128 /* it has open scopes, and `value` is the innermost */
@@ -17801,8 +17801,8 @@ ASTHRA__FN Asthra__Seat *asthra__seat_setup(Asthra__Worker *w); /* of this threa
 /* Both return the seat by the time the caller goes on. */
 ASTHRA__FN Asthra__Seat *asthra__leave(Asthra__Seat *s, Asthra__Leaving how, Asthra__Wait *wait);
 ASTHRA__FN Asthra__Seat *asthra__run_in_place(Asthra__Seat *s, Asthra__Task *t);
-ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t);     /* 0: any stack will do */
-ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);        /* an idle loop in store */
+ASTHRA__FN size_t asthra__own_stack(const Asthra__Task *t); /* 0: any stack will do */
+ASTHRA__FN bool asthra__spare_ensure(Asthra__Worker *w);    /* an idle loop in store */
 /* One whose stack is used otherwise until it is put back. */
 ASTHRA__COLD ASTHRA__FN bool asthra__spare_set_aside(Asthra__Worker *w);
 ASTHRA__COLD ASTHRA__FN void asthra__spare_put_back(Asthra__Worker *w, Asthra__Fiber *f);
@@ -17936,8 +17936,8 @@ ASTHRA__COLD ASTHRA__FN void asthra__scope_child_end(Asthra__Seat *s, Asthra__Ta
  * for them. False: no memory to wait with. */
 ASTHRA__COLD ASTHRA__FN bool asthra__scope_abandon(void);
 /* Panics: what its owner does, "a task has returned", would leave it open. */
-ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void asthra__scope_left_open(
-    const struct Asthra__Scope *scope, const char *what);
+ASTHRA__COLD ASTHRA_NORETURN ASTHRA__FN void
+asthra__scope_left_open(const struct Asthra__Scope *scope, const char *what);
 #else
 static inline void asthra__scope_child_end(Asthra__Seat *s, Asthra__Task *t, AsthraTaskState how,
                                            void *value) {

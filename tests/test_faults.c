@@ -154,12 +154,13 @@ static int open_descriptors(void) {
     return count;
 }
 
-/* The two panics that task.h promises. */
+/* The panics that task.h and scope.h promise. */
 static void note_panic(const AsthraPanicInfo *info, void *unused) {
     (void)unused;
     if (!atomic_load(&failed)) return;
     if (strstr(info->message, "out of memory: no stack for the next task")) _exit(DIED_CLEARLY);
-    if (strstr(info->message, "asthra_await: out of memory")) _exit(DIED_CLEARLY);
+    if (strstr(info->message, "out of memory: no stack or thread to go on with"))
+        _exit(DIED_CLEARLY);
 }
 
 static void live_once(const Program *p) {
@@ -266,6 +267,25 @@ static void runs_tasks(void) {
 }
 TEST_WITHIN(120, faults, tasks) {
     everywhere(runs_tasks);
+}
+
+static AsthraResult yields_or_fails(void *args) {
+    asthra_yield();
+    return *(int *)args == 7 ? asthra_result_errorf(ASTHRA_LIMIT, "%d", 7) : asthra_result_ok(NULL);
+}
+static void has_children(void) {
+    AsthraScope outer, inner;
+    ASTHRA_SCOPE(outer) {
+        for (int i = 10; i < 20; i++) asthra_scope_spawn(&outer, yields_or_fails, &i, sizeof i);
+        ASTHRA_SCOPE(inner) {
+            for (int i = 0; i < 10; i++) asthra_scope_spawn(&inner, yields_or_fails, &i, sizeof i);
+        }
+        if (inner.result.status != ASTHRA_LIMIT) CHECK(!is_fine_or_told(inner.result));
+    }
+    is_fine_or_told(outer.result);
+}
+TEST_WITHIN(120, faults, scopes) {
+    everywhere(has_children);
 }
 
 static void *sums(void *block) {

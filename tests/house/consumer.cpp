@@ -26,6 +26,19 @@ ASTHRA_TASK0(long double, two) {
 
 ASTHRA_CHANNEL_TYPE(Nodes, Node *);
 
+AsthraResult refuse(void *args) {
+    return *static_cast<bool *>(args) ? asthra_result_err("refused") : asthra_result_ok(nullptr);
+}
+
+AsthraResult scoped(bool refuses) {
+    AsthraScope s;
+    ASTHRA_SCOPE(s) {
+        asthra_scope_spawn(&s, refuse, &refuses, sizeof refuses);
+    }
+    ASTHRA_TRY(s.result);
+    return asthra_result_ok(nullptr);
+}
+
 AsthraResult tried(AsthraResult r) {
     ASTHRA_TRY(r);
     return asthra_result_ok(nullptr);
@@ -59,6 +72,7 @@ int main() {
     }
     if (!chosen) return 9;
     Nodes_destroy(nodes);
+    if (!asthra_result_is_ok(scoped(false)) || asthra_result_is_ok(scoped(true))) return 10;
     AsthraMutex m;
     asthra_mutex_init(&m);
     if (!asthra_mutex_try_lock(&m)) return 4;

@@ -197,6 +197,34 @@ ASTHRA_SELECT(s) {
 == select-without-a-name
 - ASTHRA_SELECT() { if (asthra_case_default(&s)) return; }
 + ASTHRA_SELECT(s) { if (asthra_case_default(&s)) return; }
+== scope-spawn-of-a-task-function
+AsthraScope scope;
+ASTHRA_SCOPE(scope) {
+- asthra_scope_spawn(&scope, function, 0, 0);
++ asthra_scope_spawn(&scope, child, 0, 0);
+}
+(void)function;
+== scope-spawn-without-a-size
+AsthraScope scope;
+int n = 3;
+ASTHRA_SCOPE(scope) {
+- asthra_scope_spawn(&scope, child, &n);
++ asthra_scope_spawn(&scope, child, &n, sizeof n);
+}
+(void)n;
+== scope-spawn-without-an-address
+AsthraScope scope;
+ASTHRA_SCOPE(scope) {
+- asthra_scope_spawn(scope, child, 0, 0);
++ asthra_scope_spawn(&scope, child, 0, 0);
+}
+== scope-with-an-address
+AsthraScope scope;
+- ASTHRA_SCOPE(&scope) {}
++ ASTHRA_SCOPE(scope) {}
+== scope-that-was-not-declared
+- ASTHRA_SCOPE(scope) {}
++ AsthraScope scope; ASTHRA_SCOPE(scope) {}
 == a-channel-of-arrays
 //
 typedef char Name[16];
@@ -211,6 +239,8 @@ ASTHRA_TASK(int, sum, (int, a), (int, b)) { return a + b; }
 ASTHRA_TASK(char, name, (char, c)) { return c; }
 ASTHRA_TASK(int, at, (int *, p)) { return *p; }
 ASTHRA_TASK_VOID(turn, (Point, p)) { (void)p; }
+AsthraResult child(void *args);
+void *function(void *args);
 typedef struct { const char *text; } Line;
 ASTHRA_CHANNEL_TYPE(Numbers, long long);
 ASTHRA_CHANNEL_TYPE(Points, Point);
