@@ -1,7 +1,7 @@
-/* Every program here runs again and again with one more call of malloc, mmap, pthread_create, or one
- * that makes a descriptor or arms one, that fails, once or from then on. It must get a clear result
- * or die of a panic that says what was out, and afterwards the runtime must be as good as new:
- * nothing is lost, nothing leaks. */
+/* Every program here runs again and again with one more call that fails, once or from then on: of
+ * malloc, mmap, pthread_create, or one that makes a descriptor or arms one. It must get a clear
+ * result or die of a panic that says what was out, and afterwards the runtime must be as good as
+ * new: nothing is lost, nothing leaks. */
 #include "test.h"
 
 #include <elf.h>
