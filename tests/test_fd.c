@@ -601,7 +601,7 @@ TEST(fd, workers_sleep_while_nothing_is_ready) {
     struct rusage before, after;
     start_as(4, 0);
     Pair p = pipe_pair();
-    Waiting w = {p.near, POLLIN, ASTHRA_MS(600), {0, 0, ""}, {0}};
+    Waiting w = {p.near, POLLIN, ASTHRA_MS(600), {0, 0, {0}}, ""};
     CHECK(getrusage(RUSAGE_SELF, &before) == 0);
     asthra_await(asthra_spawn(waits, &w));
     CHECK(getrusage(RUSAGE_SELF, &after) == 0);
