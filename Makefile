@@ -152,7 +152,9 @@ $B/$1/exceptions: tests/house/exceptions.cpp $B/$1/asthra_rt.a
 	@$(subst gcc,g++,$($1.cc)) -std=c++11 $($1.flags) -Wall -Wextra $(INCLUDES) -o $$@ $$^ -pthread
 check-$1-exceptions: $B/$1/exceptions
 	@tests/run $1-exceptions $($1.run) $$<
-.PHONY: check-$1-examples check-$1-exceptions check-$1-test_%
+check-$1-gdb: $B/asthra_rt.c $(BOOK) $(STB)
+	@tests/run $1-gdb sh tests/house/gdb.sh $1 "$($1.run)" $($1.cc) $($1.flags)
+.PHONY: check-$1-examples check-$1-exceptions check-$1-gdb check-$1-test_%
 check-$1-test_%: $B/$1/test_%
 	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
 endef
@@ -185,6 +187,9 @@ few = $(if $(call usable,$1),$(patsubst %,$1-%,$($1.few)),missing-$1)
 exceptions = $(if $(shell mkdir -p $B && echo 'int main() { throw 1; }' >$B/probe_$1.cpp && \
     $(subst gcc,g++,$($1.cc)) $($1.flags) -o $B/probe_$1 $B/probe_$1.cpp 2>/dev/null && echo yes),$1-exceptions,missing-$1-g++)
 examples = $(if $(call usable,$1),$1-examples)
+# The gate shows gdb one build; `make cross` all that differ in what gdb sees, and more of it.
+GDB := plain clang noasm nothreads aarch64 riscv64 armhf i386
+gdb = $(if $(call usable,$1),$1-gdb)
 check-missing-%:
 	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'
 
@@ -217,7 +222,8 @@ check-workshop: $B/workshop/program
 
 # ---- gates ------------------------------------------------------------------------------------------
 
-HOUSE := strict misuse workshop features hygiene hosts glib code docs examples preload logscan dist style spin
+HOUSE := strict misuse workshop features hygiene hosts glib code docs examples preload logscan gdb dist \
+    style spin
 gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; tests/run end $1
 
 test: $(STB)
@@ -236,7 +242,7 @@ posix: $(BOOK)
 	@$(call gate,posix $(TESTS:%=posix-%))
 cross: $(BOOK)
 	@$(call gate,$(foreach v,$(CROSS),$(call units,$v) $(call examples,$v) $(call exceptions,$v)) \
-	    $(call units,arm) $(call units,x87))
+	    $(call units,arm) $(call units,x87) $(foreach v,$(GDB),$(call gdb,$v)))
 $(HOUSE): $(BOOK)
 	@STYLE_LAYOUT=1 $(call gate,$@)
 

@@ -41,6 +41,7 @@
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
+ *     [gdb]                                tasks, stacks and channels in the debugger
  *     [module] [runtime]                   what is initialised once; configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
@@ -58,6 +59,7 @@
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MODULE          no modules
+ *     ASTHRA_RT_NO_GDB             no script for gdb, which is never loaded
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
@@ -165,6 +167,11 @@
 #else
 #define ASTHRA_HAS_MODULE 1
 #endif
+#if defined(ASTHRA_RT_NO_GDB) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_GDB))
+#define ASTHRA_HAS_GDB 0
+#else
+#define ASTHRA_HAS_GDB 1
+#endif
 
 /* Traits: how the parts are built. */
 #ifdef ASTHRA_RT_NO_THREADS
@@ -215,7 +222,8 @@
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
       ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
-      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
+      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||  \
+      ASTHRA_HAS_GDB)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -1946,6 +1954,31 @@ ASTHRA_RT_API void asthra_scope_check(AsthraScope **s);
 ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns);
 
 #endif
+
+/* ---- [gdb] contract -------------------------------------------------------- report/gdb.h ---- */
+/* gdb - tasks, stacks and channels in the debugger.                              [gdb] contract
+ *
+ * The file that holds the bodies carries a script, in Python, for gdb: in a section of the program
+ * that is never loaded, and that strip removes. It wants -g for that file; without, it says so. gdb
+ * runs it by itself where it is told to trust the program, in ~/.gdbinit or at the start:
+ *
+ *     add-auto-load-safe-path /path/of/the/program          or a folder, or / for all
+ *     gdb -iex 'add-auto-load-safe-path .' ./program
+ *
+ * It works on a process and on a core of the kernel's (gdb's own leave out what has guard pages),
+ * and writes to neither:
+ *
+ *     asthra tasks [all]    what each task does, or waits for and since when; a line on the queues
+ *     asthra workers        what each worker does, and what waits in its queues
+ *     asthra bt TASK        its stack; TASK is an id, the name of its function, an expression that
+ *                           gives an AsthraTaskHandle, main, or all
+ *     asthra task TASK      goes there, for up, down, frame, info locals, print; off: back
+ *     asthra channel EXPR   what is inside, and who waits
+ *     asthra result EXPR    its value, or its message
+ *
+ * and print shows an AsthraResult, an AsthraTaskHandle and a channel in words.
+ * Needs: nothing.  Strip with: ASTHRA_RT_NO_GDB.
+ */
 
 /* ---- [module] contract ------------------------------------------------- runtime/module.h ---- */
 /* module - parts of a program that are initialised once, needs first.        [module] contract
@@ -24132,6 +24165,877 @@ ASTHRA_RT_API AsthraResult asthra_wait_fd(int fd, int events, int64_t timeout_ns
     asthra__outside_end();
     return r;
 }
+
+#endif
+
+/* ---- [gdb] internal ----------------------------------------------- report/gdb_internal.h ---- */
+/* gdb - how a script gets into the section where gdb looks for it.               [gdb] internal */
+
+#if ASTHRA_HAS_GDB
+
+/* An entry of .debug_gdb_scripts (Debugging with GDB, "The .debug_gdb_scripts section"): 4 says
+ * that Python text follows, then come a name, the text, and a zero. Each line is a string that ends
+ * in \\n, which the assembler turns into the end of the line; so there is no backslash in the text,
+ * and its quotes are single ones. What stands between BEGIN and END is one text, in pieces that no
+ * compiler finds too long. Compilers keep them in order; entries a linker may put in any. */
+#define ASTHRA__GDB_SECTION ".pushsection .debug_gdb_scripts,\"MS\",%progbits,1\n"
+#define ASTHRA__GDB_BEGIN(name) \
+    __asm__(ASTHRA__GDB_SECTION ".byte 4\n.ascii \"" name "\\n\"\n.popsection\n")
+#define ASTHRA__GDB(lines) __asm__(ASTHRA__GDB_SECTION ".ascii \"" lines "\"\n.popsection\n")
+#define ASTHRA__GDB_END() __asm__(ASTHRA__GDB_SECTION ".byte 0\n.popsection\n")
+
+#endif
+
+/* ---- [gdb] body ------------------------------------------------------------ report/gdb.c ---- */
+/* gdb - tasks, stacks and channels in the debugger.                              [gdb] body
+ *
+ * A script in Python, three entries of a section that gdb reads (gdb_internal.h): this one knows
+ * the runtime's records, tasks and threads, gdb_stack.c the stacks, gdb_value.c channels and
+ * results. It makes nothing but the section: no code, no data, no symbol.
+ *
+ * It reads what the debug information calls by name, so it follows a field that moves, but not one
+ * that is renamed; tests/house/gdb.sh runs every command. Numbers of enumerators and macros stand
+ * in it as they are, because debug information need not have them: what it takes for granted is
+ * settled below. It calls no function of the program, which could not be done in a core, so the
+ * words for a wait are put together here as scheduler_report.c does it.
+ */
+
+#if ASTHRA_HAS_GDB
+
+#if ASTHRA_HAS_TASK
+_Static_assert(ASTHRA__PHASE_NONE == 0 && ASTHRA__PHASE_DRAINING == 2, "asthra_scheduler");
+_Static_assert(ASTHRA__WAIT_OPEN == 1 && ASTHRA__WAIT_BUSY == 2 && ASTHRA__WAIT_DONE == 3 &&
+                   ASTHRA__WAIT_CLAIM == 3,
+               "asthra_claim");
+_Static_assert(ASTHRA__TASK_END == 7 && ASTHRA__TASK_ALIVE == 32 && ASTHRA__TASK_CANCEL == 8 &&
+                   ASTHRA__TASK_GENERATION == UINT64_MAX << 32,
+               "asthra_is_unfinished, asthra_id, asthra_line");
+_Static_assert(ASTHRA__TASK_STARTED == 1, "asthra_state");
+#endif
+#if ASTHRA_HAS_SELECT
+_Static_assert(ASTHRA_SELECT_SEND == 0, "asthra_select_text");
+#endif
+
+ASTHRA__GDB_BEGIN("asthra_rt.tasks");
+
+/* Whatever goes wrong is told as a sentence: of a GdbError gdb prints the words alone. A command is
+ * a function asthra_do_WORD, whose text is its help. */
+ASTHRA__GDB("import gdb\\n"
+            "import gdb.printing\\n"
+            "import struct\\n"
+            "import time\\n"
+            "\\n"
+            "class AsthraCommand(gdb.Command):\\n"
+            "    def invoke(self, words, from_tty):\\n"
+            "        try:\\n"
+            "            self.run(words.strip())\\n"
+            "        except gdb.GdbError:\\n"
+            "            raise\\n"
+            "        except (Exception, KeyboardInterrupt) as e:\\n"
+            "            raise gdb.GdbError(f'asthra: {str(e) or type(e).__name__}')\\n"
+            "\\n"
+            "class AsthraPrefix(gdb.Command):\\n"
+            "    '''Look into the asthra_rt runtime of a program.'''\\n"
+            "\\n"
+            "    def __init__(self):\\n"
+            "        super().__init__('asthra', gdb.COMMAND_STACK, gdb.COMPLETE_NONE, True)\\n"
+            "\\n"
+            "    def invoke(self, words, from_tty):\\n"
+            "        gdb.execute('help asthra')\\n"
+            "\\n"
+            "def asthra_say(words):\\n"
+            "    '''Ends the command.'''\\n"
+            "    raise gdb.GdbError('asthra: ' + words)\\n"
+            "\\n"
+            "asthra_parts = globals().get('asthra_parts', set())\\n"
+            "\\n"
+            "def asthra_ready(part):\\n"
+            "    '''Parts may come in any order: the last one makes the commands.'''\\n"
+            "    asthra_parts.add(part)\\n"
+            "    if len(asthra_parts) < 3:\\n"
+            "        return\\n"
+            "    AsthraPrefix()\\n"
+            "    for word in ('tasks', 'workers', 'bt', 'task', 'channel', 'result'):\\n"
+            "        run = globals()['asthra_do_' + word]\\n"
+            "        words = {'__doc__': run.__doc__, 'run': staticmethod(run)}\\n"
+            "        command = type('AsthraCommand_' + word, (AsthraCommand,), words)\\n"
+            "        command('asthra ' + word, gdb.COMMAND_STACK, gdb.COMPLETE_SYMBOL)\\n"
+            "    asthra_register_printers()\\n"
+            "\\n");
+
+/* What is known of the program. Static variables are found wherever it stands; those that have no
+ * type, for want of -g, are not. */
+ASTHRA__GDB("def asthra_symbol(name):\\n"
+            "    symbol = gdb.lookup_static_symbol(name) or gdb.lookup_global_symbol(name)\\n"
+            "    return symbol.value() if symbol else None\\n"
+            "\\n"
+            "def asthra_has_name(name):\\n"
+            "    try:\\n"
+            "        gdb.parse_and_eval(f'(long)&{name}')\\n"
+            "        return True\\n"
+            "    except gdb.error:\\n"
+            "        return False\\n"
+            "\\n"
+            "def asthra_has_type(name):\\n"
+            "    try:\\n"
+            "        gdb.lookup_type(name)\\n"
+            "        return True\\n"
+            "    except gdb.error:\\n"
+            "        return False\\n"
+            "\\n"
+            "def asthra_why_not():\\n"
+            "    if asthra_symbol('asthra__thread_list') is not None:\\n"
+            "        return 'this build of the runtime has no tasks (ASTHRA_RT_NO_TASK)'\\n"
+            "    if any(map(asthra_has_name, ('asthra__thread_list', 'asthra_runtime_init'))):\\n"
+            "        return ('the runtime was compiled without -g: compile the file that '\\n"
+            "                'defines ASTHRA_RT_IMPLEMENTATION with -g to see its tasks')\\n"
+            "    return 'this program has no symbols of the runtime: it was stripped of them'\\n"
+            "\\n"
+            "def asthra_scheduler():\\n"
+            "    g = asthra_symbol('asthra__scheduler_record')\\n"
+            "    if g is None:\\n"
+            "        asthra_say(asthra_why_not())\\n"
+            "    if gdb.selected_inferior().pid == 0:\\n"
+            "        asthra_say('the program is not running')\\n"
+            "    if int(g['phase']) == 0:\\n"
+            "        asthra_say('the runtime is not running: nothing has started it yet, or it '\\n"
+            "                   'was shut down')\\n"
+            "    return g\\n"
+            "\\n");
+
+/* Records. Every walk is bounded: a process may be stopped in the middle of any change. */
+ASTHRA__GDB("def asthra_text(value):\\n"
+            "    if value.type.strip_typedefs().code == gdb.TYPE_CODE_ARRAY:\\n"
+            "        value = value[0].address\\n"
+            "    if int(value) == 0:\\n"
+            "        return ''\\n"
+            "    return value.string(errors='replace', length=200).split(chr(0))[0]\\n"
+            "\\n"
+            "def asthra_name(record):\\n"
+            "    return asthra_text(record['name'])\\n"
+            "\\n"
+            "def asthra_list(first, most=100000):\\n"
+            "    while int(first) != 0 and most > 0:\\n"
+            "        yield first.dereference()\\n"
+            "        first, most = first['next'], most - 1\\n"
+            "\\n"
+            "def asthra_offset(kind, field):\\n"
+            "    return [f.bitpos // 8 for f in kind.fields() if f.name == field][0]\\n"
+            "\\n"
+            "def asthra_record_at(address, name):\\n"
+            "    return gdb.Value(address).cast(gdb.lookup_type(name).pointer()).dereference()\\n"
+            "\\n"
+            "def asthra_container(address, name, field):\\n"
+            "    start = int(address) - asthra_offset(gdb.lookup_type(name), field)\\n"
+            "    return asthra_record_at(start, name)\\n"
+            "\\n"
+            "def asthra_task_at(g, index):\\n"
+            "    k = (index + 1024).bit_length() - 11\\n"
+            "    return g['segments'][k][index + 1024 - (1024 << k)]\\n"
+            "\\n"
+            "def asthra_id(t):\\n"
+            "    return int(t['word']) >> 32 << 32 | int(t['parker']['index'])\\n"
+            "\\n"
+            "def asthra_title(t):\\n"
+            "    return f'task {asthra_id(t)} {asthra_name(t)!r}'\\n"
+            "\\n"
+            "def asthra_is_unfinished(word):\\n"
+            "    return word & 32 != 0 and word & 7 == 0\\n"
+            "\\n"
+            "def asthra_tasks(g):\\n"
+            "    '''All that have not ended. Words are read in one piece for each segment.'''\\n"
+            "    kind, count, start = gdb.lookup_type('Asthra__Task'), int(g['descriptors']), 0\\n"
+            "    at, size = asthra_offset(kind, 'word'), kind.sizeof\\n"
+            "    while start < count:\\n"
+            "        end = min(count, (1 << (start + 1024).bit_length()) - 1024)\\n"
+            "        first = int(asthra_task_at(g, start).address)\\n"
+            "        memory = gdb.selected_inferior().read_memory(first, (end - start) * size)\\n"
+            "        for i in range(end - start):\\n"
+            "            word = struct.unpack_from('=Q', memory, i * size + at)[0]\\n"
+            "            if asthra_is_unfinished(word):\\n"
+            "                yield asthra_task_at(g, start + i)\\n"
+            "        start = end\\n"
+            "\\n"
+            "def asthra_task_of(g, bits):\\n"
+            "    '''That of a handle; None: it has ended, or was another one.'''\\n"
+            "    index = bits & 0xffffffff\\n"
+            "    if not 0 < index < int(g['descriptors']):\\n"
+            "        return None\\n"
+            "    t = asthra_task_at(g, index)\\n"
+            "    is_it = asthra_id(t) == bits and asthra_is_unfinished(int(t['word']))\\n"
+            "    return t if is_it else None\\n"
+            "\\n");
+
+/* Threads. A seat is what the scheduler keeps for each of them. */
+ASTHRA__GDB(
+    "def asthra_seats(g):\\n"
+    "    return list(asthra_list(g['seats']))\\n"
+    "\\n"
+    "def asthra_thread(seat):\\n"
+    "    '''As gdb counts it, or None; and what to call it.'''\\n"
+    "    lwp, name = int(seat['thread']['id']), asthra_name(seat['thread'])\\n"
+    "    name = f' {name!r}' if name else ''\\n"
+    "    for thread in gdb.selected_inferior().threads():\\n"
+    "        if lwp in thread.ptid[1:]:\\n"
+    "            return thread, f'thread {thread.num}{name}'\\n"
+    "    return None, f'LWP {lwp}{name}'\\n"
+    "\\n"
+    "def asthra_runner(g, t):\\n"
+    "    '''The seat of the thread that runs t; None: nobody does.'''\\n"
+    "    for seat in asthra_seats(g):\\n"
+    "        if int(seat['task']) == int(t.address):\\n"
+    "            return seat\\n"
+    "    return None\\n"
+    "\\n"
+    "def asthra_now(g):\\n"
+    "    '''The clock of the runtime, and whether it is exact: of a core, or from afar, it\\n"
+    "is what a worker has read last.'''\\n"
+    "    if g['is_deterministic']:\\n"
+    "        return int(g['virtual_ns']), True\\n"
+    "    try:\\n"
+    "        if gdb.selected_inferior().connection.type == 'native':\\n"
+    "            return time.clock_gettime_ns(time.CLOCK_MONOTONIC), True\\n"
+    "    except AttributeError:\\n"
+    "        pass\\n"
+    "    workers = range(int(g['workers_made']))\\n"
+    "    return max([int(g['workers'][i]['now_ns']) for i in workers], default=0), False\\n"
+    "\\n"
+    "def asthra_duration(ns):\\n"
+    "    for unit, size in (('h', 3600e9), ('min', 60e9), ('s', 1e9), ('ms', 1e6)):\\n"
+    "        if ns >= size:\\n"
+    "            return f'{ns / size:.1f} {unit}'\\n"
+    "    return f'{max(ns, 0) // 1000} us'\\n"
+    "\\n");
+
+/* What a task waits for, in the words of the runtime's own reports. */
+ASTHRA__GDB("def asthra_select_text(wait):\\n"
+            "    s, cases = asthra_container(wait.address, 'Asthra__Select', 'wait'), []\\n"
+            "    for i in range(min(int(s['count']), 100)):\\n"
+            "        case = s['cases'][i]\\n"
+            "        verb = 'receive' if int(case['kind']) else 'send'\\n"
+            "        if int(case['channel']) != 0:\\n"
+            "            name = asthra_name(case['channel'])\\n"
+            "            cases.append(f'{verb} on channel {name!r}')\\n"
+            "    return 'select of ' + ', '.join(cases) if cases else 'select without a channel'\\n"
+            "\\n"
+            "def asthra_wait_text(wait):\\n"
+            "    what, name = asthra_text(wait['what']), asthra_name(wait)\\n"
+            "    if what == 'select':\\n"
+            "        return asthra_select_text(wait)\\n"
+            "    return f'{what} {name!r}' if name else what\\n"
+            "\\n"
+            "def asthra_since_text(g, wait):\\n"
+            "    (now, is_exact), text = asthra_now(g), ''\\n"
+            "    since, deadline = int(wait['since_ns']), int(wait['deadline_ns'])\\n"
+            "    if is_exact or now > since:\\n"
+            "        text = ', since ' + asthra_duration(now - since)\\n"
+            "        text += '' if is_exact else ' or more'\\n"
+            "    if deadline < (1 << 63) - 1:\\n"
+            "        text += f', {asthra_duration(deadline - now)} left'\\n"
+            "    return text\\n"
+            "\\n"
+            "def asthra_claim(parker):\\n"
+            "    '''0: no wait; 1 and 2: it waits; 3: its wait is over.'''\\n"
+            "    return int(parker['word']) & 3\\n"
+            "\\n"
+            "def asthra_is_in_place(party):\\n"
+            "    '''A task or a seat: what it awaits was called, and stands above it.'''\\n"
+            "    return int(party['awaiting']) != 0 and asthra_claim(party['parker']) == 0\\n"
+            "\\n"
+            "def asthra_await_text(g, party):\\n"
+            "    bits = int(party['awaiting'])\\n"
+            "    t = asthra_task_of(g, bits)\\n"
+            "    text = 'await of ' + (f'task {bits}' if t is None else asthra_title(t))\\n"
+            "    return text + (', which stands above it' if asthra_is_in_place(party) else '')\\n"
+            "\\n"
+            "def asthra_state(g, t, runner):\\n"
+            "    '''How it is, and why. A runner is the seat of the thread that runs it.'''\\n"
+            "    if not int(t['marks']) & 1:\\n"
+            "        return 'created', 'not started'\\n"
+            "    claim, wait = asthra_claim(t['parker']), t['parker']['wait']\\n"
+            "    if int(t['awaiting']) != 0:\\n"
+            "        return 'waiting', asthra_await_text(g, t)\\n"
+            "    if claim in (1, 2):\\n"
+            "        wait = wait.dereference()\\n"
+            "        return 'waiting', asthra_wait_text(wait) + asthra_since_text(g, wait)\\n"
+            "    if claim == 3:\\n"
+            "        return 'ready', 'may run'\\n"
+            "    if runner is None:\\n"
+            "        return 'running', 'about to wait, or to end'\\n"
+            "    why = asthra_thread(runner)[1]\\n"
+            "    if int(runner['worker']) != 0:\\n"
+            "        why += ', worker ' + str(int(runner['worker']['number']))\\n"
+            "    return 'running', why\\n"
+            "\\n"
+            "def asthra_seat_text(g, seat):\\n"
+            "    '''What a thread waits for outside tasks; None: nothing.'''\\n"
+            "    if int(seat['awaiting']) != 0:\\n"
+            "        return asthra_await_text(g, seat)\\n"
+            "    if asthra_claim(seat['parker']) not in (1, 2):\\n"
+            "        return None\\n"
+            "    wait = seat['parker']['wait'].dereference()\\n"
+            "    return asthra_wait_text(wait) + asthra_since_text(g, wait)\\n"
+            "\\n");
+
+/* asthra tasks. */
+ASTHRA__GDB("def asthra_do_tasks(words):\\n"
+            "    '''List the tasks that have not ended: asthra tasks [all]\\n"
+            "\\n"
+            "Each with its id, its state and name, what it waits for and since when, or the\\n"
+            "thread that runs it; * is the one of the selected thread. Threads that wait in the\\n"
+            "runtime outside tasks come after them. Without all the list ends after 200.'''\\n"
+            "    g = asthra_scheduler()\\n"
+            "    seats, lines, more = asthra_seats(g), [], 0\\n"
+            "    runners = {int(s['task']): s for s in seats if int(s['task']) != 0}\\n"
+            "    for t in asthra_tasks(g):\\n"
+            "        if len(lines) >= 200 and words != 'all':\\n"
+            "            more += 1\\n"
+            "        else:\\n"
+            "            lines.append(asthra_line(g, t, runners.get(int(t.address))))\\n"
+            "    for seat in seats:\\n"
+            "        why = asthra_seat_text(g, seat)\\n"
+            "        if why is not None:\\n"
+            "            lines.append((' ', '-', 'waiting', asthra_thread(seat)[1], why))\\n"
+            "    asthra_print_table([(' ', 'id', 'state', 'name', 'what')] + lines)\\n"
+            "    if more > 0:\\n"
+            "        print(f'and {more} more: asthra tasks all')\\n"
+            "    print(asthra_queues_text(g))\\n"
+            "\\n"
+            "def asthra_line(g, t, runner):\\n"
+            "    how, why = asthra_state(g, t, runner)\\n"
+            "    if int(t['word']) & 8:\\n"
+            "        how += ', cancelled'\\n"
+            "    thread = runner is not None and asthra_thread(runner)[0]\\n"
+            "    mark = '*' if thread and thread == gdb.selected_thread() else ' '\\n"
+            "    return mark, str(asthra_id(t)), how, asthra_name(t), why\\n"
+            "\\n"
+            "def asthra_print_table(lines):\\n"
+            "    widths = [max(len(line[i]) for line in lines) for i in range(4)]\\n"
+            "    for line in lines:\\n"
+            "        cells = [cell.ljust(width) for cell, width in zip(line, widths)]\\n"
+            "        print('  '.join(cells + [line[4]]).rstrip())\\n"
+            "\\n");
+
+/* asthra workers. */
+ASTHRA__GDB("def asthra_work(w):\\n"
+            "    '''In its queues: tasks not started, stacks that may run, what is bound.'''\\n"
+            "    deque = int(w['deque']['head']) - int(w['deque']['tail'])\\n"
+            "    ring = int(w['ring']['tail']) - int(w['ring']['head']) & 0xffffffff\\n"
+            "    return max(deque, 0), ring + (int(w['next']) != 0), int(w['bound']['count'])\\n"
+            "\\n"
+            "def asthra_workers(g):\\n"
+            "    return [g['workers'][i] for i in range(int(g['queue_count']))]\\n"
+            "\\n"
+            "def asthra_queues_text(g):\\n"
+            "    own = sum(sum(asthra_work(w)) for w in asthra_workers(g))\\n"
+            "    state = ('', '', ', shutting down', ', stopped')[int(g['phase']) & 3]\\n"
+            "    count, asleep = int(g['worker_count']), int(g['sleeping'])\\n"
+            "    others = [int(g[q]['count']) for q in ('global', 'urgent', 'background')]\\n"
+            "    return (f'workers: {count}, asleep: {asleep}{state}; queued: {own} at them, '\\n"
+            "            f'{others[0]} globally, {others[1]} urgent, {others[2]} background')\\n"
+            "\\n"
+            "def asthra_do_workers(words):\\n"
+            "    '''Show what each worker does, and what waits in its queues.'''\\n"
+            "    g = asthra_scheduler()\\n"
+            "    for i, w in enumerate(asthra_workers(g)):\\n"
+            "        seat, doing = w['seat'], 'no thread yet'\\n"
+            "        if int(seat) != 0:\\n"
+            "            doing = asthra_thread(seat)[1]\\n"
+            "            doing += ', asleep' if int(w['asleep']) else ''\\n"
+            "            if int(seat['task']) != 0:\\n"
+            "                doing += ', runs ' + asthra_title(seat['task'])\\n"
+            "        new, ready, bound = asthra_work(w)\\n"
+            "        timers = int(w['timers']['count'])\\n"
+            "        print(f'worker {i}: {doing}; {new} not started, {ready} ready, '\\n"
+            "              f'{bound} bound, {timers} timers')\\n"
+            "    print(asthra_queues_text(g))\\n"
+            "\\n"
+            "asthra_ready('tasks')\\n"
+            "\\n");
+
+ASTHRA__GDB_END();
+
+#endif
+
+/* ---- [gdb] body ------------------------------------------------------ report/gdb_stack.c ---- */
+/* gdb - stacks of tasks that are parked.                                       [gdb] body: stack
+ *
+ * The stack of a parked task is shown by an unwinder, a function that gdb asks for the caller of a
+ * frame: see AsthraUnwinder. Setting the registers of a thread instead would not work on a core,
+ * and would be the end of a process that goes on before they are set back.
+ */
+
+#if ASTHRA_HAS_GDB
+
+ASTHRA__GDB_BEGIN("asthra_rt.stacks");
+
+/* Where registers are. A context is the words that asthra__swap has pushed, from its address up, as
+ * the tables of the swap files draw them; above the last is the stack pointer afterwards. A row
+ * for each processor, by the beginning of its name in gdb: program counter, stack pointer, words.
+ * A dash is a word that unwinding does not want, a plus is more of the register before it. Where
+ * there is SVE, v8 is for gdb a part of z8. What of a register was not saved, such as their high
+ * parts, reads as zero. */
+ASTHRA__GDB("import gdb\\n"
+            "import gdb.unwinder\\n"
+            "\\n"
+            "ASTHRA_WORDS = {\\n"
+            "    'i386:x86-64': ('rip', 'rsp', '- r15 r14 r13 r12 rbx rbp rip'),\\n"
+            "    'i386': ('eip', 'esp', '- - edi esi ebx ebp eip'),\\n"
+            "    'aarch64': ('pc', 'sp', 'x29 pc x19 x20 x21 x22 x23 x24 x25 x26 x27 x28 ' +\\n"
+            "                'z8/v8 z9/v9 z10/v10 z11/v11 z12/v12 z13/v13 ' +\\n"
+            "                'z14/v14 z15/v15 - -'),\\n"
+            "    'arm': ('pc', 'sp', 'd8 + d9 + d10 + d11 + d12 + d13 + d14 + d15 + - ' +\\n"
+            "            'r4 r5 r6 r7 r8 r9 r10 r11 pc'),\\n"
+            "    'riscv': ('pc', 'sp', '- fs0 fs1 fs2 fs3 fs4 fs5 fs6 fs7 fs8 fs9 fs10 fs11 ' +\\n"
+            "              's11 s10 s9 s8 s7 s6 s5 s4 s3 s2 s1 fp pc'),\\n"
+            "}\\n"
+            "\\n"
+            "class AsthraContext:\\n"
+            "    '''The registers of code that left its stack: bytes, by name; top: its sp.'''\\n"
+            "    def __init__(self, address):\\n"
+            "        if asthra_has_type('Asthra__SwapRecord'):\\n"
+            "            asthra_say('this build switches stacks with ucontext '\\n"
+            "                       '(ASTHRA_RT_NO_ASM): those of parked tasks cannot be shown')\\n"
+            "        process = gdb.selected_inferior()\\n"
+            "        processor = process.architecture().name()\\n"
+            "        rows = [row for row in ASTHRA_WORDS if processor.startswith(row)]\\n"
+            "        if not rows:\\n"
+            "            asthra_say('where a parked task keeps its registers is not known on '\\n"
+            "                       f'{processor}: ASTHRA_WORDS has no row for it')\\n"
+            "        self.pc, self.sp, names = ASTHRA_WORDS[max(rows, key=len)]\\n"
+            "        names, size = names.split(), gdb.lookup_type('long').sizeof\\n"
+            "        self.top, self.saved = address + size * len(names), {}\\n"
+            "        known = gdb.newest_frame().architecture().registers()\\n"
+            "        memory = process.read_memory(address, self.top - address).tobytes()\\n"
+            "        for i, name in enumerate(names):\\n"
+            "            end = i + (2 if names[i + 1:i + 2] == ['+'] else 1)\\n"
+            "            for name in filter(known.find, name.split('/')):\\n"
+            "                self.saved[name] = memory[i * size:end * size]\\n"
+            "                break\\n"
+            "\\n"
+            "    def value(self, name, kind):\\n"
+            "        return gdb.Value(self.saved[name].ljust(kind.sizeof, bytes(1)), kind)\\n"
+            "\\n");
+
+/* A parked stack becomes the caller of frame 0 of the selected thread: that frame stays what it is,
+ * those after it are the task's. Nothing is written, so it works on cores and cannot harm. gdb
+ * wants frames in the order of their stack pointers: frame 0 is said to stand just below them. */
+ASTHRA__GDB("class AsthraFrameId:\\n"
+            "    def __init__(self, sp, pc):\\n"
+            "        self.sp, self.pc = sp, pc\\n"
+            "\\n"
+            "class AsthraUnwinder(gdb.unwinder.Unwinder):\\n"
+            "    def __init__(self):\\n"
+            "        super().__init__('asthra')\\n"
+            "        self.context = self.place = None\\n"
+            "\\n"
+            "    def enter(self, context):\\n"
+            "        '''Those of a parked stack, or None. Returns what was before.'''\\n"
+            "        before, self.context = self.context, None\\n"
+            "        gdb.invalidate_cached_frames()\\n"
+            "        if context is not None:\\n"
+            "            frame = gdb.newest_frame()\\n"
+            "            sp = int(frame.read_register(context.sp))\\n"
+            "            self.place = (gdb.selected_thread().ptid, int(frame.pc()), sp)\\n"
+            "            self.context = context\\n"
+            "            gdb.invalidate_cached_frames()\\n"
+            "        return before\\n"
+            "\\n"
+            "    def __call__(self, pending):\\n"
+            "        context = self.context\\n"
+            "        if context is None:\\n"
+            "            return None\\n"
+            "        pc, sp = map(pending.read_register, (context.pc, context.sp))\\n"
+            "        if (gdb.selected_thread().ptid, int(pc), int(sp)) != self.place:\\n"
+            "            return None\\n"
+            "        below = gdb.Value(context.top - 1).cast(sp.type)\\n"
+            "        info = pending.create_unwind_info(AsthraFrameId(below, pc))\\n"
+            "        info.add_saved_register(context.sp, gdb.Value(context.top).cast(sp.type))\\n"
+            "        for name in context.saved:\\n"
+            "            kind = pending.read_register(name).type\\n"
+            "            info.add_saved_register(name, context.value(name, kind))\\n"
+            "        return info\\n"
+            "\\n"
+            "    def leave(self, event):\\n"
+            "        '''The process goes on.'''\\n"
+            "        self.context = None\\n"
+            "\\n"
+            "asthra_unwinder = AsthraUnwinder()\\n"
+            "gdb.unwinder.register_unwinder(None, asthra_unwinder, True)\\n"
+            "gdb.events.cont.connect(asthra_unwinder.leave)\\n"
+            "gdb.events.exited.connect(asthra_unwinder.leave)\\n"
+            "\\n");
+
+/* Which task is meant, and which stack it stands on: one that it called in place may stand above
+ * it, and one that called it below. */
+ASTHRA__GDB("def asthra_find(g, words):\\n"
+            "    if not words:\\n"
+            "        asthra_say('which task? asthra tasks lists them')\\n"
+            "    if words.isdigit():\\n"
+            "        t = asthra_task_of(g, int(words))\\n"
+            "        if t is None and 0 < int(words) < int(g['descriptors']):\\n"
+            "            t = asthra_task_at(g, int(words)) # an index: no generation in it\\n"
+            "        if t is None or not asthra_is_unfinished(int(t['word'])):\\n"
+            "            asthra_say(f'no task has the id {words}, or it has ended')\\n"
+            "        return t\\n"
+            "    named = [t for t in asthra_tasks(g)\\n"
+            "             if (asthra_name(t) + ' ').startswith(words + ' ')]\\n"
+            "    if len(named) > 1:\\n"
+            "        some = ', '.join(str(asthra_id(t)) for t in named[:8])\\n"
+            "        asthra_say(f'{len(named)} tasks have that name: {some}')\\n"
+            "    return named[0] if named else asthra_find_value(g, words)\\n"
+            "\\n"
+            "def asthra_find_value(g, words):\\n"
+            "    try:\\n"
+            "        value = gdb.parse_and_eval(words)\\n"
+            "        is_handle = value.type.strip_typedefs().tag == 'AsthraTaskHandle'\\n"
+            "        bits = int(value['bits'] if is_handle else value)\\n"
+            "    except (gdb.error, TypeError):\\n"
+            "        asthra_say(f'{words!r} is no id, no name and no AsthraTaskHandle')\\n"
+            "    t = asthra_task_of(g, bits)\\n"
+            "    if t is None:\\n"
+            "        asthra_say(f'{words} is {bits}, which is no task, or one that has ended')\\n"
+            "    return t\\n"
+            "\\n"
+            "def asthra_fibers(g):\\n"
+            "    '''All stacks: those that threads came with, and those of slabs.'''\\n"
+            "    for seat in asthra_seats(g):\\n"
+            "        yield seat['root']\\n"
+            "    size = gdb.lookup_type('Asthra__Fiber').sizeof\\n"
+            "    for slab in asthra_list(asthra_symbol('asthra__fiber')['slabs']):\\n"
+            "        base, stride = int(slab['base']), int(slab['stride'])\\n"
+            "        for i in range(int(slab['carved']) if base else 0):\\n"
+            "            at = base + stride * (i + 1) - size\\n"
+            "            yield asthra_record_at(at - at % 64, 'Asthra__Fiber')\\n"
+            "\\n"
+            "def asthra_fiber(g, t):\\n"
+            "    '''The stack that t is the top of; None: there is none.'''\\n"
+            "    wait = t['parker']['wait']\\n"
+            "    if asthra_claim(t['parker']) in (1, 2) and int(wait['fiber']) != 0:\\n"
+            "        if int(wait['fiber']['task']) == int(t.address):\\n"
+            "            return wait['fiber'].dereference()\\n"
+            "    for f in asthra_fibers(g):\\n"
+            "        if int(f['task']) == int(t.address):\\n"
+            "            return f\\n"
+            "    return None\\n"
+            "\\n"
+            "def asthra_callers(g):\\n"
+            "    '''Tasks that called the one they await, by its id.'''\\n"
+            "    tasks = [t for t in asthra_tasks(g) if asthra_is_in_place(t)]\\n"
+            "    return {int(t['awaiting']): t for t in tasks}\\n"
+            "\\n"
+            "def asthra_top(g, t):\\n"
+            "    above, most = t, 100000\\n"
+            "    while above is not None and most > 0:\\n"
+            "        t, most = above, most - 1\\n"
+            "        above = None\\n"
+            "        if asthra_is_in_place(t):\\n"
+            "            above = asthra_task_of(g, int(t['awaiting']))\\n"
+            "    return t\\n"
+            "\\n"
+            "def asthra_stack(g, t, callers):\\n"
+            "    top = asthra_top(g, t)\\n"
+            "    runner, tasks = asthra_runner(g, top), [top]\\n"
+            "    fiber = None if runner is not None else asthra_fiber(g, top)\\n"
+            "    if runner is None and fiber is None:\\n"
+            "        is_started = int(top['marks']) & 1\\n"
+            "        why = 'is about to wait, or to end' if is_started else 'has not started'\\n"
+            "        asthra_say(f'{asthra_title(top)} {why}: it has no stack to show')\\n"
+            "    while asthra_id(tasks[-1]) in callers and len(tasks) < 100000:\\n"
+            "        tasks.append(callers[asthra_id(tasks[-1])])\\n"
+            "    base = [f'{asthra_thread(seat)[1]}: {asthra_await_text(g, seat)}'\\n"
+            "            for seat in asthra_seats(g) if asthra_is_in_place(seat) and\\n"
+            "            int(seat['awaiting']) == asthra_id(tasks[-1])]\\n"
+            "    return AsthraStack(g, tasks, runner, fiber, base[0] if base else '')\\n"
+            "\\n");
+
+ASTHRA__GDB("def asthra_main_stack(g):\\n"
+            "    '''Where main waits in the runtime while its thread runs tasks.'''\\n"
+            "    if int(g['main_seat']) == 0:\\n"
+            "        asthra_say('the thread that started the runtime has ended')\\n"
+            "    seat = g['main_seat'].dereference()\\n"
+            "    root, why = seat['root'], asthra_seat_text(g, seat)\\n"
+            "    is_left = int(seat['worker']) != 0 and int(seat['fiber']) != int(root.address)\\n"
+            "    why = why or ('runs tasks' if is_left else 'runs')\\n"
+            "    why = f'{asthra_thread(seat)[1]}: {why}'\\n"
+            "    on_top = root['task'] if is_left else seat['task']\\n"
+            "    if int(on_top) != 0 and (is_left or int(seat['fiber']) == int(root.address)):\\n"
+            "        return asthra_stack(g, on_top.dereference(), asthra_callers(g))\\n"
+            "    return AsthraStack(g, [], None if is_left else seat, root, why)\\n"
+            "\\n");
+
+/* A stack as gdb shows it, cut into the tasks that stand on it: asthra__swap_call called each of
+ * them. Frames keep gdb's numbers; private ones of the runtime are left out. gdb takes names of
+ * assembly for Ada's, and writes asthra.swap_call. */
+ASTHRA__GDB("class AsthraStack:\\n"
+            "    def __init__(self, g, tasks, runner, fiber, base):\\n"
+            "        '''Tasks, the top one first; below them base, or the loop of a worker.'''\\n"
+            "        self.g, self.tasks, self.base = g, tasks, base\\n"
+            "        self.runner, self.fiber = runner, fiber\\n"
+            "\\n"
+            "    def go(self):\\n"
+            "        '''Makes it the selected stack. Returns what undoes that.'''\\n"
+            "        before, thread = gdb.selected_thread(), None\\n"
+            "        if before is None:\\n"
+            "            asthra_say('no thread is selected')\\n"
+            "        if self.runner is None:\\n"
+            "            context = AsthraContext(int(self.fiber['context']))\\n"
+            "            return before, asthra_unwinder.enter(context)\\n"
+            "        thread, name = asthra_thread(self.runner)\\n"
+            "        if thread is None:\\n"
+            "            asthra_say(f'it runs on {name}, which gdb does not know')\\n"
+            "        old = asthra_unwinder.enter(None)\\n"
+            "        thread.switch()\\n"
+            "        return before, old\\n"
+            "\\n"
+            "    def back(self, before, old):\\n"
+            "        before.switch()\\n"
+            "        asthra_unwinder.enter(old)\\n"
+            "\\n"
+            "    def frames(self):\\n"
+            "        frame, number = gdb.newest_frame(), 0\\n"
+            "        if self.runner is None:\\n"
+            "            context = asthra_unwinder.context\\n"
+            "            while frame and int(frame.read_register(context.sp)) != context.top:\\n"
+            "                frame, number = frame.older(), number + 1\\n"
+            "        while frame is not None and number < 10000:\\n"
+            "            name = frame.name() or ''\\n"
+            "            yield number, name.replace('asthra.', 'asthra__')\\n"
+            "            try:\\n"
+            "                frame, number = frame.older(), number + 1\\n"
+            "            except gdb.error:\\n"
+            "                return\\n"
+            "\\n"
+            "    def groups(self):\\n"
+            "        '''Of each task, and of what is below them: numbers of frames.'''\\n"
+            "        groups = [[]]\\n"
+            "        for number, name in self.frames():\\n"
+            "            if not name.startswith('asthra__'):\\n"
+            "                groups[-1].append(number)\\n"
+            "            elif name == 'asthra__swap_call' and len(groups) <= len(self.tasks):\\n"
+            "                groups.append([])\\n"
+            "        return groups + [[]] * (len(self.tasks) + 1 - len(groups))\\n"
+            "\\n"
+            "    def titles(self):\\n"
+            "        for t in self.tasks:\\n"
+            "            state = ', '.join(asthra_state(self.g, t, self.runner))\\n"
+            "            yield f'{asthra_title(t)}: {state}'\\n"
+            "        yield self.base\\n"
+            "\\n"
+            "    def show(self):\\n"
+            "        place = self.go()\\n"
+            "        try:\\n"
+            "            groups = self.groups()\\n"
+            "            last = max(max(numbers, default=-1) for numbers in groups)\\n"
+            "            lines = asthra_backtrace(last + 1)\\n"
+            "            for title, numbers in zip(self.titles(), groups):\\n"
+            "                if title:\\n"
+            "                    print(title)\\n"
+            "                    for number in numbers:\\n"
+            "                        print(lines.get(number, f'#{number}'))\\n"
+            "                    if not numbers:\\n"
+            "                        print('no frames of it were found')\\n"
+            "        finally:\\n"
+            "            self.back(*place)\\n"
+            "\\n"
+            "def asthra_backtrace(count):\\n"
+            "    '''gdb's own lines, by number.'''\\n"
+            "    lines, number = {}, -1\\n"
+            "    for line in gdb.execute(f'backtrace {count}', to_string=True).splitlines():\\n"
+            "        if line.startswith('#'):\\n"
+            "            number = int(line[1:].split()[0])\\n"
+            "            lines[number] = line\\n"
+            "        elif number in lines:\\n"
+            "            lines[number] += chr(10) + line\\n"
+            "    return lines\\n"
+            "\\n");
+
+/* asthra bt, asthra task. */
+ASTHRA__GDB("def asthra_do_bt(words):\\n"
+            "    '''Show the stack of a task: asthra bt ID | NAME | EXPRESSION | main | all\\n"
+            "\\n"
+            "An ID is what asthra tasks shows; a NAME is that of a task, or of its function; an\\n"
+            "EXPRESSION gives an AsthraTaskHandle. main is the thread that started the runtime,\\n"
+            "and where it waits. Tasks that stand on one stack, each called in place by the one\\n"
+            "that awaits it, are shown one below the other. Numbers are those of backtrace after\\n"
+            "asthra task; private frames of the runtime are left out.'''\\n"
+            "    g = asthra_scheduler()\\n"
+            "    if words == 'main':\\n"
+            "        asthra_main_stack(g).show()\\n"
+            "    elif words != 'all':\\n"
+            "        asthra_stack(g, asthra_find(g, words), asthra_callers(g)).show()\\n"
+            "    else:\\n"
+            "        asthra_show_all(g)\\n"
+            "\\n"
+            "def asthra_show_all(g):\\n"
+            "    callers, created = asthra_callers(g), 0\\n"
+            "    for t in asthra_tasks(g):\\n"
+            "        if not int(t['marks']) & 1:\\n"
+            "            created += 1\\n"
+            "        elif not asthra_is_in_place(t):\\n"
+            "            try:\\n"
+            "                asthra_stack(g, t, callers).show()\\n"
+            "            except (gdb.GdbError, gdb.error) as e:\\n"
+            "                print(e)\\n"
+            "            print('')\\n"
+            "    print(f'tasks that have not started: {created}')\\n"
+            "\\n"
+            "def asthra_do_task(words):\\n"
+            "    '''Go to a task: asthra task ID | NAME | EXPRESSION | main | off\\n"
+            "\\n"
+            "Of one that runs, to its thread. Of one that is parked, to its stack: frame 0 stays\\n"
+            "that of the selected thread, and the frames after it are those of the task, until\\n"
+            "the process goes on or asthra task off. up, down, frame, info locals and print work\\n"
+            "there; nothing in the process is changed. What follows is as for asthra bt.'''\\n"
+            "    if words == 'off':\\n"
+            "        asthra_unwinder.enter(None)\\n"
+            "        gdb.execute('frame 0')\\n"
+            "        return\\n"
+            "    g = asthra_scheduler()\\n"
+            "    t = None if words == 'main' else asthra_find(g, words)\\n"
+            "    stack = asthra_main_stack(g)\\n"
+            "    if t is not None:\\n"
+            "        stack = asthra_stack(g, t, asthra_callers(g))\\n"
+            "    place, ids = stack.go(), [asthra_id(one) for one in stack.tasks]\\n"
+            "    at = ids.index(asthra_id(t)) if t is not None else len(ids)\\n"
+            "    numbers = stack.groups()[at]\\n"
+            "    if not numbers:\\n"
+            "        stack.back(*place)\\n"
+            "        asthra_say('no frames of it were found')\\n"
+            "    print(list(stack.titles())[at])\\n"
+            "    gdb.execute(f'frame {numbers[0]}')\\n"
+            "\\n"
+            "asthra_ready('stacks')\\n"
+            "\\n");
+
+ASTHRA__GDB_END();
+
+#endif
+
+/* ---- [gdb] body ------------------------------------------------------ report/gdb_value.c ---- */
+/* gdb - channels and results, in commands and in print.                        [gdb] body: value */
+
+#if ASTHRA_HAS_GDB
+
+ASTHRA__GDB_BEGIN("asthra_rt.values");
+
+/* What an expression means: a record, or a pointer to one. */
+ASTHRA__GDB("import gdb\\n"
+            "import gdb.printing\\n"
+            "\\n"
+            "def asthra_record(words, tag, what):\\n"
+            "    if not words:\\n"
+            "        asthra_say(f'which {what}?')\\n"
+            "    value = gdb.parse_and_eval(words)\\n"
+            "    kind = value.type.strip_typedefs()\\n"
+            "    if kind.code == gdb.TYPE_CODE_PTR:\\n"
+            "        if int(value) == 0:\\n"
+            "            asthra_say(f'{words} is NULL')\\n"
+            "        value, kind = value.dereference(), kind.target().strip_typedefs()\\n"
+            "    if kind.tag != tag:\\n"
+            "        asthra_say(f'{words} is a {value.type}, no {what}')\\n"
+            "    if value.address is None:\\n"
+            "        return value\\n"
+            "    return asthra_record_at(int(value.address), 'struct ' + tag)\\n"
+            "\\n");
+
+/* asthra channel. */
+ASTHRA__GDB("def asthra_channel_text(c):\\n"
+            "    count, room, size = [int(c[f]) for f in ('count', 'capacity', 'element_size')]\\n"
+            "    text = f'channel {asthra_name(c)!r}: {count} of {room} values of {size} bytes'\\n"
+            "    return text + (', closed' if int(c['is_closed']) else '')\\n"
+            "\\n"
+            "def asthra_bytes_text(memory):\\n"
+            "    if len(memory) in (1, 2, 4, 8):\\n"
+            "        return str(int.from_bytes(memory, 'little', signed=True))\\n"
+            "    return memory[:16].hex(' ') + (' ...' if len(memory) > 16 else '')\\n"
+            "\\n"
+            "def asthra_party(parker):\\n"
+            "    '''Whose it is: a task, or a thread outside tasks.'''\\n"
+            "    if int(parker['index']) != 0:\\n"
+            "        return asthra_title(asthra_container(parker, 'Asthra__Task', 'parker'))\\n"
+            "    return asthra_thread(asthra_container(parker, 'Asthra__Seat', 'parker'))[1]\\n"
+            "\\n"
+            "def asthra_do_channel(words):\\n"
+            "    '''Show a channel, what is inside, and who waits: asthra channel EXPRESSION\\n"
+            "\\n"
+            "The values that come out first are shown first, as numbers if they have the size of\\n"
+            "one.'''\\n"
+            "    c = asthra_record(words, 'AsthraConcurrencyChannel', 'channel')\\n"
+            "    print(asthra_channel_text(c))\\n"
+            "    size, count = int(c['element_size']), int(c['count'])\\n"
+            "    for i in range(min(count, 10)):\\n"
+            "        at = int(c['ring']) + (int(c['head']) + i) % int(c['capacity']) * size\\n"
+            "        memory = gdb.selected_inferior().read_memory(at, size).tobytes()\\n"
+            "        print(f'  value {i}: {asthra_bytes_text(memory)}')\\n"
+            "    if count > 10:\\n"
+            "        print(f'  and {count - 10} more')\\n"
+            "    for side, verb in (('receivers', 'receive'), ('senders', 'send')):\\n"
+            "        for n, waiter in enumerate(asthra_list(c[side]['first'], 101)):\\n"
+            "            who = asthra_party(waiter['parker']) if n < 100 else 'and more'\\n"
+            "            print(f'  waits to {verb}: {who}')\\n"
+            "\\n");
+
+/* asthra result. */
+ASTHRA__GDB("def asthra_result_text(r):\\n"
+            "    status, value = int(r['status']), r['value']\\n"
+            "    names = {}\\n"
+            "    if asthra_has_type('AsthraStatus'):\\n"
+            "        fields = gdb.lookup_type('AsthraStatus').fields()\\n"
+            "        names = {f.enumval: f.name for f in fields}\\n"
+            "    text = names.get(status, f'status {status}')\\n"
+            "    if int(r['detail']) != 0:\\n"
+            "        text += ', detail ' + str(int(r['detail']))\\n"
+            "    if status == 0:\\n"
+            "        return text + ', value ' + hex(int(value['pointer']))\\n"
+            "    if int(value['error']) != 0 and asthra_has_type('struct AsthraError'):\\n"
+            "        error = asthra_record_at(int(value['error']), 'struct AsthraError')\\n"
+            "        text += ': ' + asthra_text(error['message'])\\n"
+            "    return text\\n"
+            "\\n"
+            "def asthra_do_result(words):\\n"
+            "    '''Show a result, its value or its message: asthra result EXPRESSION'''\\n"
+            "    r = asthra_record(words, 'AsthraResult', 'result')\\n"
+            "    print(asthra_result_text(r))\\n"
+            "    if int(r['status']) == 0:\\n"
+            "        for kind in ('pointer', 'integer', 'real'):\\n"
+            "            print(f'  {kind}:', r['value'][kind])\\n"
+            "\\n");
+
+/* How gdb prints them anywhere. A printer that cannot read says why in the value's place. */
+ASTHRA__GDB("def asthra_handle_text(handle):\\n"
+            "    bits = int(handle['bits'])\\n"
+            "    g = asthra_symbol('asthra__scheduler_record')\\n"
+            "    if bits == 0:\\n"
+            "        return 'no task'\\n"
+            "    t = asthra_task_of(g, bits) if g is not None and int(g['phase']) else None\\n"
+            "    if t is None:\\n"
+            "        return f'task {bits}, which has ended'\\n"
+            "    return f'{asthra_title(t)}, {asthra_state(g, t, asthra_runner(g, t))[0]}'\\n"
+            "\\n"
+            "class AsthraPrinter:\\n"
+            "    def __init__(self, say, value):\\n"
+            "        self.say, self.value = say, value\\n"
+            "\\n"
+            "    def to_string(self):\\n"
+            "        try:\\n"
+            "            return self.say(self.value)\\n"
+            "        except Exception as e:\\n"
+            "            return f'<{e}>'\\n"
+            "\\n"
+            "def asthra_register_printers():\\n"
+            "    printers = gdb.printing.RegexpCollectionPrettyPrinter('asthra_rt')\\n"
+            "    for tag, say in (('AsthraResult', asthra_result_text),\\n"
+            "                     ('AsthraTaskHandle', asthra_handle_text),\\n"
+            "                     ('AsthraConcurrencyChannel', asthra_channel_text)):\\n"
+            "        printer = (lambda say: lambda value: AsthraPrinter(say, value))(say)\\n"
+            "        printers.add_printer(tag, f'^{tag}$', printer)\\n"
+            "    gdb.printing.register_pretty_printer(None, printers, True)\\n"
+            "\\n"
+            "asthra_ready('values')\\n"
+            "\\n");
+
+ASTHRA__GDB_END();
 
 #endif
 

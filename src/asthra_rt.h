@@ -41,6 +41,7 @@
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
  *     [fd]                                 waiting for pipes and sockets
+ *     [gdb]                                tasks, stacks and channels in the debugger
  *     [module] [runtime]                   what is initialised once; configuration, start, stop
  *     Part II only: [sys] [os] [swap] [text] [sync] [thread] [table] [deque] [region] [fiber]
  *     [scheduler]
@@ -58,6 +59,7 @@
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
  *     ASTHRA_RT_NO_TYPE            no type descriptions
  *     ASTHRA_RT_NO_MODULE          no modules
+ *     ASTHRA_RT_NO_GDB             no script for gdb, which is never loaded
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
@@ -131,6 +133,7 @@ extern "C" {
 #include "concurrency/scope.h"
 #include "concurrency/typed.h"
 #include "io/fd.h"
+#include "report/gdb.h"
 #include "runtime/module.h"
 #include "runtime/runtime.h"
 
@@ -243,6 +246,10 @@ extern "C" {
 #include "concurrency/mutex.c"
 #include "concurrency/scope.c"
 #include "io/fd.c"
+#include "report/gdb_internal.h"
+#include "report/gdb.c"
+#include "report/gdb_stack.c"
+#include "report/gdb_value.c"
 #include "runtime/module_internal.h"
 #include "runtime/module_plan.c"
 #include "runtime/module.c"

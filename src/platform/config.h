@@ -77,6 +77,11 @@
 #else
 #define ASTHRA_HAS_MODULE 1
 #endif
+#if defined(ASTHRA_RT_NO_GDB) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_GDB))
+#define ASTHRA_HAS_GDB 0
+#else
+#define ASTHRA_HAS_GDB 1
+#endif
 
 /* Traits: how the parts are built. */
 #ifdef ASTHRA_RT_NO_THREADS
@@ -127,7 +132,8 @@
 #if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
       ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
-      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE)
+      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||  \
+      ASTHRA_HAS_GDB)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
