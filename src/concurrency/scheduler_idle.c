@@ -13,7 +13,8 @@
  *   - Work is published first, then: light fence, look at sleeping and searching. Somebody sleeps
  *     and nobody searches: wake one. A sleeper does it the other way round: asleep = 1, sleeping +
  *     1, heavy fence, look at every queue once more. Either the producer sees the sleeper or the
- *     sleeper sees the work.
+ *     sleeper sees the work. (Who sleeps for a tick does without the fence, which costs a call of
+ *     the system and an interrupt elsewhere, and may see the work a tick late.)
  *   - A producer that saw a searcher relies on it. A searcher that stops searching without work
  *     does so before that last look at all queues, so it sees what was published before it stopped.
  *     One that found work and was the last searcher wakes another, because there may be more.
@@ -46,6 +47,7 @@
 
 enum {
     ASTHRA__SEARCH_ROUNDS = 40,
+    ASTHRA__SEARCH_ROUNDS_OUTSIDE = 2, /* each of which asks the system */
     ASTHRA__TICK_FIRST_US = 50,
     ASTHRA__TICK_MOST_US = 1000,
     ASTHRA__SAFEPOINT_US = 200
@@ -127,10 +129,13 @@ static Asthra__Runnable *asthra__steal(Asthra__Scheduler *g, Asthra__Worker *thi
     return NULL;
 }
 
+static int asthra__search_rounds(Asthra__Scheduler *g) {
+    if (!g->config.spins || asthra__load(&g->worker_count, acquire) < 2) return 1;
+    return asthra__outside_is_awaited(g) ? ASTHRA__SEARCH_ROUNDS_OUTSIDE : ASTHRA__SEARCH_ROUNDS;
+}
+
 static Asthra__Runnable *asthra__search(Asthra__Scheduler *g, Asthra__Worker *w, bool spins) {
-    int rounds = spins && g->config.spins && asthra__load(&g->worker_count, acquire) > 1
-                     ? ASTHRA__SEARCH_ROUNDS
-                     : 1;
+    int rounds = spins ? asthra__search_rounds(g) : 1;
     for (int round = 0; round < rounds; round++) {
         Asthra__Runnable *item = asthra__pick(w);
         bool wrests = round % 16 == 15 || round + 1 == rounds;
@@ -315,9 +320,10 @@ static bool asthra__all_sleep(Asthra__Scheduler *g) {
     return asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
 }
 
-/* How long to sleep. */
-static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, int64_t *tick_us) {
-    bool all_rest = asthra__all_sleep(g);
+/* How long to sleep. For a tick only, if w ticks. */
+static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, bool ticks,
+                                int64_t *tick_us) {
+    bool all_rest = !ticks && asthra__all_sleep(g);
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
     int64_t earliest = asthra__timers_earliest();
     if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
@@ -344,9 +350,10 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
     asthra__store(&w->asleep, (uint32_t)ASTHRA__ASLEEP, seq_cst);
     asthra__add(&g->rests, 1u, seq_cst);
     asthra__add(&g->sleeping, 1u, seq_cst);
-    asthra__os_fence_heavy(); /* pairs with the light one in notify */
+    bool ticks = !asthra__all_sleep(g) && asthra__take_watch(g, w, false);
+    if (!ticks) asthra__os_fence_heavy(); /* pairs with the light one in notify */
     if (!asthra__work_exists(g, w) && asthra__load(&g->phase, acquire) != ASTHRA__PHASE_STOPPED) {
-        int64_t left = asthra__rest_for(g, w, tick_us);
+        int64_t left = asthra__rest_for(g, w, ticks, tick_us);
         if (left > 0 && asthra__outside_is_awaited(g))
             got = asthra__outside_sleep(g, w, left);
         else if (left != 0)
