@@ -13,19 +13,21 @@
  *     #include "asthra_rt.h"
  *     #include <stdio.h>
  *
- *     static void *square(void *channel) {
- *         int64_t n;
- *         while (asthra_channel_next(channel, &n, sizeof n)) printf("%d\n", (int)(n * n));
- *         return NULL;
+ *     ASTHRA_CHANNEL_TYPE(Numbers, int);
+ *
+ *     ASTHRA_TASK(int, add_squares, (Numbers, numbers)) {
+ *         int n, sum = 0;
+ *         while (Numbers_receive(numbers, &n)) sum += n * n;
+ *         return sum;
  *     }
  *
  *     int main(void) {
- *         AsthraChannel *numbers = asthra_channel_create(sizeof(int64_t), 8, "numbers");
- *         AsthraTaskHandle squares = asthra_spawn(square, numbers);
- *         for (int64_t n = 1; n <= 10; n++) asthra_channel_send(numbers, &n);
- *         asthra_channel_close(numbers);
- *         asthra_await(squares);
- *         asthra_channel_destroy(numbers);
+ *         Numbers numbers = Numbers_create(8);
+ *         add_squares_task squares = add_squares_go(numbers);
+ *         for (int n = 1; n <= 10; n++) Numbers_send(numbers, n);
+ *         Numbers_close(numbers);
+ *         printf("the squares add up to %d\n", add_squares_await(squares));
+ *         Numbers_destroy(numbers);
  *     }
  *
  * Map (search for the words in brackets; each chapter has a contract in Part I, a body in Part II)
