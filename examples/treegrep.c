@@ -29,8 +29,7 @@ static void search(Lines *found, const char *path, const char *at, const char *e
         const char *before = memrchr(at, '\n', (size_t)(hit - at));
         const char *line = before ? before + 1 : at;
         if (!(at = memchr(hit, '\n', (size_t)(end - hit)))) at = end;
-        add(found, path, strlen(path));
-        add(found, ":", 1);
+        add(found, path, strlen(path)), add(found, ":", 1);
         add(found, line, (size_t)(at - line));
         add(found, "\n", 1);
     }
