@@ -58,19 +58,25 @@ $B/examples/%: examples/%.c $(wildcard examples/*.h) $(BOOK) $(STB)
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -O2 -Wall -Wextra $(INCLUDES) -o $@ $< -pthread
 
+# Whole programs still, and quick to compile.
+$B/unoptimised/%: examples/%.c $(wildcard examples/*.h) $(BOOK) $(STB)
+	@mkdir -p $(@D)
+	@$(CC) -std=gnu11 -O0 -Wall -Wextra $(INCLUDES) -o $@ $< -pthread
+
 $B/examples/%.so: examples/%.c $(BOOK) $(STB)
 	@mkdir -p $(@D)
 	@$(CC) -std=gnu11 -O2 -Wall -Wextra -fPIC -shared -ftls-model=initial-exec $(INCLUDES) -o $@ $< -pthread
 
 # ---- variants: the book in one archive, each tests/test_X.c a program -------------------------------
-# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, does without the archive;
-# where the archive is optimised, such a test need not be (VARIANT.alone).
+# A test that defines ASTHRA_RT_IMPLEMENTATION itself, to see private names, does without the archive
+# and is optimised less than the archive (VARIANT.alone).
 
 ALONE := $(patsubst tests/%.c,%,$(shell grep -l 'define ASTHRA_RT_IMPLEMENTATION' tests/test_*.c))
 
 VARIANTS := plain clang asan tsan noasm nothreads posix musl aarch64 riscv64 armhf arm i386 x87
 plain.cc := $(CC)
 plain.flags := -O2 -g1
+plain.alone := -O1
 clang.cc := clang
 clang.flags := -O1
 clang.alone := -O0
@@ -204,7 +210,8 @@ check-%: tests/house/%.sh $(STB) $B/asthra_rt.c $(BOOK)
 check-preload: $B/examples/asthra_malloc.so
 check-posix: $B/posix/asthra_rt.o
 check-glib: $B/plain/asthra_rt.a $B/posix/asthra_rt.a
-check-examples: $(EXAMPLES:%=$B/examples/%)
+check-examples: $(EXAMPLES:%=$B/unoptimised/%)
+	@tests/run examples sh tests/house/examples.sh $B/unoptimised
 check-logscan: $B/examples/logscan $B/logscan/generate
 	@tests/run logscan sh tests/logscan/check.sh $^ $B/logscan/checked
 $B/logscan/generate: tests/logscan/generate.c
