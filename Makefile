@@ -167,12 +167,12 @@ endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$v)))
 
 # Where only the switch of stacks is another one, the tests that switch.
-noasm.tests := $(filter %_channel %_faults %_fiber %_fork %_go_semantics %_mutex %_panic %_runtime \
-    %_scheduler %_select %_signals %_soak %_stack %_swap %_task %_thread %_timer,$(TESTS))
+noasm.tests := $(filter %_channel %_fiber %_fork %_go_semantics %_mutex %_panic %_scheduler %_scope \
+    %_select %_signals %_stack %_swap %_task %_thread %_timer,$(TESTS))
 
 # Where races are looked for, the tests with threads.
-tsan.tests := $(filter-out %_alloc %_faults %_nodes %_pinned_lock %_result %_table %_text %_trace \
-    %_type,$(TESTS))
+tsan.tests := $(filter-out %_alloc %_arena %_faults %_guard %_nodes %_pinned_lock %_result %_table \
+    %_text %_trace %_type,$(TESTS))
 
 arm.tests := test_swap
 x87.tests := test_swap
@@ -180,6 +180,8 @@ aarch64.few := $(filter %_channel %_deque %_fiber %_mutex %_scheduler %_select %
     %_task,$(TESTS))
 riscv64.few := test_swap test_fiber
 armhf.few := test_swap test_fiber
+musl.few := $(filter-out %_arena %_deque %_faults %_go_semantics %_heap %_manual %_nodes %_pinned \
+    %_pinned_lock %_pool %_soak %_table %_type %_typed,$(TESTS))
 i386.few := test_swap test_select test_channel test_memory
 # Where only the system's layer is another one, the tests that wait, map and fault; all by `make posix`.
 posix.tests := $(filter %_channel %_fiber %_fork %_memory %_mutex %_os %_select %_signals %_sync %_thread,$(TESTS))
@@ -188,7 +190,8 @@ posix.tests := $(filter %_channel %_fiber %_fork %_memory %_mutex %_os %_select 
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \
     $($1.cc) $($1.flags) -pthread -o $B/probe_$1 $B/probe_$1.c 2>/dev/null && $($1.run) $B/probe_$1 2>/dev/null && echo yes)
 units = $(if $(call usable,$1),$(patsubst %,$1-%,$(or $($1.tests),$(TESTS))),missing-$1)
-# Of other processors `make cross` runs the whole suite, and the gate the tests where they differ most.
+# Of other processors and C libraries `make cross` runs the whole suite, and the gate the tests where
+# they differ most.
 few = $(if $(call usable,$1),$(patsubst %,$1-%,$($1.few)),missing-$1)
 exceptions = $(if $(shell mkdir -p $B && echo 'int main() { throw 1; }' >$B/probe_$1.cpp && \
     $(subst gcc,g++,$($1.cc)) $($1.flags) -o $B/probe_$1 $B/probe_$1.cpp 2>/dev/null && echo yes),$1-exceptions,missing-$1-g++)
@@ -235,7 +238,7 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
-	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call units,musl) \
+	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call few,musl) \
 	    $(call exceptions,plain) $(call examples,musl) $(call few,aarch64) $(call few,riscv64) \
 	    $(call few,armhf) $(call few,i386) posix $(call units,posix))
 
@@ -244,7 +247,7 @@ unit: $(BOOK)
 	@$(call gate,$(call units,plain))
 san: $(BOOK)
 	@$(call gate,$(call units,asan) $(call units,tsan) valgrind)
-CROSS := aarch64 riscv64 armhf i386
+CROSS := aarch64 riscv64 armhf i386 musl
 posix: $(BOOK)
 	@$(call gate,posix $(TESTS:%=posix-%))
 cross: $(BOOK)
