@@ -22,7 +22,8 @@ ifeq ($(origin CXX),default)
 CXX := g++
 endif
 export CC CXX
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# One more than cores: some checks wait.
+JOBS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 
 B := build
 BOOK := asthra_rt.h
