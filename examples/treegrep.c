@@ -1,6 +1,7 @@
 /* treegrep TEXT [DIRECTORY] - the lines of a tree that hold a text, as grep -rFI, from all cores: a
  * task for each directory and file. Lines come in the order of names, because a directory awaits
  * its entries in that order, whoever was first. */
+#define _FILE_OFFSET_BITS 64 /* large files and folders, where a long has 32 bits */
 #define ASTHRA_RT_IMPLEMENTATION
 #include "asthra_rt.h"
 #include <dirent.h>
@@ -15,7 +16,6 @@ typedef struct Lines {
     char *text; /* malloc's */
     size_t length;
 } Lines;
-
 static const char *wanted = "proctype";
 static void add(Lines *l, const char *text, size_t length) {
     if (length > 0) l->text = realloc(l->text, l->length + length);

@@ -598,6 +598,7 @@ TEST(fd, the_child_of_a_fork_waits_by_itself) {
 /* All rest: one in the poller, the others on their words, and nobody looks every millisecond. */
 TEST(fd, workers_sleep_while_nothing_is_ready) {
     NEED_THREADS();
+    NEED_NO_EMULATOR("qemu-user's own threads switch, too");
     struct rusage before, after;
     start_as(4, 0);
     Pair p = pipe_pair();
