@@ -185,7 +185,8 @@ TEST(os, an_address_is_of_the_program_or_the_main_stack_or_elsewhere_or_nowhere)
     CHECK_EQ(asthra__os_mapping_of(start + page + 1), ASTHRA__OS_MAPPING_OTHER);
     if (!ASTHRA__ASAN) CHECK_EQ(asthra__os_mapping_of(&here), ASTHRA__OS_MAPPING_STACK);
     asthra__os_close_pages(start, 2 * page);
-    CHECK_EQ(asthra__os_mapping_of(start + 1), ASTHRA__OS_MAPPING_OTHER);
+    if (!test_is_emulated()) /* qemu-arm lists nothing that is closed and empty */
+        CHECK_EQ(asthra__os_mapping_of(start + 1), ASTHRA__OS_MAPPING_OTHER);
     asthra__os_unmap(start, 2 * page);
     if (!ASTHRA__TSAN) CHECK_EQ(asthra__os_mapping_of(start + 1), ASTHRA__OS_MAPPING_NONE);
     CHECK_EQ(asthra__os_mapping_of((void *)16), ASTHRA__OS_MAPPING_NONE);
