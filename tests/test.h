@@ -29,6 +29,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,14 +144,36 @@ TEST_MAYBE_UNUSED static void test_crowd_addresses(void) {
     }
 }
 
+/* gcc says it one way, clang another. */
+#if defined(__has_feature)
+#define TEST_HAS_SANITIZER(name) __has_feature(name)
+#else
+#define TEST_HAS_SANITIZER(name) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || TEST_HAS_SANITIZER(thread_sanitizer)
+#define UNDER_TSAN 1
+#else
+#define UNDER_TSAN 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || TEST_HAS_SANITIZER(address_sanitizer)
+#define UNDER_ASAN 1
+#else
+#define UNDER_ASAN 0
+#endif
+
+/* Dice: splitmix64 (Steele, Lea and Flood, 2014). */
+TEST_MAYBE_UNUSED static uint32_t test_roll(uint64_t *state, uint32_t bound) {
+    uint64_t x = *state += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (uint32_t)((x ^ x >> 31) >> 33) % bound;
+}
+
 /* What a long test divides its rounds by: 1 in the plain variant and alone, more where everything
  * is slower, some in the others, which run the same code compiled otherwise. */
 TEST_MAYBE_UNUSED static unsigned test_thrift(void) {
     const char *variant = getenv("ASTHRA_TEST_VARIANT");
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-    return 20;
-#endif
-    if (test_is_emulated()) return 20;
+    if (UNDER_TSAN || UNDER_ASAN || test_is_emulated()) return 20;
     return variant && strcmp(variant, "plain") != 0 ? 4 : 1;
 }
 

@@ -7,16 +7,9 @@
 
 #define NUMBER(n) ((void *)(intptr_t)(n))
 
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN 1
-#endif
-#endif
 #if defined(ASTHRA_RT_NO_THREADS)
 #define SKIP_WHERE_UNSAFE() SKIP("fork: without threads the child keeps its tasks")
-#elif defined(UNDER_TSAN)
+#elif UNDER_TSAN
 /* It does not support a child that goes on with threads of its own after a fork of many. */
 #define SKIP_WHERE_UNSAFE() SKIP("fork: ThreadSanitizer has no threads after a fork of many")
 #elif defined(__SANITIZE_ADDRESS__)

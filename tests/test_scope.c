@@ -4,27 +4,6 @@
 
 #include <stdatomic.h>
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN 1
-#endif
-#if __has_feature(address_sanitizer)
-#define UNDER_ASAN 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(UNDER_TSAN)
-#undef UNDER_TSAN
-#define UNDER_TSAN 1
-#else
-#define UNDER_TSAN 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(UNDER_ASAN)
-#undef UNDER_ASAN
-#define UNDER_ASAN 1
-#else
-#define UNDER_ASAN 0
-#endif
-
 static void start_seeded(size_t workers, uint64_t seed) {
     AsthraRuntimeConfig c = asthra_runtime_config_default();
     c.worker_threads = workers;
@@ -1078,11 +1057,8 @@ typedef struct Branch {
     int depth;
 } Branch;
 
-static uint32_t roll(Branch *b, uint32_t bound) { /* splitmix64 (Steele, Lea and Flood, 2014) */
-    uint64_t x = b->dice += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)((x ^ x >> 31) >> 33) % bound;
+static uint32_t roll(Branch *b, uint32_t bound) {
+    return test_roll(&b->dice, bound);
 }
 
 static AsthraResult grow(void *args);

@@ -36,11 +36,8 @@ typedef struct Dice {
     uint64_t state;
 } Dice;
 
-static uint32_t roll(Dice *d, uint32_t bound) { /* splitmix64 (Steele, Lea and Flood, 2014) */
-    uint64_t x = d->state += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)((x ^ x >> 31) >> 33) % bound;
+static uint32_t roll(Dice *d, uint32_t bound) {
+    return test_roll(&d->state, bound);
 }
 
 typedef struct Part {
