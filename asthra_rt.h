@@ -42,6 +42,8 @@
  *     [scope]                              tasks that end with the block that spawns them
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
+ *     [external]                           functions that block, threads that are not ours
+ *     [library] [ffi] [closure] [marshal]  calling C that nobody compiled for us, and back
  *     [fd]                                 waiting for pipes and sockets
  *     [gdb]                                tasks, stacks and channels in the debugger
  *     [module] [runtime]                   what is initialised once; configuration, start, stop
@@ -53,20 +55,26 @@
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
  *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
  *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_SCOPE,
- *                                  NO_FD
+ *                                  NO_FD, NO_EXTERNAL
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_SCOPE           no scopes
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
- *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_NO_EXTERNAL        no helper threads for what blocks
+ *     ASTHRA_RT_NO_LIBRARY         no shared objects at run time
+ *     ASTHRA_RT_NO_FFI             no foreign calls; goes with NO_CLOSURE, NO_MARSHAL
+ *     ASTHRA_RT_NO_CLOSURE         no functions made at run time
+ *     ASTHRA_RT_NO_MARSHAL         no marshaling
+ *     ASTHRA_RT_NO_TYPE            no type descriptions; goes with NO_FFI, NO_CLOSURE, NO_MARSHAL
  *     ASTHRA_RT_NO_MODULE          no modules
  *     ASTHRA_RT_NO_GDB             no script for gdb, which is never loaded
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
- *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
+ *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly; no ffi, closure,
+ *                                  marshal
  *     ASTHRA_RT_POSIX              POSIX.1-2008 and MAP_ANON, no other system call: no futex, no
  *                                  /proc; what every system but Linux gets anyway
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
@@ -133,6 +141,36 @@
 #define ASTHRA_HAS_FD 0
 #else
 #define ASTHRA_HAS_FD 1
+#endif
+#if defined(ASTHRA_RT_NO_EXTERNAL) || \
+    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_EXTERNAL))
+#define ASTHRA_HAS_EXTERNAL 0
+#else
+#define ASTHRA_HAS_EXTERNAL 1
+#endif
+/* ASTHRA_RT_NO_ASM takes these three out, because their calls are hand-written. */
+#if defined(ASTHRA_RT_NO_FFI) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_FFI)) || \
+    (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_FFI))
+#define ASTHRA_HAS_FFI 0
+#else
+#define ASTHRA_HAS_FFI 1
+#endif
+#if defined(ASTHRA_RT_NO_CLOSURE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CLOSURE)) || \
+    (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_CLOSURE))
+#define ASTHRA_HAS_CLOSURE 0
+#else
+#define ASTHRA_HAS_CLOSURE 1
+#endif
+#if defined(ASTHRA_RT_NO_MARSHAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MARSHAL)) || \
+    (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_MARSHAL))
+#define ASTHRA_HAS_MARSHAL 0
+#else
+#define ASTHRA_HAS_MARSHAL 1
+#endif
+#if defined(ASTHRA_RT_NO_LIBRARY) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_LIBRARY))
+#define ASTHRA_HAS_LIBRARY 0
+#else
+#define ASTHRA_HAS_LIBRARY 1
 #endif
 #if defined(ASTHRA_RT_NO_TYPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TYPE))
 #define ASTHRA_HAS_TYPE 0
@@ -225,7 +263,8 @@
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
       ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
       ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||  \
-      ASTHRA_HAS_GDB)
+      ASTHRA_HAS_EXTERNAL || ASTHRA_HAS_FFI || ASTHRA_HAS_CLOSURE ||                    \
+      ASTHRA_HAS_MARSHAL || ASTHRA_HAS_LIBRARY || ASTHRA_HAS_GDB)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -246,6 +285,21 @@
 #endif
 #if ASTHRA_HAS_FD && !ASTHRA_HAS_TASK
 #error "fd needs task: add ASTHRA_RT_WITH_TASK, or take fd out with ASTHRA_RT_NO_FD"
+#endif
+#if ASTHRA_HAS_EXTERNAL && !ASTHRA_HAS_TASK
+#error "external needs task: add ASTHRA_RT_WITH_TASK, or define ASTHRA_RT_NO_EXTERNAL"
+#endif
+#if ASTHRA_HAS_FFI && !ASTHRA_HAS_TYPE
+#error "ffi needs type: add ASTHRA_RT_WITH_TYPE, or take ffi out with ASTHRA_RT_NO_FFI"
+#endif
+#if ASTHRA_HAS_CLOSURE && !ASTHRA_HAS_FFI
+#error "closure needs ffi: add ASTHRA_RT_WITH_FFI, or define ASTHRA_RT_NO_CLOSURE"
+#endif
+#if ASTHRA_HAS_MARSHAL && !ASTHRA_HAS_FFI
+#error "marshal needs ffi: add ASTHRA_RT_WITH_FFI, or define ASTHRA_RT_NO_MARSHAL"
+#endif
+#if ASTHRA_HAS_FFI && defined(ASTHRA_RT_NO_ASM)
+#error "ffi needs hand-written calls: take ASTHRA_RT_NO_ASM back, or ASTHRA_RT_WITH_FFI"
 #endif
 #if defined(ASTHRA_RT_LOCK_PINS) && !ASTHRA_HAS_PINNED
 #error "ASTHRA_RT_LOCK_PINS needs pinned: add ASTHRA_RT_WITH_PINNED, or take LOCK_PINS back"
@@ -1926,6 +1980,459 @@ ASTHRA_RT_API void asthra_scope_check(AsthraScope **s);
 #endif
 
 #endif
+
+#endif
+
+/* ---- [external] contract ----------------------------------------- concurrency/external.h ---- */
+/* external - functions that block, and threads that are not ours.           [external] contract
+ *
+ * A function that may block would hold its worker. asthra_external_call gives it to a helper thread
+ * and parks the task; helpers are kept for the next calls. Threads of the program, which need no
+ * registration to use the runtime, can be named and listed.
+ *
+ * Needs: task. Strip with: ASTHRA_RT_NO_EXTERNAL.
+ */
+
+#if ASTHRA_HAS_EXTERNAL
+
+#if ASTHRA_HAS_THREADS
+#include <pthread.h>
+#endif
+
+typedef void *(*AsthraExternalFunction)(void *args);
+
+typedef struct AsthraExternalCallOptions { /* zero: defaults */
+    const char *name;   /* in reports, and of the helper meanwhile; NULL: "external" */
+    int64_t timeout_ns; /* 0: none */
+    size_t args_size;   /* not 0: args is copied, so that a call that timed out owns it */
+} AsthraExternalCallOptions;
+
+/* Calls fn(args) on a helper thread and waits for it; options NULL: defaults.
+ *
+ * Returns   OK and what fn returned; ASTHRA_FAILED: "Invalid external function": fn is NULL, not
+ *           mapped, or not to be executed; ASTHRA_TIMED_OUT, ASTHRA_CANCELLED: nobody waits any
+ *           more, but fn goes on, and so args must live on or have been copied;
+ *           ASTHRA_OUT_OF_MEMORY; ASTHRA_LIMIT: no thread can be had.
+ * Threads   any. Without threads, and in the deterministic mode, fn runs right here.
+ * Blocks    the task, or the calling plain thread.
+ * Cost      some microseconds.
+ */
+ASTHRA_RT_API AsthraResult asthra_external_call(AsthraExternalFunction fn, void *args,
+                                                const AsthraExternalCallOptions *options);
+
+#if ASTHRA_HAS_THREADS
+
+typedef struct AsthraExternalThreadInfo {
+    pthread_t thread;
+    char name[32];
+} AsthraExternalThreadInfo;
+
+/* Told after a thread has been registered (started) and after it has gone, on the thread that did
+ * it, without a lock: it may call everything. */
+typedef void (*AsthraExternalThreadHook)(pthread_t t, const char *name, bool started, void *user);
+
+/* Puts a thread on the list under a name (copied, cut at 31 bytes; NULL: ""), which is also its
+ * name in reports if it is the calling one. A thread that ends leaves the list by itself if it has
+ * used the runtime.
+ *
+ * Returns   true; false with the reason in asthra_last_error(): it is on the list already, memory
+ *           ran out, or enable_tier3_concurrency is off. */
+ASTHRA_RT_API bool asthra_register_external_thread(pthread_t thread, const char *name);
+ASTHRA_RT_API bool asthra_unregister_external_thread(pthread_t thread); /* false: it is not there */
+ASTHRA_RT_API size_t asthra_external_thread_count(void);
+
+/* Writes the list, at most `room` of it, oldest first; out may be NULL if room is 0.
+ * Returns   how many there are, which may be more. */
+ASTHRA_RT_API size_t asthra_external_thread_list(AsthraExternalThreadInfo *out, size_t room);
+
+/* One hook; NULL: none. */
+ASTHRA_RT_API void asthra_external_thread_on_change(AsthraExternalThreadHook hook, void *user);
+
+#endif
+
+#endif
+
+/* ---- [library] contract --------------------------------------------------- ffi/library.h ---- */
+/* library - shared objects that are opened at run time.                     [library] contract
+ *
+ * Threads: any. Blocks: while the object is read, and in its constructors and destructors.
+ * A static program has no loader: opening says so. Strip with: ASTHRA_RT_NO_LIBRARY.
+ */
+
+#if ASTHRA_HAS_LIBRARY
+
+typedef struct AsthraFFILibrary AsthraFFILibrary;
+
+/* Opens a shared object as dlopen does; path NULL: the program itself and what it is linked with.
+ * Returns   OK; ASTHRA_FAILED: the loader's own message; ASTHRA_INVALID: out is NULL.
+ * Owns      the caller, who closes *out; on failure it is NULL. */
+ASTHRA_RT_API AsthraResult asthra_ffi_library_open(AsthraFFILibrary **out, const char *path);
+
+/* Returns   OK and the address in *out, which is valid until the library is closed (NULL where that
+ *           is the symbol's value); ASTHRA_FAILED: no such symbol; ASTHRA_INVALID: a NULL. */
+ASTHRA_RT_API AsthraResult asthra_ffi_library_symbol(AsthraFFILibrary *l, const char *name,
+                                                     void **out);
+
+/* Returns   OK; ASTHRA_FAILED: the loader's message; ASTHRA_INVALID: l is NULL. */
+ASTHRA_RT_API AsthraResult asthra_ffi_library_close(AsthraFFILibrary *l);
+
+#endif
+
+/* ---- [ffi] contract ----------------------------------------------------------- ffi/ffi.h ---- */
+/* ffi - calls of C functions that nobody compiled for us.                      [ffi] contract
+ *
+ * A type is a descriptor, a signature a list of them. Preparing a call turns its signature into a
+ * plan, once, by the rules of the processor's ABI; invoking runs the plan: it loads registers and
+ * stack, calls, and stores the result.
+ *
+ *     AsthraFFICall call;
+ *     int32_t base = 2, power = 10;
+ *     double result;
+ *     asthra_ffi_signature(&call, ASTHRA_FN(ldexp), "d(di)");
+ *     ASTHRA_FFI_INVOKE(&call, &result, &(double){1.5}, &power);
+ *
+ * Processors: x86-64 (System V, and Win64 as gcc's ms_abi), AArch64 (AAPCS64), RISC-V (LP64D), ARM
+ * (AAPCS with VFP registers), i386 (cdecl).
+ *
+ * C++ exceptions pass through calls, and so does whatever else unwinds. A call may be made from
+ * any number of threads at once, once it is prepared; setting rules is for one thread, before that.
+ *
+ * Needs: type, and hand-written assembly. Strip with: ASTHRA_RT_NO_FFI.
+ */
+
+#if ASTHRA_HAS_FFI
+
+/* ---- types ---- */
+
+typedef enum AsthraFFIKind {
+    ASTHRA_FFI_VOID, /* as a return only */
+    ASTHRA_FFI_BOOL,
+    ASTHRA_FFI_S8,
+    ASTHRA_FFI_U8,
+    ASTHRA_FFI_S16,
+    ASTHRA_FFI_U16,
+    ASTHRA_FFI_S32,
+    ASTHRA_FFI_U32,
+    ASTHRA_FFI_S64,
+    ASTHRA_FFI_U64,
+    ASTHRA_FFI_F32,
+    ASTHRA_FFI_F64,
+    ASTHRA_FFI_LDBL,  /* long double, as the C compiler has it */
+    ASTHRA_FFI_CF32,  /* float _Complex */
+    ASTHRA_FFI_CF64,  /* double _Complex */
+    ASTHRA_FFI_CLDBL, /* long double _Complex */
+    ASTHRA_FFI_PTR,
+    ASTHRA_FFI_STRUCT,
+    ASTHRA_FFI_UNION,
+    ASTHRA_FFI_ARRAY /* inside a struct or union only */
+} AsthraFFIKind;
+
+/* A descriptor is read, never written, and lives as long as what was prepared with it. */
+typedef struct AsthraFFIType AsthraFFIType;
+struct AsthraFFIType {
+    AsthraFFIKind kind;
+    size_t size, align; /* size 0: both are computed; else both are taken as given */
+    const AsthraFFIType *const *fields;
+    size_t count; /* of fields; an array: of fields[0] */
+};
+
+/* Ready-made descriptors, &asthra_ffi_type_s32. Each unit has copies of its own, so that static
+ * data can name them; what counts is the kind, not the address. */
+#define ASTHRA__FFI(word, KIND) \
+    asthra_ffi_type_##word = { ASTHRA_FFI_##KIND, 0, 0, NULL, 0 }
+ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), ASTHRA__FFI(s8, S8),
+    ASTHRA__FFI(u8, U8), ASTHRA__FFI(s16, S16), ASTHRA__FFI(u16, U16), ASTHRA__FFI(s32, S32),
+    ASTHRA__FFI(u32, U32), ASTHRA__FFI(s64, S64), ASTHRA__FFI(u64, U64), ASTHRA__FFI(f32, F32),
+    ASTHRA__FFI(f64, F64), ASTHRA__FFI(ldbl, LDBL), ASTHRA__FFI(cf32, CF32),
+    ASTHRA__FFI(cf64, CF64), ASTHRA__FFI(cldbl, CLDBL), ASTHRA__FFI(ptr, PTR);
+
+/* Size, alignment and, of a struct or union, the offset of each field (offset: `count` of them); all
+ * three in bytes, each pointer may be NULL. Fields of a type whose size is given lie as if no field
+ * were aligned more strictly than the type (#pragma pack); where they do not fit then, as if the
+ * type were packed.
+ *
+ * Returns   OK; ASTHRA_INVALID: the descriptor makes no sense, and the message says why.
+ */
+ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
+                                             size_t *offset);
+
+/* The descriptor of a type description: of a ready-made scalar or pointer, or of one with a field
+ * table. Made once for each type, and never freed.
+ *
+ * Returns   NULL: it has no C layout, or memory ran out; asthra_last_error() says which. */
+ASTHRA_RT_API const AsthraFFIType *asthra_ffi_type_of(const AsthraTypeInfo *type);
+
+/* ---- calls ---- */
+
+typedef enum AsthraFFIAbi {
+    ASTHRA_FFI_ABI_DEFAULT, /* what the C compiler calls by */
+    ASTHRA_FFI_ABI_SYSV64,  /* on x86-64 */
+    ASTHRA_FFI_ABI_WIN64    /* on x86-64: functions with __attribute__((ms_abi)) */
+} AsthraFFIAbi;
+
+/* Who owns what a pointer leads to once the call has been made. */
+typedef enum AsthraTransferSemantics {
+    ASTHRA_TRANSFER_NONE = 0, /* nothing changes hands: C borrows it for the call */
+    ASTHRA_TRANSFER_FULL,     /* the block and what is in it */
+    ASTHRA_TRANSFER_CONTAINER /* the block; what it points to stays with its owner */
+} AsthraTransferSemantics;
+
+typedef enum AsthraFFIErrorRule { /* which return values are failures */
+    ASTHRA_FFI_ERROR_NEVER = 0,
+    ASTHRA_FFI_ERROR_NEGATIVE,
+    ASTHRA_FFI_ERROR_NULL,
+    ASTHRA_FFI_ERROR_NONZERO
+} AsthraFFIErrorRule;
+
+/* What asthra_result_context gives of a call that failed by its rule; lives as the message does. */
+typedef struct AsthraFFIError {
+    int type;                     /* AsthraStatus of the result */
+    int errno_value;              /* 0: the function set none */
+    const char *message, *context; /* context: the call's safety_contract, or NULL */
+} AsthraFFIError;
+
+/* One function and its signature. Either one of the functions below prepares it, or it is static
+ * data that prepares itself at its first call, from its first fields: `signature`, or else the
+ * types. Prepared, it may be moved, but of two copies only one is released. */
+typedef struct AsthraFFICall {
+    void *function_ptr;                       /* ASTHRA_FN(f) */
+    AsthraTransferSemantics transfer;         /* of all parameters and the return; zero: NONE */
+    const AsthraTypeInfo *const *param_types; /* param_count of them */
+    size_t param_count;
+    const AsthraTypeInfo *return_type; /* NULL: void */
+    bool is_safe;                      /* true once prepared; set it to false to have _safe refuse */
+    const char *safety_contract;       /* said when a call is refused; NULL: nothing to say */
+    const char *signature;             /* not NULL: instead of the types */
+    uint64_t plan[32];                 /* opaque; zero before it is prepared */
+} AsthraFFICall;
+
+#define ASTHRA_FFI_RETURN ((size_t)-1) /* where a parameter's number is asked */
+
+/* Prepares a call of fn: its return type (NULL: void), its parameters, and how many of these are
+ * named: nfixed < nparams makes it variadic. fn NULL prepares a bare signature, for closures.
+ * Whatever *c held is overwritten.
+ *
+ * Returns   OK; ASTHRA_INVALID: `parameter N` (from 0) or `return` and what is wrong with it: a
+ *           NULL, a void parameter, no fields, a type that contains itself, a variadic parameter of
+ *           a type that C promotes; ASTHRA_OUT_OF_MEMORY.
+ * Owns      the list may die, descriptors may not. What many parameters need is allocated, and
+ *           freed by asthra_ffi_release.
+ * Cost      some 100 ns.
+ */
+ASTHRA_RT_API AsthraResult asthra_ffi_prepare(AsthraFFICall *c, void *fn, const AsthraFFIType *ret,
+                                              const AsthraFFIType *const *params, size_t nparams,
+                                              size_t nfixed);
+ASTHRA_RT_API AsthraResult asthra_ffi_prepare_abi(AsthraFFICall *c, AsthraFFIAbi abi, void *fn,
+                                                  const AsthraFFIType *ret,
+                                                  const AsthraFFIType *const *params,
+                                                  size_t nparams, size_t nfixed);
+
+/* The same from a text: return type, and parameters in parentheses. Blanks do not count.
+ *
+ *     v void           c C int8_t, uint8_t      f F float, float _Complex        p pointer
+ *     B bool           s S int16_t, uint16_t    d D double, double _Complex      {..} struct
+ *                      i I int32_t, uint32_t    g G long double, and _Complex    <..> union
+ *                      l L int64_t, uint64_t                                     [3i] array
+ *
+ * "i(p...i)": what follows the dots is variadic; with nothing after them none is passed. "v()" has
+ * no parameters. `text` is copied. */
+ASTHRA_RT_API AsthraResult asthra_ffi_signature(AsthraFFICall *c, void *fn, const char *text);
+
+/* Frees what preparing allocated. The call can be prepared again, or released again; a static one
+ * prepares itself at its next call. NULL is allowed. */
+ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c);
+
+/* Calls. args[i] is the address of the i-th argument's value; ret receives exactly the bytes of the
+ * return type, or is NULL where nobody wants them. Neither args nor the values are written. No
+ * rule, check or transfer applies, and errno is whatever the function leaves. A call that is not
+ * prepared and cannot prepare itself is a panic, as is a bare signature.
+ * Cost      a few ns, and about 1 for each argument; allocates nothing. */
+ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *const *args);
+
+/* ASTHRA_FFI_INVOKE(&call, &result, &a, &b): asthra_ffi_invoke with the addresses of its arguments;
+ * without any: ASTHRA_FFI_INVOKE(&call, &result, NULL). */
+#ifndef __cplusplus
+#define ASTHRA_FFI_INVOKE(call, ret, ...) \
+    asthra_ffi_invoke((call), (ret), (void *const[]){__VA_ARGS__})
+#else
+#define ASTHRA_FFI_INVOKE(call, ret, ...)               \
+    do {                                                \
+        void *const asthra__a[] = {__VA_ARGS__};        \
+        asthra_ffi_invoke((call), (ret), asthra__a);    \
+    } while (0)
+#endif
+
+/* Calls by the rules: marshals and hands over what the call says, sets errno to 0 before and notes
+ * it afterwards, and tells by the call's error rule whether it failed.
+ *
+ * Returns   OK with the function's result as value: an integer widened to 64 bits, a bool as 0 or
+ *           1, a float widened to double, a pointer. Else ASTHRA_INVALID: a result that is no word
+ *           needs asthra_ffi_call_into; or what preparing says. A call that failed by its rule:
+ *           ASTHRA_OUT_OF_MEMORY, ASTHRA_INVALID or ASTHRA_FAILED for ENOMEM, EINVAL, others; its
+ *           detail is errno and its context an AsthraFFIError. Under strict_ffi_safety also what
+ *           asthra_ffi_call_safe says.
+ */
+ASTHRA_RT_API AsthraResult asthra_ffi_call(AsthraFFICall *c, void **args);
+
+/* The same, and always validates before: the function and every args[i] are there, the function can
+ * be executed, no pointer leads into freed memory of our zones, what is handed over can be.
+ *
+ * Returns   also ASTHRA_INVALID: "Unsafe FFI call", the rule that failed, and the call's
+ *           safety_contract. Nothing was called or handed over then.
+ */
+ASTHRA_RT_API AsthraResult asthra_ffi_call_safe(AsthraFFICall *c, void **args);
+
+/* As asthra_ffi_call; the result, of any type, is stored in *ret, and a word is the value too. */
+ASTHRA_RT_API AsthraResult asthra_ffi_call_into(AsthraFFICall *c, void *ret, void **args);
+
+/* Returns   OK; ASTHRA_INVALID: the return type does not go with the rule, or c is not prepared and
+ *           cannot be. Threads: one, before the call is shared. */
+ASTHRA_RT_API AsthraResult asthra_ffi_set_error_rule(AsthraFFICall *c, AsthraFFIErrorRule rule);
+
+/* errno as the last asthra_ffi_call, _safe or _into of this thread found it after its function. */
+ASTHRA_RT_API int asthra_ffi_last_errno(void);
+
+/* ---- who owns what ---- */
+
+/* What happens to the pointer that is parameter `param`, or ASTHRA_FFI_RETURN.
+ *
+ * NONE, the default of a zeroed call: C borrows. Collected memory stays alive and where it is.
+ * FULL and CONTAINER, of a parameter: if the pointer leads to the beginning of a block of ours, the
+ * block is pinned and remembered as out before the call; a free of it panics until it is reclaimed.
+ * After a call that failed by its rule it is not out. Memory of others, which C frees by its own
+ * means, is just passed on, and so is NULL. A pointer into a block, or one that is out already, is
+ * refused: ASTHRA_INVALID.
+ * FULL, of the return: the result is ours. With a collector it belongs to that; the function of
+ * asthra_ffi_set_return_free, if there is one, frees it: after a marshaler has made a value of it;
+ * else when it is reclaimed, or at asthra_runtime_shutdown.
+ * CONTAINER, of the return: likewise, and that function must free the block alone.
+ *
+ * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer. */
+ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t param,
+                                                   AsthraTransferSemantics how);
+ASTHRA_RT_API AsthraResult asthra_ffi_set_return_free(AsthraFFICall *c, void (*end)(void *));
+
+/* Takes back what is out, or frees the result that ptr was by its call's function.
+ * Returns   OK; ASTHRA_INVALID: ptr is neither. Cost: a lock, and a look into a table. */
+ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr);
+
+/* How many blocks are out. asthra_runtime_shutdown reports them on stderr, with the functions that
+ * they were handed to. */
+ASTHRA_RT_API size_t asthra_ffi_transferred_count(void);
+
+/* A call of the system by its number, with at most six arguments. In a task it runs as an
+ * asthra_external_call does, so that it may block; on a plain thread it is made right here.
+ *
+ * Returns   OK and what the system returned as an integer; a failure as one of asthra_ffi_call, by
+ *           errno; ASTHRA_INVALID: more than six, or a build without calls of Linux. */
+ASTHRA_RT_API AsthraResult asthra_ffi_syscall(long number, const long *args, size_t count);
+
+#endif
+
+/* ---- [closure] contract --------------------------------------------------- ffi/closure.h ---- */
+/* closure - functions made at run time, for C to call.                     [closure] contract
+ *
+ * A closure is an address that C calls as a function of any signature; the call arrives at a
+ * handler with the addresses of its arguments, as asthra_ffi_invoke takes them. No memory is ever
+ * writable and executable: the code is a page of prepared stubs, mapped as often as it is needed
+ * from a file in memory; where the system allows none, 128 stubs of the program itself serve.
+ *
+ * A closure may be called on any thread, by several at once, and in forked children. What the
+ * handler throws, as C++ does, passes through to the caller.
+ *
+ * Threads: any. Blocks: never. Strip with: ASTHRA_RT_NO_CLOSURE.
+ */
+
+#if ASTHRA_HAS_CLOSURE
+
+typedef struct AsthraFFIClosure AsthraFFIClosure;
+
+/* Runs on the thread that called. args[i] is the address of the i-th argument, good until the
+ * handler returns. ret takes the result, of exactly its type; NULL if there is none. */
+typedef void (*AsthraFFIHandler)(const AsthraFFICall *sig, void *ret, void **args, void *user);
+
+/* Makes a closure of a prepared signature; *code is its address, to be called as a function.
+ *
+ * Returns   OK; ASTHRA_INVALID: a NULL, or sig is not prepared and cannot be; ASTHRA_LIMIT: no file
+ *           in memory can be had, and all stubs are taken; ASTHRA_OUT_OF_MEMORY.
+ * Owns      sig must live as long as the closure; the caller owns *out.
+ * Cost      some 50 ns; each 256 a mapping of 20 KiB (4 KiB pages).
+ */
+ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, void **code,
+                                                     const AsthraFFICall *sig, AsthraFFIHandler fn,
+                                                     void *user);
+
+/* The same with a signature of its own, as asthra_ffi_signature reads it; NULL with the reason in
+ * asthra_last_error(). */
+ASTHRA_RT_API AsthraFFIClosure *
+asthra_ffi_closure_bind_signature(const char *text, AsthraFFIHandler fn, void *user);
+ASTHRA_RT_API void *asthra_ffi_closure_function(const AsthraFFIClosure *closure);
+
+/* Ends a closure, which nobody may be calling; NULL is allowed. A later call panics, as long as the
+ * stub is not taken again. Ending one twice panics. */
+ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure);
+
+#endif
+
+/* ---- [marshal] contract --------------------------------------------------- ffi/marshal.h ---- */
+/* marshal - values on their way between the runtime and C.                  [marshal] contract
+ *
+ * A marshaler turns values of one type into what C wants, and back: a string becomes bytes with a
+ * NUL, an optional one NULL or such bytes. A call whose parameter has a marshaler is given the
+ * runtime's value and passes C's. What that took is given back when the call ends, newest first:
+ * when it returns, when it fails, when a panic or a C++ exception passes.
+ *
+ * Calls that are made from type descriptions find marshalers by themselves. A type without one
+ * passes as it is if its layout is C's, which a scalar's or pointer's is, and that of a type whose
+ * field table says so.
+ *
+ * Built in: "string" and "string?", both ways.
+ *
+ * Threads: any. Blocks: never. Needs: ffi. Strip with: ASTHRA_RT_NO_MARSHAL.
+ */
+
+#if ASTHRA_HAS_MARSHAL
+
+/* Memory for one call's temporaries. */
+typedef struct AsthraFFIArena AsthraFFIArena;
+
+/* Functions may be NULL: without asthra_to_c values go no way to C, without c_to_asthra none back;
+ * without a cleanup nothing is left to do. Each may run on any thread; they get `user`. */
+typedef struct AsthraTypeMarshaler {
+    const AsthraTypeInfo *asthra_type;
+    const AsthraFFIType *c_type;
+    AsthraResult (*asthra_to_c)(const void *value, void *c_out, AsthraFFIArena *a, void *user);
+    AsthraResult (*c_to_asthra)(const void *c_value, void *out, void *user);
+    void (*cleanup_c)(void *c_value, void *user);
+    void (*cleanup_asthra)(void *value, void *user);
+    void *user;
+} AsthraTypeMarshaler;
+
+/* `size` bytes, aligned as malloc aligns, until the call ends; NULL: out of memory. */
+ASTHRA_RT_API void *asthra_ffi_arena_alloc(AsthraFFIArena *a, size_t size);
+
+/* Marshals parameter `param`, or ASTHRA_FFI_RETURN, by m; NULL: no more. m must live as long as c.
+ *
+ * Returns   OK; ASTHRA_INVALID: no such parameter, c_type is not the parameter's type, or m has no
+ *           function for that way. Threads: one, before the call is shared. */
+ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
+                                                    const AsthraTypeMarshaler *m);
+
+/* Makes m the marshaler of its type, in place of an earlier or built-in one. Copied.
+ * Returns   OK; ASTHRA_INVALID: it has no asthra_type or c_type, or no function. */
+ASTHRA_RT_API AsthraResult asthra_marshaler_register(const AsthraTypeMarshaler *m);
+
+/* Returns   the marshaler, which stays where it is for good; NULL: the type has none. */
+ASTHRA_RT_API const AsthraTypeMarshaler *asthra_marshaler_find(const AsthraTypeInfo *t);
+#define asthra_marshaler_string (*asthra_marshaler_find(&asthra_type_string))
+#define asthra_marshaler_optional_string (*asthra_marshaler_find(&asthra_type_optional_string))
+
+/* By hand: what C wants of a value, and back; NULL with the reason in asthra_last_error(). The
+ * result is a block that holds the C value (a string: is the bytes themselves), or the runtime's;
+ * the caller owns it and ends it by asthra_marshal_free with the same type. */
+ASTHRA_RT_API void *asthra_marshal_to_c(void *value, const AsthraTypeInfo *type);
+ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo *type);
+ASTHRA_RT_API void asthra_marshal_free(void *marshaled, const AsthraTypeInfo *type);
 
 #endif
 

@@ -42,6 +42,8 @@
  *     [scope]                              tasks that end with the block that spawns them
  *     [channel] [select] [mutex]           what tasks share
  *     [typed]                              tasks and channels that know their types
+ *     [external]                           functions that block, threads that are not ours
+ *     [library] [ffi] [closure] [marshal]  calling C that nobody compiled for us, and back
  *     [fd]                                 waiting for pipes and sockets
  *     [gdb]                                tasks, stacks and channels in the debugger
  *     [module] [runtime]                   what is initialised once; configuration, start, stop
@@ -53,20 +55,26 @@
  *     ASTHRA_RT_STATIC             everything is static to this file (needs IMPLEMENTATION)
  *     ASTHRA_RT_API                linkage word of public functions, e.g. a visibility attribute
  *     ASTHRA_RT_NO_TASK            no tasks; goes with NO_CHANNEL, NO_SELECT, NO_MUTEX, NO_SCOPE,
- *                                  NO_FD
+ *                                  NO_FD, NO_EXTERNAL
  *     ASTHRA_RT_NO_CHANNEL         no channels; goes with NO_SELECT
  *     ASTHRA_RT_NO_SELECT          no select
  *     ASTHRA_RT_NO_MUTEX           no mutex
  *     ASTHRA_RT_NO_SCOPE           no scopes
  *     ASTHRA_RT_NO_FD              no waiting for descriptors
- *     ASTHRA_RT_NO_TYPE            no type descriptions
+ *     ASTHRA_RT_NO_EXTERNAL        no helper threads for what blocks
+ *     ASTHRA_RT_NO_LIBRARY         no shared objects at run time
+ *     ASTHRA_RT_NO_FFI             no foreign calls; goes with NO_CLOSURE, NO_MARSHAL
+ *     ASTHRA_RT_NO_CLOSURE         no functions made at run time
+ *     ASTHRA_RT_NO_MARSHAL         no marshaling
+ *     ASTHRA_RT_NO_TYPE            no type descriptions; goes with NO_FFI, NO_CLOSURE, NO_MARSHAL
  *     ASTHRA_RT_NO_MODULE          no modules
  *     ASTHRA_RT_NO_GDB             no script for gdb, which is never loaded
  *     ASTHRA_RT_NO_MANUAL, _NO_PINNED, _NO_STACK, _NO_ARENA, _NO_POOL   without that memory
  *     ASTHRA_RT_ONLY               nothing but what ASTHRA_RT_WITH_<PART> names, and the core that
  *                                  it stands on; WITH_ARENA alone needs no core, system or libc
  *     ASTHRA_RT_NO_THREADS         everything on the calling thread, no pthread symbol
- *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly
+ *     ASTHRA_RT_NO_ASM             ucontext instead of hand-written assembly; no ffi, closure,
+ *                                  marshal
  *     ASTHRA_RT_POSIX              POSIX.1-2008 and MAP_ANON, no other system call: no futex, no
  *                                  /proc; what every system but Linux gets anyway
  *     ASTHRA_RT_NO_STDIO           no stdio: formatted messages without floating-point numbers
@@ -134,6 +142,11 @@ extern "C" {
 #include "concurrency/mutex.h"
 #include "concurrency/scope.h"
 #include "concurrency/typed.h"
+#include "concurrency/external.h"
+#include "ffi/library.h"
+#include "ffi/ffi.h"
+#include "ffi/closure.h"
+#include "ffi/marshal.h"
 #include "io/fd.h"
 #include "report/gdb.h"
 #include "runtime/module.h"

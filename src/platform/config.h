@@ -42,6 +42,36 @@
 #else
 #define ASTHRA_HAS_FD 1
 #endif
+#if defined(ASTHRA_RT_NO_EXTERNAL) || \
+    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_EXTERNAL))
+#define ASTHRA_HAS_EXTERNAL 0
+#else
+#define ASTHRA_HAS_EXTERNAL 1
+#endif
+/* ASTHRA_RT_NO_ASM takes these three out, because their calls are hand-written. */
+#if defined(ASTHRA_RT_NO_FFI) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_FFI)) || \
+    (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_FFI))
+#define ASTHRA_HAS_FFI 0
+#else
+#define ASTHRA_HAS_FFI 1
+#endif
+#if defined(ASTHRA_RT_NO_CLOSURE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CLOSURE)) || \
+    (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_CLOSURE))
+#define ASTHRA_HAS_CLOSURE 0
+#else
+#define ASTHRA_HAS_CLOSURE 1
+#endif
+#if defined(ASTHRA_RT_NO_MARSHAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MARSHAL)) || \
+    (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_MARSHAL))
+#define ASTHRA_HAS_MARSHAL 0
+#else
+#define ASTHRA_HAS_MARSHAL 1
+#endif
+#if defined(ASTHRA_RT_NO_LIBRARY) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_LIBRARY))
+#define ASTHRA_HAS_LIBRARY 0
+#else
+#define ASTHRA_HAS_LIBRARY 1
+#endif
 #if defined(ASTHRA_RT_NO_TYPE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_TYPE))
 #define ASTHRA_HAS_TYPE 0
 #else
@@ -133,7 +163,8 @@
     !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
       ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
       ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||  \
-      ASTHRA_HAS_GDB)
+      ASTHRA_HAS_EXTERNAL || ASTHRA_HAS_FFI || ASTHRA_HAS_CLOSURE ||                    \
+      ASTHRA_HAS_MARSHAL || ASTHRA_HAS_LIBRARY || ASTHRA_HAS_GDB)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -154,6 +185,21 @@
 #endif
 #if ASTHRA_HAS_FD && !ASTHRA_HAS_TASK
 #error "fd needs task: add ASTHRA_RT_WITH_TASK, or take fd out with ASTHRA_RT_NO_FD"
+#endif
+#if ASTHRA_HAS_EXTERNAL && !ASTHRA_HAS_TASK
+#error "external needs task: add ASTHRA_RT_WITH_TASK, or define ASTHRA_RT_NO_EXTERNAL"
+#endif
+#if ASTHRA_HAS_FFI && !ASTHRA_HAS_TYPE
+#error "ffi needs type: add ASTHRA_RT_WITH_TYPE, or take ffi out with ASTHRA_RT_NO_FFI"
+#endif
+#if ASTHRA_HAS_CLOSURE && !ASTHRA_HAS_FFI
+#error "closure needs ffi: add ASTHRA_RT_WITH_FFI, or define ASTHRA_RT_NO_CLOSURE"
+#endif
+#if ASTHRA_HAS_MARSHAL && !ASTHRA_HAS_FFI
+#error "marshal needs ffi: add ASTHRA_RT_WITH_FFI, or define ASTHRA_RT_NO_MARSHAL"
+#endif
+#if ASTHRA_HAS_FFI && defined(ASTHRA_RT_NO_ASM)
+#error "ffi needs hand-written calls: take ASTHRA_RT_NO_ASM back, or ASTHRA_RT_WITH_FFI"
 #endif
 #if defined(ASTHRA_RT_LOCK_PINS) && !ASTHRA_HAS_PINNED
 #error "ASTHRA_RT_LOCK_PINS needs pinned: add ASTHRA_RT_WITH_PINNED, or take LOCK_PINS back"
