@@ -2138,8 +2138,7 @@ struct AsthraFFIType {
 
 /* Ready-made descriptors, &asthra_ffi_type_s32. Each unit has copies of its own, so that static
  * data can name them; what counts is the kind, not the address. */
-#define ASTHRA__FFI(word, KIND) \
-    asthra_ffi_type_##word = { ASTHRA_FFI_##KIND, 0, 0, NULL, 0 }
+#define ASTHRA__FFI(word, KIND) asthra_ffi_type_##word = {ASTHRA_FFI_##KIND, 0, 0, NULL, 0}
 ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), ASTHRA__FFI(s8, S8),
     ASTHRA__FFI(u8, U8), ASTHRA__FFI(s16, S16), ASTHRA__FFI(u16, U16), ASTHRA__FFI(s32, S32),
     ASTHRA__FFI(u32, U32), ASTHRA__FFI(s64, S64), ASTHRA__FFI(u64, U64), ASTHRA__FFI(f32, F32),
@@ -2177,7 +2176,8 @@ typedef enum AsthraTransferSemantics {
     ASTHRA_TRANSFER_CONTAINER /* the block; what it points to stays with its owner */
 } AsthraTransferSemantics;
 
-typedef enum AsthraFFIErrorRule { /* which return values are failures */
+/* Which return values are failures. */
+typedef enum AsthraFFIErrorRule {
     ASTHRA_FFI_ERROR_NEVER = 0,
     ASTHRA_FFI_ERROR_NEGATIVE,
     ASTHRA_FFI_ERROR_NULL,
@@ -2186,8 +2186,8 @@ typedef enum AsthraFFIErrorRule { /* which return values are failures */
 
 /* What asthra_result_context gives of a call that failed by its rule; lives as the message does. */
 typedef struct AsthraFFIError {
-    int type;                     /* AsthraStatus of the result */
-    int errno_value;              /* 0: the function set none */
+    int type;                      /* AsthraStatus of the result */
+    int errno_value;               /* 0: the function set none */
     const char *message, *context; /* context: the call's safety_contract, or NULL */
 } AsthraFFIError;
 
@@ -2200,10 +2200,10 @@ typedef struct AsthraFFICall {
     const AsthraTypeInfo *const *param_types; /* param_count of them */
     size_t param_count;
     const AsthraTypeInfo *return_type; /* NULL: void */
-    bool is_safe;                      /* true once prepared; set it to false to have _safe refuse */
-    const char *safety_contract;       /* said when a call is refused; NULL: nothing to say */
-    const char *signature;             /* not NULL: instead of the types */
-    uint64_t plan[32];                 /* opaque; zero before it is prepared */
+    bool is_safe;                /* true once prepared; set it to false to have _safe refuse */
+    const char *safety_contract; /* said when a call is refused; NULL: nothing to say */
+    const char *signature;       /* not NULL: instead of the types */
+    uint64_t plan[32];           /* opaque; zero before it is prepared */
 } AsthraFFICall;
 
 #define ASTHRA_FFI_RETURN ((size_t)-1) /* where a parameter's number is asked */
@@ -2255,10 +2255,10 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 #define ASTHRA_FFI_INVOKE(call, ret, ...) \
     asthra_ffi_invoke((call), (ret), (void *const[]){__VA_ARGS__})
 #else
-#define ASTHRA_FFI_INVOKE(call, ret, ...)               \
-    do {                                                \
-        void *const asthra__a[] = {__VA_ARGS__};        \
-        asthra_ffi_invoke((call), (ret), asthra__a);    \
+#define ASTHRA_FFI_INVOKE(call, ret, ...)            \
+    do {                                             \
+        void *const asthra__a[] = {__VA_ARGS__};     \
+        asthra_ffi_invoke((call), (ret), asthra__a); \
     } while (0)
 #endif
 
@@ -2364,8 +2364,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, voi
 
 /* The same with a signature of its own, as asthra_ffi_signature reads it; NULL with the reason in
  * asthra_last_error(). */
-ASTHRA_RT_API AsthraFFIClosure *
-asthra_ffi_closure_bind_signature(const char *text, AsthraFFIHandler fn, void *user);
+ASTHRA_RT_API AsthraFFIClosure *asthra_ffi_closure_bind_signature(const char *text,
+                                                                  AsthraFFIHandler fn, void *user);
 ASTHRA_RT_API void *asthra_ffi_closure_function(const AsthraFFIClosure *closure);
 
 /* Ends a closure, which nobody may be calling; NULL is allowed. A later call panics, as long as the
@@ -2917,6 +2917,11 @@ ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node)
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
 ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
+/* What the pages of a mapping hold becomes code: they may be executed, and not written any more. They
+ * are those of a file without a name, so that none was ever both. false: refused; the mapping may be
+ * gone, its addresses are still the caller's. */
+ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes);
+
 /* Bytes of whole pages; where the system does not tell, all of them. */
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes);
 
@@ -3072,6 +3077,8 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), v
 
 /* ---- what the shared files ask of a system's ---- */
 
+/* A file that nobody else sees, whose pages may be executed, to be written; < 0: refused. */
+ASTHRA__FN int asthra__os_code_file(void);
 /* Whether all of it is mapped; whole pages. */
 ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes);
 /* Whether a SIGSEGV or SIGBUS with this code was caused by an instruction. */
@@ -3138,15 +3145,20 @@ ASTHRA__FN void asthra__os_yield(void) {
     sched_yield();
 }
 
+static bool asthra__os_write_all(int fd, const char *bytes, size_t count) {
+    while (count > 0) {
+        ssize_t done = write(fd, bytes, count);
+        if (done < 0 && errno != EINTR) return false;
+        if (done <= 0) continue;
+        bytes += done;
+        count -= (size_t)done;
+    }
+    return true;
+}
+
 ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
     int saved = errno;
-    while (length > 0) {
-        ssize_t done = write(STDERR_FILENO, text, length);
-        if (done < 0 && errno != EINTR) break;
-        if (done <= 0) continue;
-        text += done;
-        length -= (size_t)done;
-    }
+    (void)asthra__os_write_all(STDERR_FILENO, text, length);
     errno = saved;
 }
 
@@ -3182,6 +3194,17 @@ ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
 }
 
 /* Pages. */
+
+ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes) {
+    int saved = errno;
+    int fd = asthra__os_code_file();
+    bool is_mapped =
+        fd >= 0 && asthra__os_write_all(fd, start, bytes) &&
+        mmap(start, bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, fd, 0) == start;
+    if (fd >= 0) close(fd);
+    errno = saved;
+    return is_mapped;
+}
 
 ASTHRA__FN size_t asthra__os_page_size(void) {
     return (size_t)sysconf(_SC_PAGESIZE);
@@ -4159,6 +4182,18 @@ ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guard
     asthra__os_unmap(start, bytes);
 }
 
+/* Kernels since 6.3 want to hear whether it may be executed, others do not know the word. */
+ASTHRA__FN int asthra__os_code_file(void) {
+    enum { ASTHRA__OS_CLOEXEC = 1, ASTHRA__OS_EXEC = 16 }; /* MFD_CLOEXEC, MFD_EXEC */
+    long fd = -1;
+#ifdef SYS_memfd_create
+    fd = syscall(SYS_memfd_create, "asthra_rt", (long)(ASTHRA__OS_CLOEXEC | ASTHRA__OS_EXEC));
+    if (fd < 0 && errno == EINVAL)
+        fd = syscall(SYS_memfd_create, "asthra_rt", (long)ASTHRA__OS_CLOEXEC);
+#endif
+    return (int)fd;
+}
+
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
     int saved = errno;
     madvise(start, bytes, MADV_DONTNEED);
@@ -5072,8 +5107,10 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
 #if ASTHRA_HAS_CORE && ASTHRA__SYS_POSIX
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #if ASTHRA__ASAN
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
@@ -5120,6 +5157,19 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
 ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes) {
     (void)from, (void)bytes, (void)to, (void)to_bytes;
     return ASTHRA__OS_STAYED;
+}
+
+/* One whose name is gone before anybody has learned it. */
+ASTHRA__FN int asthra__os_code_file(void) {
+    char paths[][24] = {"/tmp/asthra_rt.XXXXXX", "/var/tmp/asthra.XXXXXX"};
+    int fd = -1;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths && fd < 0; i++) {
+        fd = mkstemp(paths[i]);
+        if (fd < 0) continue;
+        unlink(paths[i]);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    return fd;
 }
 
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
@@ -24288,6 +24338,2182 @@ ASTHRA_RT_API AsthraResult(asthra_scope_end)(AsthraScope *s) {
 }
 ASTHRA_RT_API AsthraScope *asthra_scope_enter(AsthraScope *s) {
     return asthra_scope_enter_at(s, "asthra_scope_enter");
+}
+
+#endif
+
+/* ---- [ffi] internal -------------------------------------------------- ffi/ffi_internal.h ---- */
+/* ffi - plans, and what the files of the processors make of types.             [ffi] internal
+ *
+ * A plan is a list of words that hand-written pieces of machine code, its steps, run through: each
+ * does one thing, such as loading one register from the next argument, and jumps to the address in
+ * the next word. Some take operands, the words behind their own. What steps there are, and which a
+ * signature needs, is in one file for each processor; everything else is in terms of this header.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#if !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386 || \
+      ASTHRA__CPU_ARM)
+#error "ffi has no hand-written calls for this processor yet: define ASTHRA_RT_NO_ASM"
+#endif
+
+/* A routine in assembly: strong and hidden in every mode. */
+#define ASTHRA__FFI_CODE __attribute__((__visibility__("hidden"))) extern
+
+/* ---- types ---- */
+
+/* Of a type that has been looked at: field tables of any depth are valid from here on. */
+typedef struct Asthra__FFIShape {
+    size_t size, align;
+} Asthra__FFIShape;
+
+/* NULL, or what is wrong with it as the end of a sentence: "has no fields". */
+ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFIShape *out);
+
+/* The scalars of a measured type in the order of memory (of a union: of its members), until `each`
+ * says false; false: it did. `is_odd`: it lies where its own alignment would not put it. */
+typedef struct Asthra__FFILeaf {
+    AsthraFFIKind kind;
+    size_t offset, size;
+    bool is_odd;
+} Asthra__FFILeaf;
+typedef bool (*Asthra__FFIEach)(const Asthra__FFILeaf *leaf, void *user);
+ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
+
+static inline bool asthra__ffi_is_block(AsthraFFIKind kind) { /* no scalar, and no complex one */
+    return kind >= ASTHRA_FFI_STRUCT;
+}
+static inline bool asthra__ffi_is_integer(AsthraFFIKind kind) { /* in one register, or less */
+    return (kind >= ASTHRA_FFI_BOOL && kind <= ASTHRA_FFI_U64) || kind == ASTHRA_FFI_PTR;
+}
+ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind); /* of a scalar or complex one */
+
+/* ---- plans ---- */
+
+/* Where a closure finds an argument, in bytes from the beginning of the frame that its entry makes
+ * of the registers, with the stack behind it. */
+typedef enum Asthra__FFIHow {
+    ASTHRA__FFI_HERE,     /* at `offset` */
+    ASTHRA__FFI_POINTED,  /* its address is at `offset` */
+    ASTHRA__FFI_SCATTERED /* in two parts, of which the second, from byte `split`, is at `second` */
+} Asthra__FFIHow;
+typedef struct Asthra__FFIPlace {
+    const AsthraFFIType *type;
+    uint32_t offset;
+    uint16_t second;
+    uint8_t how, split;
+} Asthra__FFIPlace;
+
+enum {
+    ASTHRA__FFI_READY = 0x0ff1ca11, /* Asthra__FFIPlan.state */
+    ASTHRA__FFI_MOST = 1024,        /* parameters */
+    ASTHRA__FFI_HEAD = 24 + 4 * sizeof(void *),
+    ASTHRA__FFI_INLINE = (256 - ASTHRA__FFI_HEAD) / sizeof(uintptr_t)
+};
+
+struct Asthra__FFIRules;
+
+/* What AsthraFFICall.plan holds. It has no pointer to itself, so that a call can be moved. */
+typedef struct Asthra__FFIPlan {
+    ASTHRA__ATOMIC(uint32_t) state;
+    uint32_t stack_bytes; /* as the entry of this processor wants it */
+    uint32_t result_size; /* 0: void */
+    uint16_t parameters, fixed;
+    uint8_t abi, result_kind, error_rule;
+    uint8_t result_how; /* the processor's: how a closure returns it */
+    bool is_variadic;
+    uint8_t unused[3];
+    const AsthraFFIType *result;         /* NULL: void */
+    uintptr_t *heap;                     /* NULL: the words are below */
+    struct Asthra__FFIRules *rules;      /* NULL: none */
+    void *types;                         /* of a text, ours; NULL: none */
+    uintptr_t words[ASTHRA__FFI_INLINE]; /* places, then steps */
+} Asthra__FFIPlan;
+_Static_assert(sizeof(Asthra__FFIPlan) <= sizeof(((AsthraFFICall *)0)->plan), "a plan fits");
+
+enum { ASTHRA__FFI_PLACE_WORDS = sizeof(Asthra__FFIPlace) / sizeof(uintptr_t) };
+
+static inline Asthra__FFIPlan *asthra__ffi_plan(const AsthraFFICall *c) {
+    return (Asthra__FFIPlan *)(void *)(uintptr_t)c->plan;
+}
+static inline uintptr_t *asthra__ffi_words(Asthra__FFIPlan *p) {
+    return p->heap != NULL ? p->heap : p->words;
+}
+static inline Asthra__FFIPlace *asthra__ffi_places(Asthra__FFIPlan *p) {
+    return (Asthra__FFIPlace *)(void *)asthra__ffi_words(p);
+}
+static inline uintptr_t *asthra__ffi_steps(Asthra__FFIPlan *p) {
+    return asthra__ffi_words(p) + (size_t)p->parameters * ASTHRA__FFI_PLACE_WORDS;
+}
+/* Ready, or made so; false: the reason is in *why. */
+ASTHRA__FN bool asthra__ffi_ensure(const AsthraFFICall *c, AsthraResult *why);
+
+/* ---- what makes plans ---- */
+
+typedef struct Asthra__FFISignature {
+    const AsthraFFIType *result; /* NULL: void */
+    const AsthraFFIType *const *params;
+    size_t nparams, nfixed;
+    bool is_variadic;
+} Asthra__FFISignature;
+
+/* Fills a zeroed plan; it is not READY yet. */
+ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi abi,
+                                             const Asthra__FFISignature *s);
+ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p); /* frees what it has; it is zero then */
+/* Fills a zeroed plan from a text, as above. */
+ASTHRA__FN AsthraResult asthra__ffi_plan_text(Asthra__FFIPlan *p, const char *text);
+
+typedef struct Asthra__FFIBuilder {
+    Asthra__FFIPlan *plan;
+    uintptr_t *words; /* of the plan, or a larger list */
+    size_t count, room;
+    bool is_heap, is_out_of_memory;
+    bool is_variadic; /* the parameter at hand is; of the function, plan->is_variadic says it */
+    AsthraFFIAbi abi;
+    /* Of the processor's file: registers and bytes of stack that are taken, the strictest alignment
+     * of what is there, and bytes behind the arguments. */
+    unsigned ints, floats;
+    size_t stack, stack_align, behind;
+} Asthra__FFIBuilder;
+
+ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word);
+/* Room for `size` bytes of stack arguments at a multiple of `align`; where they begin. */
+ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align);
+
+/* The file of the processor. Each returns NULL, or why that is refused as the end of a sentence.
+ * begin: of the result; add: of the next parameter, whose place it fills but for the type; end:
+ * after the last, with the step that calls and those that store the result. */
+ASTHRA__FN const char *asthra__ffi_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                         Asthra__FFIShape shape);
+ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                       Asthra__FFIShape shape, Asthra__FFIPlace *place);
+ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b);
+
+/* Runs a plan. The frame holds ret and function. */
+ASTHRA__FFI_CODE void asthra__ffi_enter(const uintptr_t *steps, void *ret, void *const *args,
+                                        size_t stack_bytes,
+                                        void *function) __asm__("asthra__ffi_enter");
+
+#if ASTHRA__CPU_X86_64
+
+/* What its two ABIs share: steps, by their numbers in ffi_x86_64.c, and the frame that the entries
+ * of closures make: six general registers, eight vector registers of 8 bytes, two results of 16
+ * bytes, the caller's frame pointer, a return address, the stack. */
+enum {
+    ASTHRA__X_FIRST = 4,    /* of the carry: the first byte of the next argument */
+    ASTHRA__X_REST = 12,    /* byte 8 of the argument at hand */
+    ASTHRA__X_ADDRESS = 20, /* the address of the next argument */
+    ASTHRA__X_CARRY_TO_STACK = 2,
+    ASTHRA__X_STACK_TO_CARRY = 6, /* its address */
+    ASTHRA__X_FRAME_VECTORS = 48,
+    ASTHRA__X_FRAME_GENERAL_RESULT = 112,
+    ASTHRA__X_FRAME_VECTOR_RESULT = 128,
+    ASTHRA__X_FRAME_BYTES = 160,
+    ASTHRA__X_FRAME_STACK = ASTHRA__X_FRAME_BYTES + 16
+};
+/* result_how: in general and vector registers, a first and a second of each. */
+enum {
+    ASTHRA__X_II,
+    ASTHRA__X_IV,
+    ASTHRA__X_VI,
+    ASTHRA__X_VV,
+    ASTHRA__X_X87,
+    ASTHRA__X_X87_PAIR,
+    ASTHRA__X_MEMORY /* the caller said where */
+};
+ASTHRA__FN void asthra__ffi_x_carry(Asthra__FFIBuilder *b, unsigned step);
+ASTHRA__FN void asthra__ffi_x_general(Asthra__FFIBuilder *b, unsigned r); /* of the carry */
+ASTHRA__FN void asthra__ffi_x_vector(Asthra__FFIBuilder *b, unsigned r);
+ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t operand);
+ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n);
+ASTHRA__FN void asthra__ffi_x_load_vector(Asthra__FFIBuilder *b, unsigned r, size_t n);
+ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n,
+                                         size_t offset);
+ASTHRA__FN bool asthra__ffi_x_widen(Asthra__FFIBuilder *b, AsthraFFIKind kind);
+ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r);
+ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors);
+
+ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                               Asthra__FFIShape shape);
+ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                             Asthra__FFIShape shape, Asthra__FFIPlace *place);
+ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
+
+#endif
+
+/* ---- shared by the modules of this floor ---- */
+
+/* Rules: what a call does with its arguments beside passing them. ffi_rules.c */
+ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
+/* Of a type description: what C sees of it. */
+ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
+                                             const AsthraFFIType **out);
+/* What the fields of a static call say beside its signature. */
+ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c);
+
+ASTHRA__FN void asthra__ffi_lock(void); /* of rare things; held over a fork */
+ASTHRA__FN void asthra__ffi_unlock(void);
+
+#endif
+
+/* ---- [ffi] body ---------------------------------------------------------- ffi/ffi_type.c ---- */
+/* ffi_type - sizes, alignments and offsets.                                   [ffi] body: types
+ *
+ * A descriptor is data of the caller, and may be nonsense: everything is looked at once, when a call
+ * is prepared, and trusted afterwards. A type that contains itself is found by its depth; one whose
+ * fields are many by being the same again and again, by how many were looked at.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+enum { ASTHRA__FFI_DEPTH = 64, ASTHRA__FFI_FIELDS = 100000 };
+
+/* As a member of a struct, which on i386 is not what the type has elsewhere. */
+#define ASTHRA__FFI_SCALAR(T)          \
+    {                                  \
+        sizeof(T), offsetof(           \
+                       struct {        \
+                           char first; \
+                           T member;   \
+                       },              \
+                       member)         \
+    }
+
+/* By kind; of what is no scalar, 0. */
+static const Asthra__FFIShape asthra__ffi_scalars[] = {{0, 0},
+                                                       ASTHRA__FFI_SCALAR(bool),
+                                                       ASTHRA__FFI_SCALAR(int8_t),
+                                                       ASTHRA__FFI_SCALAR(uint8_t),
+                                                       ASTHRA__FFI_SCALAR(int16_t),
+                                                       ASTHRA__FFI_SCALAR(uint16_t),
+                                                       ASTHRA__FFI_SCALAR(int32_t),
+                                                       ASTHRA__FFI_SCALAR(uint32_t),
+                                                       ASTHRA__FFI_SCALAR(int64_t),
+                                                       ASTHRA__FFI_SCALAR(uint64_t),
+                                                       ASTHRA__FFI_SCALAR(float),
+                                                       ASTHRA__FFI_SCALAR(double),
+                                                       ASTHRA__FFI_SCALAR(long double),
+                                                       ASTHRA__FFI_SCALAR(float _Complex),
+                                                       ASTHRA__FFI_SCALAR(double _Complex),
+                                                       ASTHRA__FFI_SCALAR(long double _Complex),
+                                                       ASTHRA__FFI_SCALAR(void *),
+                                                       {0, 0},
+                                                       {0, 0},
+                                                       {0, 0}};
+
+ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind) {
+    return asthra__ffi_scalars[kind].size;
+}
+
+static size_t asthra__ffi_up(size_t n, size_t align) {
+    return (n + align - 1) & ~(align - 1);
+}
+
+/* One look at a tree of descriptors. */
+typedef struct Asthra__FFILook {
+    size_t fields; /* so far */
+    unsigned depth;
+} Asthra__FFILook;
+
+static const char *asthra__ffi_look(Asthra__FFILook *look, const AsthraFFIType *t,
+                                    Asthra__FFIShape *out);
+
+/* Lays the fields out as if none were aligned more strictly than `cap`. *end: the last byte's. */
+static const char *asthra__ffi_lay(Asthra__FFILook *look, const AsthraFFIType *t, size_t cap,
+                                   Asthra__FFIShape *out, size_t *offset, size_t *end) {
+    size_t at = 0;
+    out->align = 1;
+    *end = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        Asthra__FFIShape field;
+        const char *wrong = asthra__ffi_look(look, t->fields[i], &field);
+        if (wrong != NULL) return wrong;
+        if (field.align > cap) field.align = cap;
+        if (field.align > out->align) out->align = field.align;
+        at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
+        if (offset != NULL) offset[i] = at;
+        at += field.size;
+        if (at > *end) *end = at;
+        if (*end > SIZE_MAX / 4) return "is larger than memory";
+    }
+    out->size = asthra__ffi_up(*end, out->align);
+    return NULL;
+}
+
+static const char *asthra__ffi_look_block(Asthra__FFILook *look, const AsthraFFIType *t,
+                                          Asthra__FFIShape *out, size_t *offset) {
+    size_t end;
+    if (t->count == 0) return "has no fields";
+    if (t->fields == NULL) return "has fields that are NULL";
+    const char *wrong =
+        asthra__ffi_lay(look, t, t->size != 0 ? t->align : SIZE_MAX, out, offset, &end);
+    if (wrong != NULL || t->size == 0) return wrong;
+    if (end > t->size) wrong = asthra__ffi_lay(look, t, 1, out, offset, &end);
+    if (wrong == NULL && end > t->size) wrong = "has fields that take more than its size";
+    out->size = t->size;
+    out->align = t->align;
+    return wrong;
+}
+
+static const char *asthra__ffi_look_array(Asthra__FFILook *look, const AsthraFFIType *t,
+                                          Asthra__FFIShape *out) {
+    if (t->count == 0) return "is an array of no elements";
+    if (t->fields == NULL) return "has fields that are NULL";
+    const char *wrong = asthra__ffi_look(look, t->fields[0], out);
+    if (wrong != NULL) return wrong;
+    if (t->count > SIZE_MAX / 4 / out->size) return "is larger than memory";
+    out->size *= t->count;
+    return NULL;
+}
+
+static const char *asthra__ffi_look_inside(Asthra__FFILook *look, const AsthraFFIType *t,
+                                           Asthra__FFIShape *out) {
+    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_look_array(look, t, out);
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_look_block(look, t, out, NULL);
+    *out = asthra__ffi_scalars[t->kind];
+    return NULL;
+}
+
+/* What is wrong with a descriptor before its fields are looked at. */
+static const char *asthra__ffi_look_at(const AsthraFFIType *t, bool is_field) {
+    if (t == NULL) return is_field ? "has a field that is NULL" : "is NULL";
+    if ((unsigned)t->kind > ASTHRA_FFI_ARRAY) return "has a kind that does not exist";
+    if (t->kind == ASTHRA_FFI_VOID) return is_field ? "has a field that is void" : "is void";
+    if (t->size == 0) return NULL;
+    if (t->align == 0 || (t->align & (t->align - 1)) != 0 || t->align > 65536)
+        return "has an alignment that is no power of two, or above 65536";
+    if (t->size % t->align != 0 && asthra__ffi_is_block(t->kind))
+        return "has a size that is no multiple of its alignment";
+    return NULL;
+}
+
+static const char *asthra__ffi_look(Asthra__FFILook *look, const AsthraFFIType *t,
+                                    Asthra__FFIShape *out) {
+    const char *wrong = asthra__ffi_look_at(t, look->depth > 0);
+    if (wrong != NULL) return wrong;
+    if (++look->fields > ASTHRA__FFI_FIELDS) return "has more than 100000 fields";
+    if (++look->depth > ASTHRA__FFI_DEPTH) return "contains itself, or nests deeper than 64";
+    wrong = asthra__ffi_look_inside(look, t, out);
+    look->depth--;
+    if (wrong != NULL || t->size == 0) return wrong;
+    if (t->size != out->size) return "has a size that is not its kind's";
+    out->align = t->align;
+    return NULL;
+}
+
+ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFIShape *out) {
+    Asthra__FFILook look = {0, 0};
+    if (t != NULL && (unsigned)t->kind <= ASTHRA_FFI_PTR && t->kind != ASTHRA_FFI_VOID &&
+        t->size == 0) { /* most of them */
+        *out = asthra__ffi_scalars[t->kind];
+        return NULL;
+    }
+    if (t != NULL && t->kind == ASTHRA_FFI_ARRAY) return "is an array: pass a pointer, or a struct";
+    return asthra__ffi_look(&look, t, out);
+}
+
+/* ---- leaves ---- */
+
+typedef struct Asthra__FFIWalk {
+    Asthra__FFIEach each;
+    void *user;
+} Asthra__FFIWalk;
+
+static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base);
+
+static bool asthra__ffi_walk_fields(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape whole, field;
+    size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
+    if (t->size != 0 && asthra__ffi_lay(&look, t, cap, &whole, NULL, &end) == NULL && end > t->size)
+        cap = 1;
+    for (size_t i = 0; i < t->count; i++) {
+        look = (Asthra__FFILook){0, 0};
+        (void)asthra__ffi_look(&look, t->fields[i], &field);
+        if (field.align > cap) field.align = cap;
+        at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
+        if (!asthra__ffi_walk(w, t->fields[i], base + at)) return false;
+        at += field.size;
+    }
+    return true;
+}
+
+static bool asthra__ffi_walk_array(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape element;
+    (void)asthra__ffi_look(&look, t->fields[0], &element);
+    for (size_t i = 0; i < t->count; i++)
+        if (!asthra__ffi_walk(w, t->fields[0], base + i * element.size)) return false;
+    return true;
+}
+
+static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_walk_array(w, t, base);
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_walk_fields(w, t, base);
+    Asthra__FFIShape scalar = asthra__ffi_scalars[t->kind];
+    Asthra__FFILeaf leaf = {t->kind, base, scalar.size, base % scalar.align != 0};
+    return w->each(&leaf, w->user);
+}
+
+ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
+    Asthra__FFIWalk w = {each, user};
+    return asthra__ffi_walk(&w, t, 0);
+}
+
+/* ---- public ---- */
+
+ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
+                                             size_t *offset) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape shape = {0, 0};
+    const char *wrong = asthra__ffi_look(&look, t, &shape);
+    if (wrong == NULL && offset != NULL && t->kind >= ASTHRA_FFI_STRUCT &&
+        t->kind <= ASTHRA_FFI_UNION)
+        wrong = asthra__ffi_look_block(&look, t, &shape, offset);
+    if (wrong != NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_layout: the type %s", wrong);
+    if (size != NULL) *size = shape.size;
+    if (align != NULL) *align = shape.align;
+    return asthra_result_ok(NULL);
+}
+
+#endif
+
+/* ---- [ffi] body ---------------------------------------------------------- ffi/ffi_text.c ---- */
+/* ffi_text - signatures as texts.                                         [ffi] body: texts
+ *
+ * Scalars are constants of the program. The other types of a text are made in one block, which the
+ * plan owns: types first, then the lists of their fields. While a list is read it stands on a pile
+ * of all lists that are open; the one at the bottom, in the end, is the parameters'.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+typedef struct Asthra__FFIText {
+    const char *text, *at;
+    AsthraFFIType *types;                 /* the next one to be made */
+    const AsthraFFIType **fields, **pile; /* the next place in a list, and on the pile */
+    unsigned depth;
+    const char *expected; /* not NULL: that was not found at `at` */
+} Asthra__FFIText;
+
+static char asthra__ffi_peek(Asthra__FFIText *t) {
+    while (*t->at == ' ') t->at++;
+    return *t->at;
+}
+
+static bool asthra__ffi_take(Asthra__FFIText *t, char c, const char *name) {
+    if (asthra__ffi_peek(t) == c) {
+        t->at++;
+        return true;
+    }
+    if (t->expected == NULL) t->expected = name;
+    return false;
+}
+
+static const AsthraFFIType *asthra__ffi_letter(char c) {
+    static const char letters[] = "BcCsSiIlLfFdDgGp";
+    static const AsthraFFIType *const types[] = {
+        &asthra_ffi_type_bool, &asthra_ffi_type_s8,   &asthra_ffi_type_u8,    &asthra_ffi_type_s16,
+        &asthra_ffi_type_u16,  &asthra_ffi_type_s32,  &asthra_ffi_type_u32,   &asthra_ffi_type_s64,
+        &asthra_ffi_type_u64,  &asthra_ffi_type_f32,  &asthra_ffi_type_cf32,  &asthra_ffi_type_f64,
+        &asthra_ffi_type_cf64, &asthra_ffi_type_ldbl, &asthra_ffi_type_cldbl, &asthra_ffi_type_ptr};
+    const char *found = c != 0 ? strchr(letters, c) : NULL;
+    return found != NULL ? types[found - letters] : NULL;
+}
+
+static const AsthraFFIType *asthra__ffi_read_type(Asthra__FFIText *t);
+
+/* Makes a type of what stands on the pile above `list`, which is taken from it. */
+static const AsthraFFIType *asthra__ffi_make(Asthra__FFIText *t, AsthraFFIKind kind,
+                                             const AsthraFFIType **list, size_t count) {
+    size_t fields = (size_t)(t->pile - list);
+    AsthraFFIType *made = t->types++;
+    memcpy(t->fields, list, fields * sizeof *list);
+    *made = (AsthraFFIType){kind, 0, 0, t->fields, count != 0 ? count : fields};
+    t->fields += fields;
+    t->pile = list;
+    return made;
+}
+
+static const AsthraFFIType *asthra__ffi_read_block(Asthra__FFIText *t, AsthraFFIKind kind,
+                                                   char end) {
+    const AsthraFFIType **list = t->pile;
+    while (t->expected == NULL && asthra__ffi_peek(t) != end) {
+        const AsthraFFIType *field = asthra__ffi_read_type(t);
+        if (field != NULL) *t->pile++ = field;
+    }
+    if (t->expected != NULL) return NULL;
+    t->at++;
+    return asthra__ffi_make(t, kind, list, 0);
+}
+
+static const AsthraFFIType *asthra__ffi_read_array(Asthra__FFIText *t) {
+    const AsthraFFIType **list = t->pile;
+    size_t count = 0;
+    if (asthra__ffi_peek(t) < '1' || *t->at > '9') t->expected = "a number of elements";
+    while (*t->at >= '0' && *t->at <= '9' && t->expected == NULL) {
+        count = count * 10 + (size_t)(*t->at++ - '0');
+        if (count > (size_t)1 << 28) t->expected = "a smaller number";
+    }
+    const AsthraFFIType *element = t->expected == NULL ? asthra__ffi_read_type(t) : NULL;
+    if (element == NULL || !asthra__ffi_take(t, ']', "]")) return NULL;
+    *t->pile++ = element;
+    return asthra__ffi_make(t, ASTHRA_FFI_ARRAY, list, count);
+}
+
+static const AsthraFFIType *asthra__ffi_read_type(Asthra__FFIText *t) {
+    const char c = asthra__ffi_peek(t);
+    const AsthraFFIType *type = asthra__ffi_letter(c);
+    if (type != NULL) {
+        t->at++;
+        return type;
+    }
+    if (c == 0 || strchr("{<[", c) == NULL) {
+        t->expected = "a type";
+    } else if (++t->depth > 64) {
+        t->expected = "at most 64 levels";
+    } else {
+        t->at++;
+        type = c == '{'   ? asthra__ffi_read_block(t, ASTHRA_FFI_STRUCT, '}')
+               : c == '<' ? asthra__ffi_read_block(t, ASTHRA_FFI_UNION, '>')
+                          : asthra__ffi_read_array(t);
+        t->depth--;
+    }
+    return type;
+}
+
+/* "i(dp...s)" */
+static void asthra__ffi_read(Asthra__FFIText *t, Asthra__FFISignature *s) {
+    s->params = t->pile;
+    if (asthra__ffi_peek(t) == 'v')
+        t->at++;
+    else
+        s->result = asthra__ffi_read_type(t);
+    if (t->expected == NULL) asthra__ffi_take(t, '(', "(");
+    while (t->expected == NULL && asthra__ffi_peek(t) != ')') {
+        if (!s->is_variadic && strncmp(t->at, "...", 3) == 0) {
+            s->is_variadic = true;
+            s->nfixed = s->nparams;
+            t->at += 3;
+            continue;
+        }
+        const AsthraFFIType *type = asthra__ffi_read_type(t);
+        if (type == NULL) break;
+        *t->pile++ = type;
+        s->nparams++;
+    }
+    if (t->expected == NULL) asthra__ffi_take(t, ')', ")");
+    if (t->expected == NULL) asthra__ffi_take(t, 0, "the end");
+    if (!s->is_variadic) s->nfixed = s->nparams;
+}
+
+ASTHRA__COLD static AsthraResult asthra__ffi_misread(const Asthra__FFIText *t) {
+    char found[] = {'\'', *t->at, '\'', 0};
+    return asthra_result_errorf(
+        ASTHRA_INVALID, "asthra_ffi_signature: \"%s\": expected %s at %zu, found %s", t->text,
+        t->expected, (size_t)(t->at - t->text), *t->at != 0 ? found : "the end");
+}
+
+/* `pile` has room for a type from each byte. */
+static AsthraResult asthra__ffi_plan_read(Asthra__FFIPlan *p, const char *text, size_t blocks,
+                                          const AsthraFFIType **pile) {
+    Asthra__FFISignature s = {NULL, NULL, 0, 0, false};
+    Asthra__FFIText t = {text, text, NULL, NULL, pile, 0, NULL};
+    size_t length = strlen(text);
+    AsthraFFIType *types = NULL;
+    if (blocks != 0) {
+        types = asthra__alloc(blocks * sizeof *types + length * sizeof(void *));
+        if (types == NULL)
+            return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY,
+                                        "asthra_ffi_signature: out of memory");
+        t.types = types;
+        t.fields = (const AsthraFFIType **)(void *)(types + blocks);
+    }
+    asthra__ffi_read(&t, &s);
+    AsthraResult r = t.expected != NULL ? asthra__ffi_misread(&t)
+                                        : asthra__ffi_plan_for(p, ASTHRA_FFI_ABI_DEFAULT, &s);
+    if (r.status)
+        asthra__free(types);
+    else
+        p->types = types;
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_plan_text(Asthra__FFIPlan *p, const char *text) {
+    const AsthraFFIType *few[64], **pile = few;
+    size_t length = strlen(text), blocks = 0;
+    if (length > 65536)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi_signature: %zu bytes, at most 65536", length);
+    for (const char *c = text; *c != 0; c++) blocks += strchr("{<[", *c) != NULL;
+    if (length > sizeof few / sizeof *few) pile = asthra__alloc(length * sizeof *pile);
+    if (pile == NULL)
+        return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_signature: out of memory");
+    AsthraResult r = asthra__ffi_plan_read(p, text, blocks, pile);
+    if (pile != few) asthra__free(pile);
+    return r;
+}
+
+#endif
+
+/* ---- [ffi] body --------------------------------------------------------------- ffi/ffi.c ---- */
+/* ffi - calls of C functions that nobody compiled for us.                          [ffi] body
+ *
+ * Preparing and invoking. What a call needs is known when its signature is: which register each
+ * piece of each argument goes to, what lies where on the stack, how the result comes back. So it is
+ * worked out once and written down as steps, addresses of hand-written pieces of machine code with
+ * operands between them (ffi_<processor>.c). Invoking enters the first step; each loads what it
+ * loads and jumps to the next. No step tests anything, and nothing is copied on the way: arguments
+ * go from where the caller has them into their registers.
+ *
+ *     asthra_ffi_signature -> types -> asthra_ffi_prepare -> begin, add..., end -> words
+ *     asthra_ffi_invoke    -> asthra__ffi_enter -> step -> step -> the function -> step -> return
+ *
+ * A plan lies inside its AsthraFFICall while it fits, which most do, and then preparing allocates
+ * nothing and a call that is never released leaks nothing. Words hold addresses of code, sizes and
+ * offsets, but none of the call itself: it may be moved.
+ *
+ * Invariants
+ *  1  state is READY only if all else is written; it is stored with release and read with acquire.
+ *  2  A static call prepares itself under the module's lock, which is held over a fork: a child
+ *     finds it prepared or untouched.
+ *  3  Descriptors are not looked at again after prepare, but for kinds of results.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+static struct {
+    Asthra__Once setup;
+    Asthra__Lock lock;
+} asthra__ffi;
+
+static void asthra__ffi_hold(void) {
+    asthra__lock(&asthra__ffi.lock);
+}
+static void asthra__ffi_let_go(void) {
+    asthra__unlock(&asthra__ffi.lock);
+}
+static void asthra__ffi_setup(void) {
+    asthra__os_on_fork(asthra__ffi_hold, asthra__ffi_let_go, asthra__ffi_let_go);
+}
+
+ASTHRA__FN void asthra__ffi_lock(void) {
+    asthra__once(&asthra__ffi.setup, asthra__ffi_setup);
+    asthra__lock(&asthra__ffi.lock);
+}
+
+ASTHRA__FN void asthra__ffi_unlock(void) {
+    asthra__unlock(&asthra__ffi.lock);
+}
+
+/* ---- building ---- */
+
+/* More room, on the heap. */
+ASTHRA__COLD static bool asthra__ffi_grow(Asthra__FFIBuilder *b, size_t room) {
+    uintptr_t *words = asthra__realloc(b->is_heap ? b->words : NULL, room * sizeof *words);
+    if (words == NULL) {
+        b->is_out_of_memory = true;
+        return false;
+    }
+    if (!b->is_heap) memcpy(words, b->words, b->count * sizeof *words);
+    b->words = words;
+    b->room = room;
+    b->is_heap = true;
+    return true;
+}
+
+ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word) {
+    if (b->count == b->room && (b->is_out_of_memory || !asthra__ffi_grow(b, b->room * 2))) return;
+    b->words[b->count++] = word;
+}
+
+ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align) {
+    size_t at = (b->stack + align - 1) & ~(align - 1);
+    if (align > b->stack_align) b->stack_align = align;
+    b->stack = at + size;
+    return at;
+}
+
+/* A frame of arguments is one piece of a stack. */
+#define ASTHRA__FFI_STACK_MOST ((size_t)1 << 28)
+
+static const char *asthra__ffi_build_result(Asthra__FFIBuilder *b, const AsthraFFIType *result) {
+    Asthra__FFIShape shape = {0, 1};
+    if (result != NULL) {
+        const char *wrong = asthra__ffi_measure(result, &shape);
+        if (wrong != NULL) return wrong;
+        if (shape.size > ASTHRA__FFI_STACK_MOST) return "is larger than a stack";
+        b->plan->result_kind = (uint8_t)result->kind;
+    }
+    b->plan->result = result;
+    b->plan->result_size = (uint32_t)shape.size;
+    return asthra__ffi_begin(b, result, shape);
+}
+
+/* C widens these before a variadic function sees them. */
+static bool asthra__ffi_is_promoted(AsthraFFIKind kind) {
+    return (kind >= ASTHRA_FFI_BOOL && kind <= ASTHRA_FFI_U16) || kind == ASTHRA_FFI_F32;
+}
+
+static const char *asthra__ffi_build_parameter(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                               size_t i) {
+    Asthra__FFIShape shape;
+    Asthra__FFIPlace place = {t, 0, 0, ASTHRA__FFI_HERE, 0};
+    const char *wrong = asthra__ffi_measure(t, &shape);
+    if (wrong != NULL) return wrong;
+    if (b->is_variadic && asthra__ffi_is_promoted(t->kind))
+        return t->kind == ASTHRA_FFI_F32
+                   ? "is variadic and unpromoted: C passes a float as double (f64)"
+                   : "is variadic and unpromoted: C passes such an integer as int (s32)";
+    if (shape.size > ASTHRA__FFI_STACK_MOST) return "is larger than a stack";
+    wrong = asthra__ffi_add(b, t, shape, &place);
+    if (wrong == NULL && b->stack + b->behind > ASTHRA__FFI_STACK_MOST)
+        return "does not fit on a stack any more";
+    memcpy((Asthra__FFIPlace *)(void *)b->words + i, &place, sizeof place);
+    return wrong;
+}
+
+/* *at: the parameter that is wrong, or ASTHRA_FFI_RETURN. */
+static const char *asthra__ffi_build(Asthra__FFIBuilder *b, const Asthra__FFISignature *s,
+                                     size_t *at) {
+    *at = ASTHRA_FFI_RETURN;
+    const char *wrong = asthra__ffi_build_result(b, s->result);
+    for (size_t i = 0; i < s->nparams && wrong == NULL; i++) {
+        *at = i;
+        b->is_variadic = i >= s->nfixed;
+        wrong = asthra__ffi_build_parameter(b, s->params[i], i);
+    }
+    if (wrong == NULL) asthra__ffi_end(b);
+    return wrong;
+}
+
+ASTHRA__COLD static AsthraResult asthra__ffi_refuse(size_t at, const char *wrong) {
+    if (at == ASTHRA_FFI_RETURN)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_prepare: return %s", wrong);
+    return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_prepare: parameter %zu %s", at, wrong);
+}
+
+static AsthraResult asthra__ffi_check(const Asthra__FFISignature *s, AsthraFFIAbi abi) {
+    const char *wrong = NULL;
+    if (s->nparams > ASTHRA__FFI_MOST)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi_prepare: %zu parameters, at most %d", s->nparams,
+                                    ASTHRA__FFI_MOST);
+    if (s->nfixed > s->nparams)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi_prepare: nfixed is %zu, of %zu parameters",
+                                    s->nfixed, s->nparams);
+    if (s->params == NULL && s->nparams != 0) wrong = "params is NULL";
+    if (abi != ASTHRA_FFI_ABI_DEFAULT &&
+        (!ASTHRA__CPU_X86_64 || (abi != ASTHRA_FFI_ABI_SYSV64 && abi != ASTHRA_FFI_ABI_WIN64)))
+        wrong = "this processor does not have that ABI";
+    if (wrong == NULL) return asthra_result_ok(NULL);
+    return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_prepare: %s", wrong);
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi abi,
+                                             const Asthra__FFISignature *s) {
+    Asthra__FFIBuilder b = {.plan = p, .words = p->words, .room = ASTHRA__FFI_INLINE, .abi = abi};
+    size_t at, places = s->nparams * ASTHRA__FFI_PLACE_WORDS;
+    AsthraResult r = asthra__ffi_check(s, abi);
+    if (r.status) return r;
+    if (places + s->nparams + 4 > b.room && !asthra__ffi_grow(&b, places + 3 * s->nparams + 8))
+        return asthra__result_of(ASTHRA_OUT_OF_MEMORY);
+    b.count = places;
+    p->abi = (uint8_t)abi;
+    p->parameters = (uint16_t)s->nparams;
+    p->is_variadic = s->is_variadic;
+    const char *wrong = asthra__ffi_build(&b, s, &at);
+    if (wrong == NULL && !b.is_out_of_memory) {
+        if (b.is_heap) p->heap = b.words;
+        return r;
+    }
+    if (b.is_heap) asthra__free(b.words);
+    if (wrong != NULL) return asthra__ffi_refuse(at, wrong);
+    return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_prepare: out of memory");
+}
+
+/* ---- preparing ---- */
+
+/* The plan is filled, or r says why not. */
+static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
+    if (r.status) {
+        memset(c, 0, sizeof *c);
+        return r;
+    }
+    c->param_count = asthra__ffi_plan(c)->parameters;
+    c->is_safe = true;
+    asthra__store(&asthra__ffi_plan(c)->state, (uint32_t)ASTHRA__FFI_READY, release);
+    return r;
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_prepare_abi(AsthraFFICall *c, AsthraFFIAbi abi, void *fn,
+                                                  const AsthraFFIType *ret,
+                                                  const AsthraFFIType *const *params,
+                                                  size_t nparams, size_t nfixed) {
+    bool is_void = ret == NULL || ret->kind == ASTHRA_FFI_VOID;
+    Asthra__FFISignature s = {is_void ? NULL : ret, params, nparams, nfixed, nfixed < nparams};
+    if (c == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_prepare: the call is NULL");
+    memset(c, 0, sizeof *c);
+    c->function_ptr = fn;
+    return asthra__ffi_prepared(c, asthra__ffi_plan_for(asthra__ffi_plan(c), abi, &s));
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_prepare(AsthraFFICall *c, void *fn, const AsthraFFIType *ret,
+                                              const AsthraFFIType *const *params, size_t nparams,
+                                              size_t nfixed) {
+    return asthra_ffi_prepare_abi(c, ASTHRA_FFI_ABI_DEFAULT, fn, ret, params, nparams, nfixed);
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_signature(AsthraFFICall *c, void *fn, const char *text) {
+    if (c == NULL || text == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_signature: the %s is NULL",
+                                    c == NULL ? "call" : "text");
+    memset(c, 0, sizeof *c);
+    c->function_ptr = fn;
+    return asthra__ffi_prepared(c, asthra__ffi_plan_text(asthra__ffi_plan(c), text));
+}
+
+/* From the fields of type descriptions. */
+static AsthraResult asthra__ffi_plan_types(const AsthraFFICall *c) {
+    const AsthraFFIType *few[16], **params = few;
+    Asthra__FFISignature s = {NULL, NULL, c->param_count, c->param_count, false};
+    if (c->param_count > ASTHRA__FFI_MOST || (c->param_count > 0 && c->param_types == NULL))
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: param_count is %zu%s",
+                                    c->param_count,
+                                    c->param_types == NULL ? ", param_types is NULL" : "");
+    if (c->param_count > sizeof few / sizeof *few)
+        params = asthra__alloc(c->param_count * sizeof *params);
+    AsthraResult r = asthra__result_of(params != NULL ? ASTHRA_OK : ASTHRA_OUT_OF_MEMORY);
+    s.params = params;
+    if (!r.status && c->return_type != NULL)
+        r = asthra__ffi_describe(c->return_type, ASTHRA_FFI_RETURN, &s.result);
+    for (size_t i = 0; i < c->param_count && !r.status; i++)
+        r = asthra__ffi_describe(c->param_types[i], i, &params[i]);
+    if (!r.status) r = asthra__ffi_plan_for(asthra__ffi_plan(c), ASTHRA_FFI_ABI_DEFAULT, &s);
+    if (params != few) asthra__free(params);
+    return r;
+}
+
+/* Under the lock: nobody else writes the call. */
+static AsthraResult asthra__ffi_prepare_static(AsthraFFICall *c) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    AsthraResult r =
+        c->signature != NULL ? asthra__ffi_plan_text(p, c->signature) : asthra__ffi_plan_types(c);
+    if (!r.status) r = asthra__ffi_settle(c);
+    if (r.status) {
+        asthra__ffi_empty(p);
+        return r;
+    }
+    if (c->signature != NULL) c->param_count = p->parameters;
+    c->is_safe = true;
+    asthra__store(&p->state, (uint32_t)ASTHRA__FFI_READY, release); /* acquired by users */
+    return r;
+}
+
+ASTHRA__FN bool asthra__ffi_ensure(const AsthraFFICall *c, AsthraResult *why) {
+    if (asthra__load(&asthra__ffi_plan(c)->state, acquire) == ASTHRA__FFI_READY) return true;
+    asthra__ffi_lock();
+    bool is_ready = asthra__load(&asthra__ffi_plan(c)->state, acquire) == ASTHRA__FFI_READY;
+    if (!is_ready) *why = asthra__ffi_prepare_static((AsthraFFICall *)(uintptr_t)c);
+    asthra__ffi_unlock();
+    return is_ready || !why->status;
+}
+
+/* Frees what a plan has; it is zero then. */
+ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p) {
+    asthra__ffi_forget_rules(p);
+    asthra__free(p->types);
+    asthra__free(p->heap);
+    memset(p, 0, sizeof *p);
+}
+
+ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
+    if (c == NULL) return;
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (asthra__load(&p->state, acquire) == ASTHRA__FFI_READY) asthra__ffi_empty(p);
+}
+
+/* ---- invoking ---- */
+
+/* A result that nobody wants, or a call that is not prepared, or without a function. */
+ASTHRA__COLD static void asthra__ffi_invoke_slowly(const AsthraFFICall *c, void *const *args) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    size_t align = 1, room = p->result_size;
+    Asthra__FFIShape shape;
+    if (p->result != NULL && asthra__ffi_measure(p->result, &shape) == NULL) align = shape.align;
+    char *heap = room > 4096 ? asthra__alloc_or_die(NULL, room + align) : NULL;
+    char *space = heap != NULL ? heap : __builtin_alloca(room + align);
+    void *result = space + (-(uintptr_t)space & (align - 1));
+    asthra__ffi_enter(asthra__ffi_steps(p), result, args, p->stack_bytes, c->function_ptr);
+    asthra__free(heap);
+}
+
+ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *const *args) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (ASTHRA__UNLIKELY(asthra__load(&p->state, acquire) != ASTHRA__FFI_READY)) {
+        AsthraResult why = asthra_result_ok(NULL);
+        if (!asthra__ffi_ensure(c, &why))
+            asthra_panic_at(NULL, "asthra_ffi_invoke: the call cannot be prepared: %s",
+                            asthra_result_message(why));
+    }
+    if (ASTHRA__UNLIKELY(c->function_ptr == NULL))
+        asthra_panic_at(NULL, "asthra_ffi_invoke: function_ptr is NULL: a bare signature");
+    if (ASTHRA__UNLIKELY(ret == NULL && p->result_size != 0))
+        asthra__ffi_invoke_slowly(c, args);
+    else
+        asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
+}
+
+#endif
+
+/* ---- [ffi] body -------------------------------------------------------- ffi/ffi_x86_64.c ---- */
+/* ffi_x86_64 - steps and plans for x86-64.                              [ffi] body: processor
+ *
+ * System V ABI, x86-64 psABI 1.0, section 3.2.3: a type of at most 16 bytes is cut into eightbytes,
+ * each of which goes to a general or a vector register by what scalars lie in it; what is larger, or
+ * finds too few registers, or has a scalar where it should not be, goes to the stack. Long doubles
+ * do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other rules, the
+ * same steps.
+ *
+ * While steps run:
+ *     rbx   the word of this step                 rbp   frame, below
+ *     r10   the next argument's address in args   rax   address of the argument just read; scratch
+ *     r11   the carry, from one step to the next  rsp   the first stack argument
+ *     rdi rsi rdx rcx r8 r9 xmm0-7                what is already loaded; xmm8 and above are free
+ *
+ * Frame, offsets from rbp:
+ *      8   return address
+ *      0   the caller's rbp
+ *     -8   the caller's rbx
+ *    -16   ret
+ *    -24   function
+ *          stack arguments, from rsp on
+ *
+ * Steps that come for each register stand in slots of 32 bytes, so that the address of one is the
+ * first's and a multiple; steps of other kinds have such slots too. A step ends in notrack jmp: its
+ * target is one of ours and has no landing pad.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
+
+#include <string.h>
+
+/* clang-format off */
+#define ASTHRA__X_BEGIN(name)                        \
+    ".pushsection .text." name ",\"ax\",@progbits\n" \
+    ".p2align 5\n"                                   \
+    ".globl " name "\n"                              \
+    ".hidden " name "\n"                             \
+    ".type " name ", @function\n"                    \
+    name ":\n"                                       \
+    ".cfi_startproc\n"
+/* Inside the frame that asthra__ffi_enter has made. */
+#define ASTHRA__X_FRAME      \
+    ".cfi_def_cfa %rbp, 16\n" \
+    ".cfi_offset %rbp, -16\n" \
+    ".cfi_offset %rbx, -24\n"
+#define ASTHRA__X_END(name)       \
+    ".cfi_endproc\n"              \
+    ".size " name ", .-" name "\n" \
+    ".popsection\n"
+/* To the next step, behind so many operands. */
+#define ASTHRA__X_NEXT0 "addq $8, %rbx\n" "notrack jmp *(%rbx)\n"
+#define ASTHRA__X_NEXT1 "addq $16, %rbx\n" "notrack jmp *(%rbx)\n"
+#define ASTHRA__X_NEXT2 "addq $24, %rbx\n" "notrack jmp *(%rbx)\n"
+/* rax: the address of the next argument. */
+#define ASTHRA__X_ARGUMENT  \
+    "movq (%r10), %rax\n"   \
+    "addq $8, %r10\n"
+
+/* steps: rdi; ret: rsi; args: rdx; stack bytes: rcx, 8 more than a multiple of 16; function: r8 */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
+        "endbr64\n"
+        "pushq %rbp\n"                  /* the caller's rbp */
+        ".cfi_def_cfa_offset 16\n"
+        ".cfi_offset %rbp, -16\n"
+        "movq %rsp, %rbp\n"
+        ".cfi_def_cfa_register %rbp\n"
+        "pushq %rbx\n"                  /* the caller's rbx, at -8 */
+        ".cfi_offset %rbx, -24\n"
+        "pushq %rsi\n"                  /* ret, at -16 */
+        "pushq %r8\n"                   /* function, at -24 */
+        "movq %rdi, %rbx\n"             /* rbx: the first step */
+        "movq %rdx, %r10\n"             /* r10: args */
+        "cmpq $4096, %rcx\n"
+        "ja 2f\n"
+        "1:\n"
+        "subq %rcx, %rsp\n"             /* room for the stack arguments; rsp is 16-aligned */
+        "notrack jmp *(%rbx)\n"
+        "2:\n"                          /* no page is stepped over: one of them is the guard */
+        "subq $4096, %rsp\n"
+        "orq $0, (%rsp)\n"
+        "subq $4096, %rcx\n"
+        "cmpq $4096, %rcx\n"
+        "ja 2b\n"
+        "jmp 1b\n"
+        ASTHRA__X_END("asthra__ffi_enter"));
+
+/* The call itself: 0, and 1 with the number of vector registers for a variadic function. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
+        ASTHRA__X_FRAME
+        "callq *-24(%rbp)\n"            /* function(...) */
+        ASTHRA__X_NEXT0
+        ".p2align 5\n"
+        "movl 8(%rbx), %eax\n"          /* al: vector registers at most */
+        "callq *-24(%rbp)\n"
+        ASTHRA__X_NEXT1
+        ASTHRA__X_END("asthra__ffi_run"));
+
+/* Into general registers: 0 to 5 four bytes of the next argument, 6 to 11 eight, 12 to 17 carry. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_general")
+        ASTHRA__X_FRAME
+        ".irp r, edi, esi, edx, ecx, r8d, r9d\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "movl (%rax), %\\r\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".irp r, rdi, rsi, rdx, rcx, r8, r9\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "movq (%rax), %\\r\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".irp r, rdi, rsi, rdx, rcx, r8, r9\n"
+        ".p2align 5\n"
+        "movq %r11, %\\r\n"             /* the carry */
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ASTHRA__X_END("asthra__ffi_general"));
+
+/* Into vector registers: 0 to 7 a float, 8 to 15 a double, 16 to 23 the carry. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_vector")
+        ASTHRA__X_FRAME
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "movss (%rax), %xmm\\r\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "movsd (%rax), %xmm\\r\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ".p2align 5\n"
+        "movq %r11, %xmm\\r\n"          /* the carry */
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ASTHRA__X_END("asthra__ffi_vector"));
+
+/* Into the carry, of the next argument: 0 to 3 an s8, u8, s16, u16; 4 to 11 the first 1 to 8 bytes,
+ * of which no other is read; 12 to 19 so many from its byte 8 on, of the argument just read. 20 its
+ * address. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
+        ASTHRA__X_FRAME
+        ".irp op, movsbl, movzbl, movswl, movzwl\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "\\op (%rax), %r11d\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".macro asthra__piece from\n"   /* bytes from that offset of the argument at rax */
+        ".irp op, movzbl, movzwl\n"
+        ".p2align 5\n"
+        ".if \\from == 0\n"
+        ASTHRA__X_ARGUMENT
+        ".endif\n"
+        "\\op \\from(%rax), %r11d\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".p2align 5\n"
+        ".if \\from == 0\n"
+        ASTHRA__X_ARGUMENT
+        ".endif\n"
+        "movzwl \\from(%rax), %r11d\n"  /* 3: two that share a byte */
+        "movzwl \\from + 1(%rax), %eax\n"
+        "shll $8, %eax\n"
+        "orl %eax, %r11d\n"
+        ASTHRA__X_NEXT0
+        ".irp more, 0, 1, 2, 3\n"       /* 4 to 7: likewise */
+        ".p2align 5\n"
+        ".if \\from == 0\n"
+        ASTHRA__X_ARGUMENT
+        ".endif\n"
+        "movl \\from(%rax), %r11d\n"
+        ".if \\more\n"
+        "movl \\from + \\more(%rax), %eax\n"
+        "shlq $8 * \\more, %rax\n"
+        "orq %rax, %r11\n"
+        ".endif\n"
+        ASTHRA__X_NEXT0
+        ".endr\n"
+        ".p2align 5\n"
+        ".if \\from == 0\n"
+        ASTHRA__X_ARGUMENT
+        ".endif\n"
+        "movq \\from(%rax), %r11\n"
+        ASTHRA__X_NEXT0
+        ".endm\n"
+        "asthra__piece 0\n"
+        "asthra__piece 8\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "movq %rax, %r11\n"
+        ASTHRA__X_NEXT0
+        ".purgem asthra__piece\n"
+        ASTHRA__X_END("asthra__ffi_carry"));
+
+/* To the stack, at the offset in the next word: 0 four bytes of the next argument, 1 eight, 2 the
+ * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 and 5, of two slots, 16 or
+ * more. 6 the address of that offset, into the carry; 7 ret, into the carry; 8 aligns the stack by
+ * the mask in the next word. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
+        ASTHRA__X_FRAME
+        ASTHRA__X_ARGUMENT
+        "movl (%rax), %eax\n"
+        "movq 8(%rbx), %r11\n"          /* the offset */
+        "movq %rax, (%rsp,%r11)\n"
+        ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "movq (%rax), %rax\n"
+        "movq 8(%rbx), %r11\n"          /* the offset */
+        "movq %rax, (%rsp,%r11)\n"
+        ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        "movq 8(%rbx), %rax\n"          /* the offset */
+        "movq %r11, (%rsp,%rax)\n"
+        ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "jmp 3f\n"
+        ".p2align 5\n"
+        ASTHRA__X_ARGUMENT
+        "jmp 4f\n"
+        ".p2align 5\n"
+        "nop\n"                         /* kept, so that slots are in step */
+        ".p2align 5\n"
+        "movq 8(%rbx), %r11\n"          /* the offset */
+        "addq %rsp, %r11\n"
+        ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        "movq -16(%rbp), %r11\n"        /* ret */
+        ASTHRA__X_NEXT0
+        ".p2align 5\n"
+        "andq 8(%rbx), %rsp\n"          /* the mask */
+        ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        "3:\n"
+        "movq %r10, %xmm8\n"            /* xmm8: args */
+        "movq 8(%rbx), %r11\n"
+        "addq %rsp, %r11\n"             /* r11: where it goes */
+        "movq 16(%rbx), %r10\n"         /* r10: bytes */
+        "movq (%rax), %xmm9\n"          /* the first eight and the last eight */
+        "movq -8(%rax,%r10), %xmm10\n"
+        "movq %xmm9, (%r11)\n"
+        "movq %xmm10, -8(%r11,%r10)\n"
+        "movq %xmm8, %r10\n"
+        ASTHRA__X_NEXT2
+        "4:\n"
+        "movq %r10, %xmm8\n"            /* xmm8: args */
+        "movq 8(%rbx), %r11\n"
+        "addq %rsp, %r11\n"             /* r11: where it goes */
+        "movq 16(%rbx), %r10\n"         /* r10: bytes */
+        "5:\n"
+        "movups -16(%rax,%r10), %xmm9\n" /* from the end on */
+        "movups %xmm9, -16(%r11,%r10)\n"
+        "subq $16, %r10\n"
+        "cmpq $16, %r10\n"
+        "ja 5b\n"
+        "movups (%rax), %xmm9\n"        /* the first sixteen, some of them again */
+        "movups %xmm9, (%r11)\n"
+        "movq %xmm8, %r10\n"
+        ASTHRA__X_NEXT2
+        ASTHRA__X_END("asthra__ffi_to_stack"));
+
+/* The end of a call: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
+ * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 so many bytes of rax
+ * and rdx as the next word says. Before that, where rax and rdx are not what they should be: 12
+ * moves xmm0 to rdx; 13 rax to rdx and xmm0 to rax; 14 xmm0 to rax and xmm1 to rdx. */
+#define ASTHRA__X_RET "movq -16(%rbp), %rcx\n"
+#define ASTHRA__X_LEAVE       \
+    ".cfi_remember_state\n"   \
+    "movq -8(%rbp), %rbx\n"   \
+    "leave\n"                 \
+    ".cfi_def_cfa %rsp, 8\n"  \
+    ".cfi_restore %rbp\n"     \
+    ".cfi_restore %rbx\n"     \
+    "ret\n"                   \
+    ".cfi_restore_state\n"
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
+        ASTHRA__X_FRAME
+        ASTHRA__X_LEAVE
+        ".macro asthra__store op, r\n"
+        ".p2align 5\n"
+        ASTHRA__X_RET
+        "\\op %\\r, (%rcx)\n"
+        ASTHRA__X_LEAVE
+        ".endm\n"
+        "asthra__store movb, al\n"
+        "asthra__store movw, ax\n"
+        "asthra__store movl, eax\n"
+        "asthra__store movq, rax\n"
+        "asthra__store movss, xmm0\n"
+        "asthra__store movsd, xmm0\n"
+        ".purgem asthra__store\n"
+        ".p2align 5\n"
+        ASTHRA__X_RET
+        "fstpt (%rcx)\n"
+        ASTHRA__X_LEAVE
+        ".p2align 5\n"
+        ASTHRA__X_RET
+        "fstpt (%rcx)\n"                /* the real part */
+        "fstpt 16(%rcx)\n"
+        ASTHRA__X_LEAVE
+        ".p2align 5\n"
+        ASTHRA__X_RET
+        "movq %rax, (%rcx)\n"
+        "movq %rdx, 8(%rcx)\n"
+        ASTHRA__X_LEAVE
+        ".p2align 5\n"
+        ASTHRA__X_RET
+        "movsd %xmm0, (%rcx)\n"
+        "movsd %xmm1, 8(%rcx)\n"
+        ASTHRA__X_LEAVE
+        ".p2align 5\n"
+        "jmp 1f\n"
+        ".p2align 5\n"
+        "movq %xmm0, %rdx\n"
+        ASTHRA__X_NEXT0
+        ".p2align 5\n"
+        "movq %rax, %rdx\n"
+        "movq %xmm0, %rax\n"
+        ASTHRA__X_NEXT0
+        ".p2align 5\n"
+        "movq %xmm0, %rax\n"
+        "movq %xmm1, %rdx\n"
+        ASTHRA__X_NEXT0
+        "1:\n"
+        ASTHRA__X_RET
+        "movl 8(%rbx), %esi\n"          /* bytes, 1 to 15: what is left of them is in rax */
+        "testb $8, %sil\n"
+        "jz 2f\n"
+        "movq %rax, (%rcx)\n"
+        "addq $8, %rcx\n"
+        "movq %rdx, %rax\n"
+        "2:\n"
+        "testb $4, %sil\n"
+        "jz 3f\n"
+        "movl %eax, (%rcx)\n"
+        "addq $4, %rcx\n"
+        "shrq $32, %rax\n"
+        "3:\n"
+        "testb $2, %sil\n"
+        "jz 4f\n"
+        "movw %ax, (%rcx)\n"
+        "addq $2, %rcx\n"
+        "shrl $16, %eax\n"
+        "4:\n"
+        "testb $1, %sil\n"
+        "jz 5f\n"
+        "movb %al, (%rcx)\n"
+        "5:\n"
+        ASTHRA__X_LEAVE
+        ASTHRA__X_END("asthra__ffi_result"));
+/* clang-format on */
+
+ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
+ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
+ASTHRA__FFI_CODE void asthra__ffi_vector(void) __asm__("asthra__ffi_vector");
+ASTHRA__FFI_CODE void asthra__ffi_carry(void) __asm__("asthra__ffi_carry");
+ASTHRA__FFI_CODE void asthra__ffi_to_stack(void) __asm__("asthra__ffi_to_stack");
+ASTHRA__FFI_CODE void asthra__ffi_result(void) __asm__("asthra__ffi_result");
+
+/* ---- steps, for both ABIs ---- */
+
+static void asthra__ffi_step(Asthra__FFIBuilder *b, void (*first)(void), size_t slot) {
+    asthra__ffi_emit(b, (uintptr_t)first + 32 * slot);
+}
+
+ASTHRA__FN void asthra__ffi_x_carry(Asthra__FFIBuilder *b, unsigned step) {
+    asthra__ffi_step(b, asthra__ffi_carry, step);
+}
+ASTHRA__FN void asthra__ffi_x_general(Asthra__FFIBuilder *b, unsigned r) {
+    asthra__ffi_step(b, asthra__ffi_general, 12 + r);
+}
+ASTHRA__FN void asthra__ffi_x_vector(Asthra__FFIBuilder *b, unsigned r) {
+    asthra__ffi_step(b, asthra__ffi_vector, 16 + r);
+}
+ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t operand) {
+    asthra__ffi_step(b, asthra__ffi_to_stack, step);
+    asthra__ffi_emit(b, operand);
+}
+
+/* The first n bytes of the next argument, 1 to 8, into a general register. */
+ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n) {
+    if (n == 4 || n == 8) {
+        asthra__ffi_step(b, asthra__ffi_general, (n == 8 ? 6 : 0) + r);
+        return;
+    }
+    asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_FIRST + n - 1));
+    asthra__ffi_x_general(b, r);
+}
+
+ASTHRA__FN void asthra__ffi_x_load_vector(Asthra__FFIBuilder *b, unsigned r, size_t n) {
+    if (n == 4 || n == 8) {
+        asthra__ffi_step(b, asthra__ffi_vector, (n == 8 ? 8 : 0) + r);
+        return;
+    }
+    asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_FIRST + n - 1));
+    asthra__ffi_x_vector(b, r);
+}
+
+/* An integer, widened as C does, into the carry; false: it is one of 32 or 64 bits. */
+ASTHRA__FN bool asthra__ffi_x_widen(Asthra__FFIBuilder *b, AsthraFFIKind kind) {
+    if (kind < ASTHRA_FFI_BOOL || kind > ASTHRA_FFI_U16) return false;
+    asthra__ffi_x_carry(b, kind == ASTHRA_FFI_BOOL ? 1 : (unsigned)kind - ASTHRA_FFI_S8);
+    return true;
+}
+
+/* The next argument, of n bytes, to the stack. */
+ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n,
+                                         size_t offset) {
+    if (asthra__ffi_x_widen(b, kind)) {
+        asthra__ffi_x_stack(b, 2, offset);
+    } else if (n == 4 || n == 8) {
+        asthra__ffi_x_stack(b, n == 8 ? 1 : 0, offset);
+    } else if (n < 8) {
+        asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_FIRST + n - 1));
+        asthra__ffi_x_stack(b, 2, offset);
+    } else {
+        asthra__ffi_x_stack(b, n < 16 ? 3 : 4, offset);
+        asthra__ffi_emit(b, n);
+    }
+}
+
+/* ret, into the first register that there is. */
+ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r) {
+    asthra__ffi_step(b, asthra__ffi_to_stack, 7);
+    asthra__ffi_x_general(b, r);
+    b->plan->result_how = ASTHRA__X_MEMORY;
+}
+
+/* Call and result. `vectors` counts for variadic functions. */
+ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors) {
+    size_t size = b->plan->result_size;
+    asthra__ffi_step(b, asthra__ffi_run, b->plan->is_variadic);
+    if (b->plan->is_variadic) asthra__ffi_emit(b, vectors);
+    switch (b->plan->result_how) {
+    case ASTHRA__X_MEMORY: size = 0; break;
+    case ASTHRA__X_X87: asthra__ffi_step(b, asthra__ffi_result, 7); return;
+    case ASTHRA__X_X87_PAIR: asthra__ffi_step(b, asthra__ffi_result, 8); return;
+    case ASTHRA__X_II: break;
+    case ASTHRA__X_IV: asthra__ffi_step(b, asthra__ffi_result, 12); break;
+    case ASTHRA__X_VI: asthra__ffi_step(b, asthra__ffi_result, 13); break;
+    default: /* ASTHRA__X_VV */
+        if (size == 4 || size == 8 || size == 16) {
+            asthra__ffi_step(b, asthra__ffi_result, size == 16 ? 10 : size == 8 ? 6 : 5);
+            return;
+        }
+        asthra__ffi_step(b, asthra__ffi_result, 14);
+    }
+    switch (size) {
+    case 0: asthra__ffi_step(b, asthra__ffi_result, 0); break;
+    case 1: asthra__ffi_step(b, asthra__ffi_result, 1); break;
+    case 2: asthra__ffi_step(b, asthra__ffi_result, 2); break;
+    case 4: asthra__ffi_step(b, asthra__ffi_result, 3); break;
+    case 8: asthra__ffi_step(b, asthra__ffi_result, 4); break;
+    case 16: asthra__ffi_step(b, asthra__ffi_result, 9); break;
+    default: asthra__ffi_step(b, asthra__ffi_result, 11); asthra__ffi_emit(b, size);
+    }
+}
+
+/* What is aligned more strictly than the stack is comes first of all. */
+ASTHRA__FN void asthra__ffi_x_end(Asthra__FFIBuilder *b) {
+    size_t first = (size_t)b->plan->parameters * ASTHRA__FFI_PLACE_WORDS;
+    b->plan->stack_bytes = (uint32_t)(((b->stack + b->behind + 15) & ~(size_t)15) + 8);
+    if (b->stack_align <= 16) return;
+    asthra__ffi_emit(b, 0);
+    asthra__ffi_emit(b, 0);
+    if (b->is_out_of_memory) return;
+    memmove(b->words + first + 2, b->words + first, (b->count - first - 2) * sizeof *b->words);
+    b->words[first] = (uintptr_t)asthra__ffi_to_stack + 32 * 8;
+    b->words[first + 1] = ~(uintptr_t)(b->stack_align - 1);
+}
+
+/* ---- System V ---- */
+
+typedef enum Asthra__XClass {
+    ASTHRA__X_NONE,
+    ASTHRA__X_INTEGER,
+    ASTHRA__X_SSE,
+    ASTHRA__X_X87_CLASS,
+    ASTHRA__X_X87_UP,
+    ASTHRA__X_ON_STACK
+} Asthra__XClass;
+
+typedef struct Asthra__XClasses {
+    Asthra__XClass of[2]; /* of the eightbytes */
+} Asthra__XClasses;
+
+/* psABI, "classification", 4: of two fields in one eightbyte. */
+static Asthra__XClass asthra__x_merge(Asthra__XClass a, Asthra__XClass b) {
+    if (a == b || b == ASTHRA__X_NONE) return a;
+    if (a == ASTHRA__X_NONE) return b;
+    if (a == ASTHRA__X_ON_STACK || b == ASTHRA__X_ON_STACK) return ASTHRA__X_ON_STACK;
+    if (a == ASTHRA__X_INTEGER || b == ASTHRA__X_INTEGER) return ASTHRA__X_INTEGER;
+    if (a == ASTHRA__X_SSE && b == ASTHRA__X_SSE) return ASTHRA__X_SSE;
+    return ASTHRA__X_ON_STACK;
+}
+
+static bool asthra__x_classify_leaf(const Asthra__FFILeaf *leaf, void *user) {
+    Asthra__XClasses *c = user;
+    Asthra__XClass low = asthra__ffi_is_integer(leaf->kind) ? ASTHRA__X_INTEGER
+                         : leaf->kind == ASTHRA_FFI_LDBL    ? ASTHRA__X_X87_CLASS
+                         : leaf->kind == ASTHRA_FFI_CLDBL   ? ASTHRA__X_ON_STACK
+                                                            : ASTHRA__X_SSE;
+    Asthra__XClass high = low == ASTHRA__X_X87_CLASS ? ASTHRA__X_X87_UP : low;
+    if (leaf->is_odd) low = high = ASTHRA__X_ON_STACK;
+    size_t first = leaf->offset / 8, last = (leaf->offset + leaf->size - 1) / 8;
+    c->of[first] = asthra__x_merge(c->of[first], low);
+    if (last != first) c->of[last] = asthra__x_merge(c->of[last], high);
+    return true;
+}
+
+static Asthra__XClasses asthra__x_classify(const AsthraFFIType *t, size_t size) {
+    Asthra__XClasses c = {{ASTHRA__X_NONE, ASTHRA__X_NONE}};
+    if (size > 16)
+        c.of[0] = ASTHRA__X_ON_STACK;
+    else
+        asthra__ffi_leaves(t, asthra__x_classify_leaf, &c);
+    bool is_up_alone = c.of[1] == ASTHRA__X_X87_UP && c.of[0] != ASTHRA__X_X87_CLASS;
+    if (c.of[1] == ASTHRA__X_ON_STACK || is_up_alone) c.of[0] = ASTHRA__X_ON_STACK;
+    return c;
+}
+
+static uint8_t asthra__x_result_how(const AsthraFFIType *t, size_t size) {
+    if (t->kind == ASTHRA_FFI_CLDBL) return ASTHRA__X_X87_PAIR;
+    Asthra__XClasses c = asthra__x_classify(t, size);
+    if (c.of[0] == ASTHRA__X_ON_STACK) return ASTHRA__X_MEMORY;
+    if (c.of[0] == ASTHRA__X_X87_CLASS) return ASTHRA__X_X87;
+    if (c.of[0] == ASTHRA__X_SSE) return c.of[1] == ASTHRA__X_INTEGER ? ASTHRA__X_VI : ASTHRA__X_VV;
+    return c.of[1] == ASTHRA__X_SSE ? ASTHRA__X_IV : ASTHRA__X_II;
+}
+
+static const char *asthra__x_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                   size_t size) {
+    b->plan->result_how = ASTHRA__X_II;
+    if (result == NULL) return NULL;
+    b->plan->result_how = asthra__x_result_how(result, size);
+    if (b->plan->result_how == ASTHRA__X_MEMORY) asthra__ffi_x_hidden(b, b->ints++);
+    return NULL;
+}
+
+static uint32_t asthra__x_place_of(Asthra__XClass class, unsigned r) {
+    return class == ASTHRA__X_SSE ? ASTHRA__X_FRAME_VECTORS + 8 * r : 8 * r;
+}
+
+/* The eightbytes of a type that has registers. */
+static void asthra__x_add_registers(Asthra__FFIBuilder *b, const Asthra__XClasses *c, size_t size,
+                                    Asthra__FFIPlace *place) {
+    unsigned r = c->of[0] == ASTHRA__X_SSE ? b->floats++ : b->ints++;
+    size_t n = size < 8 ? size : 8;
+    place->offset = asthra__x_place_of(c->of[0], r);
+    if (c->of[0] == ASTHRA__X_SSE)
+        asthra__ffi_x_load_vector(b, r, n);
+    else
+        asthra__ffi_x_load_general(b, r, n);
+    if (c->of[1] == ASTHRA__X_NONE) return;
+    r = c->of[1] == ASTHRA__X_SSE ? b->floats++ : b->ints++;
+    asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_REST + size - 9));
+    if (c->of[1] == ASTHRA__X_SSE)
+        asthra__ffi_x_vector(b, r);
+    else
+        asthra__ffi_x_general(b, r);
+    if (c->of[0] == c->of[1]) return; /* side by side in the frame, too */
+    place->how = ASTHRA__FFI_SCATTERED;
+    place->second = (uint16_t)asthra__x_place_of(c->of[1], r);
+    place->split = 8;
+}
+
+static void asthra__x_add(Asthra__FFIBuilder *b, const AsthraFFIType *t, Asthra__FFIShape shape,
+                          Asthra__FFIPlace *place) {
+    if (asthra__ffi_is_integer(t->kind) && b->ints < 6) { /* most of them */
+        place->offset = 8 * b->ints;
+        if (asthra__ffi_x_widen(b, t->kind))
+            asthra__ffi_x_general(b, b->ints);
+        else
+            asthra__ffi_x_load_general(b, b->ints, shape.size);
+        b->ints++;
+        return;
+    }
+    Asthra__XClasses c = asthra__x_classify(t, shape.size);
+    bool is_on_stack = c.of[0] == ASTHRA__X_ON_STACK || c.of[0] == ASTHRA__X_X87_CLASS;
+    unsigned ints = (unsigned)(c.of[0] == ASTHRA__X_INTEGER) + (c.of[1] == ASTHRA__X_INTEGER);
+    unsigned floats = (unsigned)(c.of[0] == ASTHRA__X_SSE) + (c.of[1] == ASTHRA__X_SSE);
+    if (!is_on_stack && b->ints + ints <= 6 && b->floats + floats <= 8) {
+        asthra__x_add_registers(b, &c, shape.size, place);
+        return;
+    }
+    size_t at =
+        asthra__ffi_stack(b, (shape.size + 7) & ~(size_t)7, shape.align < 8 ? 8 : shape.align);
+    asthra__ffi_x_load_stack(b, t->kind, shape.size, at);
+    place->offset = (uint32_t)(ASTHRA__X_FRAME_STACK + at);
+}
+
+/* ---- which of the two ---- */
+
+ASTHRA__FN const char *asthra__ffi_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                         Asthra__FFIShape shape) {
+    if (b->abi == ASTHRA_FFI_ABI_WIN64) return asthra__ffi_win64_begin(b, result, shape);
+    return asthra__x_begin(b, result, shape.size);
+}
+
+ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                       Asthra__FFIShape shape, Asthra__FFIPlace *place) {
+    if (b->abi == ASTHRA_FFI_ABI_WIN64) return asthra__ffi_win64_add(b, t, shape, place);
+    asthra__x_add(b, t, shape, place);
+    return NULL;
+}
+
+ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b) {
+    if (b->abi == ASTHRA_FFI_ABI_WIN64)
+        asthra__ffi_win64_end(b);
+    else
+        asthra__ffi_x_call(b, b->floats);
+    asthra__ffi_x_end(b);
+}
+
+#endif
+
+/* ---- [ffi] body --------------------------------------------------------- ffi/ffi_win64.c ---- */
+/* ffi_win64 - the plans of Win64 on x86-64.                             [ffi] body: processor
+ *
+ * "x64 calling convention" of Microsoft's documentation, as gcc and clang have it under ms_abi: one
+ * of four slots for each argument, general or vector by its kind; types of 1, 2, 4 or 8 bytes go by
+ * value as if they were integers, all others by the address of a copy that the caller makes; 32
+ * bytes of the stack belong to the callee. A variadic function finds doubles in both registers.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
+
+enum { ASTHRA__WIN_RCX = 3, ASTHRA__WIN_RDX = 2 };
+
+static unsigned asthra__win_register(unsigned slot) {
+    static const uint8_t registers[] = {ASTHRA__WIN_RCX, ASTHRA__WIN_RDX, 4, 5};
+    return registers[slot];
+}
+
+/* Offset of the stack slot of an argument, which the first four have, too: it is the callee's. */
+static size_t asthra__win_slot(unsigned slot) {
+    return 8 * (size_t)slot;
+}
+
+static bool asthra__win_is_value(AsthraFFIKind kind, size_t size) {
+    return kind != ASTHRA_FFI_LDBL && (size == 1 || size == 2 || size == 4 || size == 8);
+}
+
+static bool asthra__win_is_vector(AsthraFFIKind kind) {
+    return kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
+}
+
+ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                               Asthra__FFIShape shape) {
+    b->plan->result_how = ASTHRA__X_II;
+    if (result != NULL && asthra__win_is_vector(result->kind))
+        b->plan->result_how = ASTHRA__X_VV;
+    else if (result != NULL && !asthra__win_is_value(result->kind, shape.size))
+        asthra__ffi_x_hidden(b, asthra__win_register(b->ints++));
+    unsigned slots = b->plan->parameters + b->ints;
+    b->stack = asthra__win_slot(slots < 4 ? 4 : slots); /* copies lie behind the slots */
+    return NULL;
+}
+
+/* An argument of at most 8 bytes in one of the four slots. */
+static void asthra__win_add_register(Asthra__FFIBuilder *b, const AsthraFFIType *t, size_t size,
+                                     Asthra__FFIPlace *place) {
+    unsigned r = asthra__win_register(b->ints);
+    if (!asthra__win_is_vector(t->kind)) {
+        if (asthra__ffi_x_widen(b, t->kind))
+            asthra__ffi_x_general(b, r);
+        else
+            asthra__ffi_x_load_general(b, r, size);
+        place->offset = 8 * r;
+    } else if (b->plan->is_variadic) {
+        asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_FIRST + size - 1));
+        asthra__ffi_x_general(b, r);
+        asthra__ffi_x_vector(b, b->ints);
+        place->offset = 8 * r;
+    } else {
+        asthra__ffi_x_load_vector(b, b->ints, size);
+        place->offset = ASTHRA__X_FRAME_VECTORS + 8 * b->ints;
+    }
+}
+
+/* The address of a copy, in a register or on the stack. */
+static void asthra__win_add_copy(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                 Asthra__FFIShape shape) {
+    size_t room = (shape.size + 7) & ~(size_t)7;
+    size_t at = asthra__ffi_stack(b, room, shape.align < 16 ? 16 : shape.align);
+    asthra__ffi_x_load_stack(b, t->kind, shape.size, at);
+    asthra__ffi_x_stack(b, ASTHRA__X_STACK_TO_CARRY, at);
+    if (b->ints < 4)
+        asthra__ffi_x_general(b, asthra__win_register(b->ints));
+    else
+        asthra__ffi_x_stack(b, ASTHRA__X_CARRY_TO_STACK, asthra__win_slot(b->ints));
+}
+
+ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                             Asthra__FFIShape shape, Asthra__FFIPlace *place) {
+    bool is_value = asthra__win_is_value(t->kind, shape.size);
+    if (b->ints < 4 && is_value) {
+        asthra__win_add_register(b, t, shape.size, place);
+    } else {
+        place->offset = b->ints < 4 ? 8 * asthra__win_register(b->ints)
+                                    : (uint32_t)(ASTHRA__X_FRAME_STACK + asthra__win_slot(b->ints));
+        if (is_value) {
+            asthra__ffi_x_load_stack(b, t->kind, shape.size, asthra__win_slot(b->ints));
+        } else {
+            asthra__win_add_copy(b, t, shape);
+            place->how = ASTHRA__FFI_POINTED;
+        }
+    }
+    b->ints++;
+    return NULL;
+}
+
+ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b) {
+    asthra__ffi_x_call(b, 0);
+}
+
+#endif
+
+/* ---- [ffi] body --------------------------------------------------------- ffi/ffi_rules.c ---- */
+/* ffi_rules - temporary.                                               [ffi] body: rules */
+
+#if ASTHRA_HAS_FFI
+ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p) {
+    (void)p;
+}
+ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
+                                             const AsthraFFIType **out) {
+    (void)type;
+    (void)param;
+    (void)out;
+    return asthra__result_of(ASTHRA_INVALID);
+}
+ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c) {
+    (void)c;
+    return asthra_result_ok(NULL);
+}
+#endif
+
+/* ---- [closure] internal ------------------------------------------ ffi/closure_internal.h ---- */
+/* closure - records, stubs, and what a processor adds.                     [closure] internal
+ *
+ * A stub is a few bytes of code at an address of its own; all it does is to find its record and to
+ * jump to the entry that the record names. An entry, written in assembly, puts the registers of
+ * arguments into a frame, which ends where the stack's arguments begin, calls record->enter(record,
+ * frame), loads the registers of results from the frame and returns.
+ */
+
+#if ASTHRA_HAS_CLOSURE
+
+struct AsthraFFIClosure {
+    void *entry;                                         /* what stubs jump to, at offset 0 */
+    unsigned (*enter)(AsthraFFIClosure *c, char *frame); /* what entries call: one word further */
+    const AsthraFFICall *sig;
+    AsthraFFIHandler handler;
+    void *user;
+    AsthraFFICall *own;     /* of bind_signature; NULL: the caller's */
+    AsthraFFIClosure *next; /* while it is free */
+    void *code;             /* the stub */
+};
+
+enum {
+    ASTHRA__CLOSURE_STUB = 16,   /* bytes of a stub */
+    ASTHRA__CLOSURE_FIXED = 128, /* stubs in the program itself */
+    ASTHRA__CLOSURE_RECORD = sizeof(AsthraFFIClosure)
+};
+
+/* The processor's: writes a stub that will stand at `at`, for a record at an address. */
+ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record);
+
+/* The entry for calls of a plan's ABI. */
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p);
+
+/* Where the handler puts the result; and afterwards, what it left there, to where the entry takes it
+ * from, integers widened. Returns what enter returns, which the entry understands. */
+ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
+ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
+
+/* An integer result of at most a register, of `kind`, from where a handler has put it. */
+ASTHRA__FN uint64_t asthra__closure_widen(AsthraFFIKind kind, const void *result);
+
+/* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
+ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");
+ASTHRA__FFI_CODE AsthraFFIClosure *asthra__closure_records __asm__("asthra__closure_records");
+
+#endif
+
+/* ---- [closure] body ------------------------------------------------------- ffi/closure.c ---- */
+/* closure - functions made at run time, for C to call.                       [closure] body
+ *
+ * Stubs come in sheets: a page of code, then a record for each stub. The code is written into a file
+ * in memory, once, and mapped without the right to write; the records, which it reads, are private
+ * memory without the right to execute. So no page ever has both, and a forked child that makes or
+ * ends closures writes to records of its own. Where no such file can be had or mapped, there is one
+ * sheet in the program: stubs by hand-written assembly, records where a pointer beside them says.
+ *
+ * Free records form a list under the floor's lock; sheets are never given back. A free record's
+ * entry is a function that panics, so a call of a closure that has ended is told, until the stub is
+ * taken again.
+ *
+ *     C code -> stub -> entry (assembly) -> enter -> handler
+ */
+
+#if ASTHRA_HAS_CLOSURE
+
+#include <string.h>
+
+static struct {
+    AsthraFFIClosure *free; /* under the floor's lock, as all of this */
+    bool is_fixed_used;
+} asthra__closure;
+
+ASTHRA_NORETURN static void asthra__closure_ended(void) {
+    asthra_panic_at(NULL, "a closure was called that has ended");
+}
+
+/* ---- from stub to handler ---- */
+
+/* An argument in two parts, put together. */
+static void asthra__closure_gather(const Asthra__FFIPlace *place, const char *frame, char *whole) {
+    memcpy(whole, frame + place->offset, sizeof(uint64_t));
+    memcpy(whole + place->split, frame + place->second, sizeof(uint64_t));
+}
+
+enum { ASTHRA__CLOSURE_GATHERED = 16 };
+
+/* How many arguments are in parts. */
+static size_t asthra__closure_scattered(const Asthra__FFIPlace *places, size_t count) {
+    size_t scattered = 0;
+    for (size_t i = 0; i < count; i++) scattered += places[i].how == ASTHRA__FFI_SCATTERED;
+    return scattered;
+}
+
+static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    const Asthra__FFIPlace *places = asthra__ffi_places(p);
+    size_t count = p->parameters;
+    void **args = __builtin_alloca((count + 1) * sizeof *args);
+    char *parts = NULL;
+    for (size_t i = 0; i < count; i++) {
+        const Asthra__FFIPlace *place = &places[i];
+        args[i] = frame + place->offset;
+        if (ASTHRA__LIKELY(place->how == ASTHRA__FFI_HERE)) continue;
+        if (place->how == ASTHRA__FFI_POINTED) {
+            memcpy(&args[i], frame + place->offset, sizeof args[i]);
+            continue;
+        }
+        if (parts == NULL)
+            parts = __builtin_alloca(asthra__closure_scattered(places, count) *
+                                     ASTHRA__CLOSURE_GATHERED);
+        asthra__closure_gather(place, frame, parts);
+        args[i] = parts;
+        parts += ASTHRA__CLOSURE_GATHERED;
+    }
+    args[count] = NULL;
+    c->handler(c->sig, p->result_size != 0 ? asthra__closure_result(p, frame) : NULL, args,
+               c->user);
+    return asthra__closure_finish(p, frame);
+}
+
+ASTHRA__FN uint64_t asthra__closure_widen(AsthraFFIKind kind, const void *result) {
+    union {
+        bool b;
+        int8_t s8;
+        uint8_t u8;
+        int16_t s16;
+        uint16_t u16;
+        int32_t s32;
+        uint32_t u32;
+        uint64_t u64;
+    } v;
+    memcpy(&v, result, asthra__ffi_size_of(kind));
+    switch (kind) {
+    case ASTHRA_FFI_BOOL: return v.b;
+    case ASTHRA_FFI_S8: return (uint64_t)(int64_t)v.s8;
+    case ASTHRA_FFI_U8: return v.u8;
+    case ASTHRA_FFI_S16: return (uint64_t)(int64_t)v.s16;
+    case ASTHRA_FFI_U16: return v.u16;
+    case ASTHRA_FFI_S32: return (uint64_t)(int64_t)v.s32;
+    case ASTHRA_FFI_U32: return v.u32;
+    default: return sizeof(void *) == 4 && kind == ASTHRA_FFI_PTR ? v.u32 : v.u64;
+    }
+}
+
+/* ---- sheets ---- */
+
+static void asthra__closure_put(AsthraFFIClosure *c, void *code) {
+    c->entry = (void *)(uintptr_t)asthra__closure_ended;
+    c->code = code;
+    c->next = asthra__closure.free;
+    asthra__closure.free = c;
+}
+
+/* A sheet of mapped stubs. */
+static bool asthra__closure_map(void) {
+    size_t page = asthra__os_page_size(), stubs = page / ASTHRA__CLOSURE_STUB;
+    size_t records = (stubs * ASTHRA__CLOSURE_RECORD + page - 1) & ~(page - 1);
+    char *sheet = asthra__os_map(page + records);
+    if (sheet == NULL) return false;
+    unsigned char *code = (unsigned char *)sheet; /* written here first, and then mapped over */
+    for (size_t i = 0; i < stubs; i++)
+        asthra__closure_write(code + i * ASTHRA__CLOSURE_STUB,
+                              (uintptr_t)sheet + i * ASTHRA__CLOSURE_STUB,
+                              (uintptr_t)sheet + page + i * ASTHRA__CLOSURE_RECORD);
+    if (!asthra__os_map_code(sheet, page)) {
+        asthra__os_unmap(sheet, page + records);
+        return false;
+    }
+    for (size_t i = stubs; i-- > 0;)
+        asthra__closure_put((AsthraFFIClosure *)(void *)(sheet + page) + i,
+                            sheet + i * ASTHRA__CLOSURE_STUB);
+    return true;
+}
+
+/* The program's own sheet, once. */
+static AsthraStatus asthra__closure_use_fixed(void) {
+    if (asthra__closure.is_fixed_used) return ASTHRA_LIMIT;
+    AsthraFFIClosure *records = asthra__alloc_zeroed(ASTHRA__CLOSURE_FIXED, sizeof *records);
+    if (records == NULL) return ASTHRA_OUT_OF_MEMORY;
+    asthra__closure.is_fixed_used = true;
+    asthra__closure_records = records;
+    for (size_t i = ASTHRA__CLOSURE_FIXED; i-- > 0;)
+        asthra__closure_put(&records[i],
+                            (void *)((uintptr_t)asthra__closure_stubs + i * ASTHRA__CLOSURE_STUB));
+    return ASTHRA_OK;
+}
+
+/* Under the lock. NULL: *why. */
+static AsthraFFIClosure *asthra__closure_take(AsthraStatus *why) {
+    if (asthra__closure.free == NULL && !asthra__closure_map()) *why = asthra__closure_use_fixed();
+    AsthraFFIClosure *c = asthra__closure.free;
+    if (c != NULL) asthra__closure.free = c->next;
+    return c;
+}
+
+/* ---- public ---- */
+
+ASTHRA__COLD static AsthraResult asthra__closure_refuse(AsthraStatus why) {
+    if (why == ASTHRA_LIMIT)
+        return asthra_result_errorf(
+            ASTHRA_LIMIT,
+            "asthra_ffi_closure_create: code cannot be mapped here, and all "
+            "%d stubs of the program are taken",
+            ASTHRA__CLOSURE_FIXED);
+    return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_closure_create: out of memory");
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, void **code,
+                                                     const AsthraFFICall *sig, AsthraFFIHandler fn,
+                                                     void *user) {
+    const char *missing = out == NULL    ? "out"
+                          : code == NULL ? "code"
+                          : sig == NULL  ? "the signature"
+                          : fn == NULL   ? "the handler"
+                                         : NULL;
+    AsthraResult r = asthra_result_ok(NULL);
+    AsthraStatus why = ASTHRA_OK;
+    if (missing != NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_closure_create: %s is NULL",
+                                    missing);
+    *out = NULL;
+    *code = NULL;
+    if (!asthra__ffi_ensure(sig, &r)) return r;
+    asthra__ffi_lock();
+    AsthraFFIClosure *c = asthra__closure_take(&why);
+    asthra__ffi_unlock();
+    if (c == NULL) return asthra__closure_refuse(why);
+    c->sig = sig;
+    c->handler = fn;
+    c->user = user;
+    c->own = NULL;
+    c->enter = asthra__closure_enter;
+    c->entry = asthra__closure_entry_of(asthra__ffi_plan(sig));
+    *out = c;
+    *code = c->code;
+    return r;
+}
+
+ASTHRA_RT_API AsthraFFIClosure *asthra_ffi_closure_bind_signature(const char *text,
+                                                                  AsthraFFIHandler fn, void *user) {
+    AsthraFFIClosure *c;
+    void *code;
+    AsthraFFICall *sig = asthra__alloc(sizeof *sig);
+    if (sig == NULL) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_closure_bind_signature: out of memory");
+        return NULL;
+    }
+    AsthraResult r = asthra_ffi_signature(sig, NULL, text);
+    if (!r.status) r = asthra_ffi_closure_create(&c, &code, sig, fn, user);
+    if (!r.status) {
+        c->own = sig;
+        asthra__error_clear();
+        return c;
+    }
+    asthra_ffi_release(sig);
+    asthra__free(sig);
+    return NULL;
+}
+
+ASTHRA_RT_API void *asthra_ffi_closure_function(const AsthraFFIClosure *closure) {
+    return closure != NULL ? closure->code : NULL;
+}
+
+ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure) {
+    if (closure == NULL) return;
+    if (closure->entry == (void *)(uintptr_t)asthra__closure_ended)
+        asthra_panic_at(NULL, "asthra_ffi_closure_destroy: the closure has ended already");
+    AsthraFFICall *own = closure->own;
+    asthra__ffi_lock();
+    asthra__closure_put(closure, closure->code);
+    asthra__ffi_unlock();
+    asthra_ffi_release(own);
+    asthra__free(own);
+}
+
+#endif
+
+/* ---- [closure] body ------------------------------------------------ ffi/closure_x86_64.c ---- */
+/* closure_x86_64 - stubs and entries for x86-64.                    [closure] body: processor
+ *
+ * The frame, offsets from its beginning, as ffi_internal.h names them; arguments of the stack follow
+ * at 176, so that one base serves for all:
+ *
+ *      0   rdi, rsi, rdx, rcx, r8, r9          112   results: rax, rdx; or st0
+ *     48   xmm0 to xmm7, 8 bytes of each       128   results: xmm0, xmm1; or st1
+ *    160   the caller's rbp                    168   return address
+ *
+ * A stub brings its record in r10, which neither ABI keeps or passes arguments in. Under Win64 rdi,
+ * rsi and xmm6 to xmm15 are the caller's: they are kept below the frame.
+ */
+
+#if ASTHRA_HAS_CLOSURE && ASTHRA__CPU_X86_64
+
+#include <string.h>
+
+/* clang-format off */
+/* record: r10 */
+__asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry\n"
+        ".hidden asthra__closure_entry\n"
+        ".type asthra__closure_entry, @function\n"
+        "asthra__closure_entry:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "pushq %rbp\n"                  /* the caller's rbp, at 160 */
+        ".cfi_def_cfa_offset 16\n"
+        ".cfi_offset %rbp, -16\n"
+        "movq %rsp, %rbp\n"
+        ".cfi_def_cfa_register %rbp\n"
+        "subq $160, %rsp\n"             /* rsp: the frame, 16-aligned */
+        "movq %rdi, (%rsp)\n"           /* arguments, from 0 */
+        "movq %rsi, 8(%rsp)\n"
+        "movq %rdx, 16(%rsp)\n"
+        "movq %rcx, 24(%rsp)\n"
+        "movq %r8, 32(%rsp)\n"
+        "movq %r9, 40(%rsp)\n"
+        "movsd %xmm0, 48(%rsp)\n"
+        "movsd %xmm1, 56(%rsp)\n"
+        "movsd %xmm2, 64(%rsp)\n"
+        "movsd %xmm3, 72(%rsp)\n"
+        "movsd %xmm4, 80(%rsp)\n"
+        "movsd %xmm5, 88(%rsp)\n"
+        "movsd %xmm6, 96(%rsp)\n"
+        "movsd %xmm7, 104(%rsp)\n"
+        "movq %r10, %rdi\n"             /* rdi: record */
+        "movq %rsp, %rsi\n"             /* rsi: frame */
+        "callq *8(%r10)\n"              /* eax = record->enter(record, frame) */
+        "testl %eax, %eax\n"
+        "jnz 1f\n"
+        "movq 112(%rsp), %rax\n"        /* results, whichever of them count */
+        "movq 120(%rsp), %rdx\n"
+        "movsd 128(%rsp), %xmm0\n"
+        "movsd 136(%rsp), %xmm1\n"
+        ".cfi_remember_state\n"
+        "leave\n"
+        ".cfi_def_cfa %rsp, 8\n"
+        ".cfi_restore %rbp\n"
+        "ret\n"
+        ".cfi_restore_state\n"
+        "1:\n"                          /* one long double, or two: the second goes below */
+        "cmpl $1, %eax\n"
+        "je 2f\n"
+        "fldt 128(%rsp)\n"
+        "2:\n"
+        "fldt 112(%rsp)\n"
+        "leave\n"
+        ".cfi_def_cfa %rsp, 8\n"
+        ".cfi_restore %rbp\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry, .-asthra__closure_entry\n"
+        ".popsection\n");
+
+/* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
+__asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_win64\n"
+        ".hidden asthra__closure_entry_win64\n"
+        ".type asthra__closure_entry_win64, @function\n"
+        "asthra__closure_entry_win64:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "pushq %rbp\n"
+        ".cfi_def_cfa_offset 16\n"
+        ".cfi_offset %rbp, -16\n"
+        "movq %rsp, %rbp\n"
+        ".cfi_def_cfa_register %rbp\n"
+        "subq $320, %rsp\n"             /* rsp + 160: the frame */
+        "movq %rdi, 160(%rsp)\n"        /* the caller's, in slots that hold no argument */
+        ".cfi_offset %rdi, -176\n"
+        "movq %rsi, 168(%rsp)\n"
+        ".cfi_offset %rsi, -168\n"
+        ".irp r, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+        "movaps %xmm\\r, 16 * (\\r - 6)(%rsp)\n"
+        ".cfi_offset %xmm\\r, 16 * (\\r - 6) - 336\n"
+        ".endr\n"
+        "movq %rdx, 176(%rsp)\n"        /* arguments */
+        "movq %rcx, 184(%rsp)\n"
+        "movq %r8, 192(%rsp)\n"
+        "movq %r9, 200(%rsp)\n"
+        "movsd %xmm0, 208(%rsp)\n"
+        "movsd %xmm1, 216(%rsp)\n"
+        "movsd %xmm2, 224(%rsp)\n"
+        "movsd %xmm3, 232(%rsp)\n"
+        "movq %r10, %rdi\n"             /* rdi: record */
+        "leaq 160(%rsp), %rsi\n"        /* rsi: frame */
+        "cld\n"
+        "callq *8(%r10)\n"
+        "movq 272(%rsp), %rax\n"        /* results */
+        "movsd 288(%rsp), %xmm0\n"
+        ".irp r, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n"
+        "movaps 16 * (\\r - 6)(%rsp), %xmm\\r\n"
+        ".endr\n"
+        "movq 168(%rsp), %rsi\n"
+        "movq 160(%rsp), %rdi\n"
+        "leave\n"
+        ".cfi_def_cfa %rsp, 8\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_win64, .-asthra__closure_entry_win64\n"
+        ".popsection\n");
+
+/* The program's own stubs, 16 bytes each, and where they find the first record, of 64. */
+__asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__closure_records\n"
+        ".hidden asthra__closure_records\n"
+        ".type asthra__closure_records, @object\n"
+        "asthra__closure_records:\n"
+        ".zero 8\n"
+        ".size asthra__closure_records, 8\n"
+        ".popsection\n"
+        ".pushsection .text.asthra__closure_stubs,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_stubs\n"
+        ".hidden asthra__closure_stubs\n"
+        ".type asthra__closure_stubs, @function\n"
+        "asthra__closure_stubs:\n"
+        ".cfi_startproc\n"
+        ".set asthra__stub, 0\n"
+        ".rept 128\n"
+        ".p2align 4\n"
+        "endbr64\n"
+        "movl $64 * asthra__stub, %r10d\n"
+        ".set asthra__stub, asthra__stub + 1\n"
+        "jmp 1f\n"
+        ".endr\n"
+        "1:\n"
+        "addq asthra__closure_records(%rip), %r10\n" /* r10: record */
+        "jmpq *(%r10)\n"                             /* record->entry */
+        ".cfi_endproc\n"
+        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
+        ".popsection\n");
+/* clang-format on */
+
+ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
+ASTHRA__FFI_CODE void asthra__closure_entry_win64(void) __asm__("asthra__closure_entry_win64");
+
+/* endbr64; leaq record(%rip), %r10; jmpq *(%r10) */
+ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record) {
+    static const unsigned char stub[ASTHRA__CLOSURE_STUB] = {
+        0xf3, 0x0f, 0x1e, 0xfa, 0x4c, 0x8d, 0x15, 0, 0, 0, 0, 0x41, 0xff, 0x22, 0xcc, 0xcc};
+    int32_t distance = (int32_t)(record - (at + 11));
+    memcpy(bytes, stub, sizeof stub);
+    memcpy(bytes + 7, &distance, sizeof distance);
+}
+
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p) {
+    return (void *)(uintptr_t)(p->abi == ASTHRA_FFI_ABI_WIN64 ? asthra__closure_entry_win64
+                                                              : asthra__closure_entry);
+}
+
+/* Which slot of the frame has the address that the caller gave for the result. */
+static char *asthra__closure_hidden(const Asthra__FFIPlan *p, char *frame) {
+    return frame + (p->abi == ASTHRA_FFI_ABI_WIN64 ? 24 : 0);
+}
+
+ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
+    void *result;
+    switch (p->result_how) {
+    case ASTHRA__X_MEMORY:
+        memcpy(&result, asthra__closure_hidden(p, frame), sizeof result);
+        return result;
+    case ASTHRA__X_VV: return frame + ASTHRA__X_FRAME_VECTOR_RESULT;
+    default: return frame + ASTHRA__X_FRAME_GENERAL_RESULT;
+    }
+}
+
+/* Integers are widened to 64 bits: callers may rely on 32 of them. */
+ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
+    char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
+    char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
+    uint64_t wide;
+    switch (p->result_how) {
+    case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
+    case ASTHRA__X_II:
+        if (!asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)) break;
+        wide = asthra__closure_widen((AsthraFFIKind)p->result_kind, general);
+        memcpy(general, &wide, sizeof wide);
+        break;
+    case ASTHRA__X_IV: memcpy(vector, general + 8, 8); break;
+    case ASTHRA__X_VI:
+        memcpy(vector, general, 8);
+        memcpy(general, general + 8, 8);
+        break;
+    case ASTHRA__X_X87: return 1;
+    case ASTHRA__X_X87_PAIR: return 2;
+    default: break;
+    }
+    return 0;
 }
 
 #endif

@@ -36,8 +36,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, voi
 
 /* The same with a signature of its own, as asthra_ffi_signature reads it; NULL with the reason in
  * asthra_last_error(). */
-ASTHRA_RT_API AsthraFFIClosure *
-asthra_ffi_closure_bind_signature(const char *text, AsthraFFIHandler fn, void *user);
+ASTHRA_RT_API AsthraFFIClosure *asthra_ffi_closure_bind_signature(const char *text,
+                                                                  AsthraFFIHandler fn, void *user);
 ASTHRA_RT_API void *asthra_ffi_closure_function(const AsthraFFIClosure *closure);
 
 /* Ends a closure, which nobody may be calling; NULL is allowed. A later call panics, as long as the

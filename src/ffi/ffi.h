@@ -62,8 +62,7 @@ struct AsthraFFIType {
 
 /* Ready-made descriptors, &asthra_ffi_type_s32. Each unit has copies of its own, so that static
  * data can name them; what counts is the kind, not the address. */
-#define ASTHRA__FFI(word, KIND) \
-    asthra_ffi_type_##word = { ASTHRA_FFI_##KIND, 0, 0, NULL, 0 }
+#define ASTHRA__FFI(word, KIND) asthra_ffi_type_##word = {ASTHRA_FFI_##KIND, 0, 0, NULL, 0}
 ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), ASTHRA__FFI(s8, S8),
     ASTHRA__FFI(u8, U8), ASTHRA__FFI(s16, S16), ASTHRA__FFI(u16, U16), ASTHRA__FFI(s32, S32),
     ASTHRA__FFI(u32, U32), ASTHRA__FFI(s64, S64), ASTHRA__FFI(u64, U64), ASTHRA__FFI(f32, F32),
@@ -101,7 +100,8 @@ typedef enum AsthraTransferSemantics {
     ASTHRA_TRANSFER_CONTAINER /* the block; what it points to stays with its owner */
 } AsthraTransferSemantics;
 
-typedef enum AsthraFFIErrorRule { /* which return values are failures */
+/* Which return values are failures. */
+typedef enum AsthraFFIErrorRule {
     ASTHRA_FFI_ERROR_NEVER = 0,
     ASTHRA_FFI_ERROR_NEGATIVE,
     ASTHRA_FFI_ERROR_NULL,
@@ -110,8 +110,8 @@ typedef enum AsthraFFIErrorRule { /* which return values are failures */
 
 /* What asthra_result_context gives of a call that failed by its rule; lives as the message does. */
 typedef struct AsthraFFIError {
-    int type;                     /* AsthraStatus of the result */
-    int errno_value;              /* 0: the function set none */
+    int type;                      /* AsthraStatus of the result */
+    int errno_value;               /* 0: the function set none */
     const char *message, *context; /* context: the call's safety_contract, or NULL */
 } AsthraFFIError;
 
@@ -124,10 +124,10 @@ typedef struct AsthraFFICall {
     const AsthraTypeInfo *const *param_types; /* param_count of them */
     size_t param_count;
     const AsthraTypeInfo *return_type; /* NULL: void */
-    bool is_safe;                      /* true once prepared; set it to false to have _safe refuse */
-    const char *safety_contract;       /* said when a call is refused; NULL: nothing to say */
-    const char *signature;             /* not NULL: instead of the types */
-    uint64_t plan[32];                 /* opaque; zero before it is prepared */
+    bool is_safe;                /* true once prepared; set it to false to have _safe refuse */
+    const char *safety_contract; /* said when a call is refused; NULL: nothing to say */
+    const char *signature;       /* not NULL: instead of the types */
+    uint64_t plan[32];           /* opaque; zero before it is prepared */
 } AsthraFFICall;
 
 #define ASTHRA_FFI_RETURN ((size_t)-1) /* where a parameter's number is asked */
@@ -179,10 +179,10 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 #define ASTHRA_FFI_INVOKE(call, ret, ...) \
     asthra_ffi_invoke((call), (ret), (void *const[]){__VA_ARGS__})
 #else
-#define ASTHRA_FFI_INVOKE(call, ret, ...)               \
-    do {                                                \
-        void *const asthra__a[] = {__VA_ARGS__};        \
-        asthra_ffi_invoke((call), (ret), asthra__a);    \
+#define ASTHRA_FFI_INVOKE(call, ret, ...)            \
+    do {                                             \
+        void *const asthra__a[] = {__VA_ARGS__};     \
+        asthra_ffi_invoke((call), (ret), asthra__a); \
     } while (0)
 #endif
 

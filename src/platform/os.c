@@ -32,15 +32,20 @@ ASTHRA__FN void asthra__os_yield(void) {
     sched_yield();
 }
 
+static bool asthra__os_write_all(int fd, const char *bytes, size_t count) {
+    while (count > 0) {
+        ssize_t done = write(fd, bytes, count);
+        if (done < 0 && errno != EINTR) return false;
+        if (done <= 0) continue;
+        bytes += done;
+        count -= (size_t)done;
+    }
+    return true;
+}
+
 ASTHRA__FN void asthra__os_write_error(const char *text, size_t length) {
     int saved = errno;
-    while (length > 0) {
-        ssize_t done = write(STDERR_FILENO, text, length);
-        if (done < 0 && errno != EINTR) break;
-        if (done <= 0) continue;
-        text += done;
-        length -= (size_t)done;
-    }
+    (void)asthra__os_write_all(STDERR_FILENO, text, length);
     errno = saved;
 }
 
@@ -76,6 +81,17 @@ ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
 }
 
 /* Pages. */
+
+ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes) {
+    int saved = errno;
+    int fd = asthra__os_code_file();
+    bool is_mapped =
+        fd >= 0 && asthra__os_write_all(fd, start, bytes) &&
+        mmap(start, bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, fd, 0) == start;
+    if (fd >= 0) close(fd);
+    errno = saved;
+    return is_mapped;
+}
 
 ASTHRA__FN size_t asthra__os_page_size(void) {
     return (size_t)sysconf(_SC_PAGESIZE);

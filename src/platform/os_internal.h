@@ -56,6 +56,11 @@ ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node)
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
 ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
+/* What the pages of a mapping hold becomes code: they may be executed, and not written any more. They
+ * are those of a file without a name, so that none was ever both. false: refused; the mapping may be
+ * gone, its addresses are still the caller's. */
+ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes);
+
 /* Bytes of whole pages; where the system does not tell, all of them. */
 ASTHRA__FN size_t asthra__os_resident(const void *start, size_t bytes);
 
@@ -211,6 +216,8 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), v
 
 /* ---- what the shared files ask of a system's ---- */
 
+/* A file that nobody else sees, whose pages may be executed, to be written; < 0: refused. */
+ASTHRA__FN int asthra__os_code_file(void);
 /* Whether all of it is mapped; whole pages. */
 ASTHRA__FN bool asthra__os_is_mapped(void *start, size_t bytes);
 /* Whether a SIGSEGV or SIGBUS with this code was caused by an instruction. */

@@ -175,6 +175,18 @@ ASTHRA__FN void asthra__os_unmap_guarded(void *start, size_t bytes, size_t guard
     asthra__os_unmap(start, bytes);
 }
 
+/* Kernels since 6.3 want to hear whether it may be executed, others do not know the word. */
+ASTHRA__FN int asthra__os_code_file(void) {
+    enum { ASTHRA__OS_CLOEXEC = 1, ASTHRA__OS_EXEC = 16 }; /* MFD_CLOEXEC, MFD_EXEC */
+    long fd = -1;
+#ifdef SYS_memfd_create
+    fd = syscall(SYS_memfd_create, "asthra_rt", (long)(ASTHRA__OS_CLOEXEC | ASTHRA__OS_EXEC));
+    if (fd < 0 && errno == EINVAL)
+        fd = syscall(SYS_memfd_create, "asthra_rt", (long)ASTHRA__OS_CLOEXEC);
+#endif
+    return (int)fd;
+}
+
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {
     int saved = errno;
     madvise(start, bytes, MADV_DONTNEED);

@@ -13,8 +13,10 @@
 #if ASTHRA_HAS_CORE && ASTHRA__SYS_POSIX
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #if ASTHRA__ASAN
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
@@ -61,6 +63,19 @@ ASTHRA__FN bool asthra__os_discard(void *start, size_t bytes) {
 ASTHRA__FN Asthra__OsMoved asthra__os_move(void *from, size_t bytes, void *to, size_t to_bytes) {
     (void)from, (void)bytes, (void)to, (void)to_bytes;
     return ASTHRA__OS_STAYED;
+}
+
+/* One whose name is gone before anybody has learned it. */
+ASTHRA__FN int asthra__os_code_file(void) {
+    char paths[][24] = {"/tmp/asthra_rt.XXXXXX", "/var/tmp/asthra.XXXXXX"};
+    int fd = -1;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths && fd < 0; i++) {
+        fd = mkstemp(paths[i]);
+        if (fd < 0) continue;
+        unlink(paths[i]);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    return fd;
 }
 
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes) {

@@ -6,7 +6,7 @@
 
 # Of POSIX.1-2008 with XSI, and of C.
 calls="abort calloc clock_gettime close environ fcntl free getcontext getpid getrlimit isatty
-    makecontext malloc memchr memcmp memcpy memmove memset mmap mlock mprotect msync munlock munmap
+    makecontext malloc memchr memcmp memcpy memmove memset mkstemp mmap mlock mprotect msync munlock munmap
     nanosleep open pipe poll pthread_atfork pthread_attr_destroy pthread_attr_getstack
     pthread_attr_init
     pthread_attr_setstacksize pthread_cond_destroy pthread_cond_init pthread_cond_signal
@@ -15,7 +15,7 @@ calls="abort calloc clock_gettime close environ fcntl free getcontext getpid get
     pthread_mutex_lock pthread_mutex_unlock pthread_once pthread_self pthread_setcancelstate
     pthread_setspecific pthread_sigmask raise read realloc sched_yield setcontext sigaction
     sigaddset sigaltstack sigdelset sigemptyset sigfillset sigprocmask snprintf strchr strcmp
-    strcspn strlen strrchr strstr swapcontext sysconf vsnprintf write"
+    strcspn strlen strrchr strstr swapcontext sysconf unlink vsnprintf write"
 # The unwinder; errno, sysconf and thread-locals as C libraries call them; what is bound weakly: the
 # loader's names, the C++ runtime, the linker's bounds of the image.
 others="_Unwind_Backtrace _Unwind_GetCFA _Unwind_GetIPInfo __errno_location __sysconf

@@ -1,0 +1,221 @@
+/* ffi - plans, and what the files of the processors make of types.             [ffi] internal
+ *
+ * A plan is a list of words that hand-written pieces of machine code, its steps, run through: each
+ * does one thing, such as loading one register from the next argument, and jumps to the address in
+ * the next word. Some take operands, the words behind their own. What steps there are, and which a
+ * signature needs, is in one file for each processor; everything else is in terms of this header.
+ */
+#ifndef ASTHRA__FFI_INTERNAL_H
+#define ASTHRA__FFI_INTERNAL_H
+
+#include "../core/alloc_internal.h"
+#include "../platform/sys_internal.h"
+#include "ffi.h"
+
+#if ASTHRA_HAS_FFI
+
+#if !(ASTHRA__CPU_X86_64 || ASTHRA__CPU_AARCH64 || ASTHRA__CPU_RISCV64 || ASTHRA__CPU_I386 || \
+      ASTHRA__CPU_ARM)
+#error "ffi has no hand-written calls for this processor yet: define ASTHRA_RT_NO_ASM"
+#endif
+
+/* A routine in assembly: strong and hidden in every mode. */
+#define ASTHRA__FFI_CODE __attribute__((__visibility__("hidden"))) extern
+
+/* ---- types ---- */
+
+/* Of a type that has been looked at: field tables of any depth are valid from here on. */
+typedef struct Asthra__FFIShape {
+    size_t size, align;
+} Asthra__FFIShape;
+
+/* NULL, or what is wrong with it as the end of a sentence: "has no fields". */
+ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFIShape *out);
+
+/* The scalars of a measured type in the order of memory (of a union: of its members), until `each`
+ * says false; false: it did. `is_odd`: it lies where its own alignment would not put it. */
+typedef struct Asthra__FFILeaf {
+    AsthraFFIKind kind;
+    size_t offset, size;
+    bool is_odd;
+} Asthra__FFILeaf;
+typedef bool (*Asthra__FFIEach)(const Asthra__FFILeaf *leaf, void *user);
+ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
+
+static inline bool asthra__ffi_is_block(AsthraFFIKind kind) { /* no scalar, and no complex one */
+    return kind >= ASTHRA_FFI_STRUCT;
+}
+static inline bool asthra__ffi_is_integer(AsthraFFIKind kind) { /* in one register, or less */
+    return (kind >= ASTHRA_FFI_BOOL && kind <= ASTHRA_FFI_U64) || kind == ASTHRA_FFI_PTR;
+}
+ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind); /* of a scalar or complex one */
+
+/* ---- plans ---- */
+
+/* Where a closure finds an argument, in bytes from the beginning of the frame that its entry makes
+ * of the registers, with the stack behind it. */
+typedef enum Asthra__FFIHow {
+    ASTHRA__FFI_HERE,     /* at `offset` */
+    ASTHRA__FFI_POINTED,  /* its address is at `offset` */
+    ASTHRA__FFI_SCATTERED /* in two parts, of which the second, from byte `split`, is at `second` */
+} Asthra__FFIHow;
+typedef struct Asthra__FFIPlace {
+    const AsthraFFIType *type;
+    uint32_t offset;
+    uint16_t second;
+    uint8_t how, split;
+} Asthra__FFIPlace;
+
+enum {
+    ASTHRA__FFI_READY = 0x0ff1ca11, /* Asthra__FFIPlan.state */
+    ASTHRA__FFI_MOST = 1024,        /* parameters */
+    ASTHRA__FFI_HEAD = 24 + 4 * sizeof(void *),
+    ASTHRA__FFI_INLINE = (256 - ASTHRA__FFI_HEAD) / sizeof(uintptr_t)
+};
+
+struct Asthra__FFIRules;
+
+/* What AsthraFFICall.plan holds. It has no pointer to itself, so that a call can be moved. */
+typedef struct Asthra__FFIPlan {
+    ASTHRA__ATOMIC(uint32_t) state;
+    uint32_t stack_bytes; /* as the entry of this processor wants it */
+    uint32_t result_size; /* 0: void */
+    uint16_t parameters, fixed;
+    uint8_t abi, result_kind, error_rule;
+    uint8_t result_how; /* the processor's: how a closure returns it */
+    bool is_variadic;
+    uint8_t unused[3];
+    const AsthraFFIType *result;         /* NULL: void */
+    uintptr_t *heap;                     /* NULL: the words are below */
+    struct Asthra__FFIRules *rules;      /* NULL: none */
+    void *types;                         /* of a text, ours; NULL: none */
+    uintptr_t words[ASTHRA__FFI_INLINE]; /* places, then steps */
+} Asthra__FFIPlan;
+_Static_assert(sizeof(Asthra__FFIPlan) <= sizeof(((AsthraFFICall *)0)->plan), "a plan fits");
+
+enum { ASTHRA__FFI_PLACE_WORDS = sizeof(Asthra__FFIPlace) / sizeof(uintptr_t) };
+
+static inline Asthra__FFIPlan *asthra__ffi_plan(const AsthraFFICall *c) {
+    return (Asthra__FFIPlan *)(void *)(uintptr_t)c->plan;
+}
+static inline uintptr_t *asthra__ffi_words(Asthra__FFIPlan *p) {
+    return p->heap != NULL ? p->heap : p->words;
+}
+static inline Asthra__FFIPlace *asthra__ffi_places(Asthra__FFIPlan *p) {
+    return (Asthra__FFIPlace *)(void *)asthra__ffi_words(p);
+}
+static inline uintptr_t *asthra__ffi_steps(Asthra__FFIPlan *p) {
+    return asthra__ffi_words(p) + (size_t)p->parameters * ASTHRA__FFI_PLACE_WORDS;
+}
+/* Ready, or made so; false: the reason is in *why. */
+ASTHRA__FN bool asthra__ffi_ensure(const AsthraFFICall *c, AsthraResult *why);
+
+/* ---- what makes plans ---- */
+
+typedef struct Asthra__FFISignature {
+    const AsthraFFIType *result; /* NULL: void */
+    const AsthraFFIType *const *params;
+    size_t nparams, nfixed;
+    bool is_variadic;
+} Asthra__FFISignature;
+
+/* Fills a zeroed plan; it is not READY yet. */
+ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi abi,
+                                             const Asthra__FFISignature *s);
+ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p); /* frees what it has; it is zero then */
+/* Fills a zeroed plan from a text, as above. */
+ASTHRA__FN AsthraResult asthra__ffi_plan_text(Asthra__FFIPlan *p, const char *text);
+
+typedef struct Asthra__FFIBuilder {
+    Asthra__FFIPlan *plan;
+    uintptr_t *words; /* of the plan, or a larger list */
+    size_t count, room;
+    bool is_heap, is_out_of_memory;
+    bool is_variadic; /* the parameter at hand is; of the function, plan->is_variadic says it */
+    AsthraFFIAbi abi;
+    /* Of the processor's file: registers and bytes of stack that are taken, the strictest alignment
+     * of what is there, and bytes behind the arguments. */
+    unsigned ints, floats;
+    size_t stack, stack_align, behind;
+} Asthra__FFIBuilder;
+
+ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word);
+/* Room for `size` bytes of stack arguments at a multiple of `align`; where they begin. */
+ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align);
+
+/* The file of the processor. Each returns NULL, or why that is refused as the end of a sentence.
+ * begin: of the result; add: of the next parameter, whose place it fills but for the type; end:
+ * after the last, with the step that calls and those that store the result. */
+ASTHRA__FN const char *asthra__ffi_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                         Asthra__FFIShape shape);
+ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                       Asthra__FFIShape shape, Asthra__FFIPlace *place);
+ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b);
+
+/* Runs a plan. The frame holds ret and function. */
+ASTHRA__FFI_CODE void asthra__ffi_enter(const uintptr_t *steps, void *ret, void *const *args,
+                                        size_t stack_bytes,
+                                        void *function) __asm__("asthra__ffi_enter");
+
+#if ASTHRA__CPU_X86_64
+
+/* What its two ABIs share: steps, by their numbers in ffi_x86_64.c, and the frame that the entries
+ * of closures make: six general registers, eight vector registers of 8 bytes, two results of 16
+ * bytes, the caller's frame pointer, a return address, the stack. */
+enum {
+    ASTHRA__X_FIRST = 4,    /* of the carry: the first byte of the next argument */
+    ASTHRA__X_REST = 12,    /* byte 8 of the argument at hand */
+    ASTHRA__X_ADDRESS = 20, /* the address of the next argument */
+    ASTHRA__X_CARRY_TO_STACK = 2,
+    ASTHRA__X_STACK_TO_CARRY = 6, /* its address */
+    ASTHRA__X_FRAME_VECTORS = 48,
+    ASTHRA__X_FRAME_GENERAL_RESULT = 112,
+    ASTHRA__X_FRAME_VECTOR_RESULT = 128,
+    ASTHRA__X_FRAME_BYTES = 160,
+    ASTHRA__X_FRAME_STACK = ASTHRA__X_FRAME_BYTES + 16
+};
+/* result_how: in general and vector registers, a first and a second of each. */
+enum {
+    ASTHRA__X_II,
+    ASTHRA__X_IV,
+    ASTHRA__X_VI,
+    ASTHRA__X_VV,
+    ASTHRA__X_X87,
+    ASTHRA__X_X87_PAIR,
+    ASTHRA__X_MEMORY /* the caller said where */
+};
+ASTHRA__FN void asthra__ffi_x_carry(Asthra__FFIBuilder *b, unsigned step);
+ASTHRA__FN void asthra__ffi_x_general(Asthra__FFIBuilder *b, unsigned r); /* of the carry */
+ASTHRA__FN void asthra__ffi_x_vector(Asthra__FFIBuilder *b, unsigned r);
+ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t operand);
+ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n);
+ASTHRA__FN void asthra__ffi_x_load_vector(Asthra__FFIBuilder *b, unsigned r, size_t n);
+ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n,
+                                         size_t offset);
+ASTHRA__FN bool asthra__ffi_x_widen(Asthra__FFIBuilder *b, AsthraFFIKind kind);
+ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r);
+ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors);
+
+ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                               Asthra__FFIShape shape);
+ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                             Asthra__FFIShape shape, Asthra__FFIPlace *place);
+ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
+
+#endif
+
+/* ---- shared by the modules of this floor ---- */
+
+/* Rules: what a call does with its arguments beside passing them. ffi_rules.c */
+ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
+/* Of a type description: what C sees of it. */
+ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
+                                             const AsthraFFIType **out);
+/* What the fields of a static call say beside its signature. */
+ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c);
+
+ASTHRA__FN void asthra__ffi_lock(void); /* of rare things; held over a fork */
+ASTHRA__FN void asthra__ffi_unlock(void);
+
+#endif
+#endif

@@ -1,0 +1,224 @@
+/* ffi_type - sizes, alignments and offsets.                                   [ffi] body: types
+ *
+ * A descriptor is data of the caller, and may be nonsense: everything is looked at once, when a call
+ * is prepared, and trusted afterwards. A type that contains itself is found by its depth; one whose
+ * fields are many by being the same again and again, by how many were looked at.
+ */
+#include "ffi_internal.h"
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+enum { ASTHRA__FFI_DEPTH = 64, ASTHRA__FFI_FIELDS = 100000 };
+
+/* As a member of a struct, which on i386 is not what the type has elsewhere. */
+#define ASTHRA__FFI_SCALAR(T)          \
+    {                                  \
+        sizeof(T), offsetof(           \
+                       struct {        \
+                           char first; \
+                           T member;   \
+                       },              \
+                       member)         \
+    }
+
+/* By kind; of what is no scalar, 0. */
+static const Asthra__FFIShape asthra__ffi_scalars[] = {{0, 0},
+                                                       ASTHRA__FFI_SCALAR(bool),
+                                                       ASTHRA__FFI_SCALAR(int8_t),
+                                                       ASTHRA__FFI_SCALAR(uint8_t),
+                                                       ASTHRA__FFI_SCALAR(int16_t),
+                                                       ASTHRA__FFI_SCALAR(uint16_t),
+                                                       ASTHRA__FFI_SCALAR(int32_t),
+                                                       ASTHRA__FFI_SCALAR(uint32_t),
+                                                       ASTHRA__FFI_SCALAR(int64_t),
+                                                       ASTHRA__FFI_SCALAR(uint64_t),
+                                                       ASTHRA__FFI_SCALAR(float),
+                                                       ASTHRA__FFI_SCALAR(double),
+                                                       ASTHRA__FFI_SCALAR(long double),
+                                                       ASTHRA__FFI_SCALAR(float _Complex),
+                                                       ASTHRA__FFI_SCALAR(double _Complex),
+                                                       ASTHRA__FFI_SCALAR(long double _Complex),
+                                                       ASTHRA__FFI_SCALAR(void *),
+                                                       {0, 0},
+                                                       {0, 0},
+                                                       {0, 0}};
+
+ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind) {
+    return asthra__ffi_scalars[kind].size;
+}
+
+static size_t asthra__ffi_up(size_t n, size_t align) {
+    return (n + align - 1) & ~(align - 1);
+}
+
+/* One look at a tree of descriptors. */
+typedef struct Asthra__FFILook {
+    size_t fields; /* so far */
+    unsigned depth;
+} Asthra__FFILook;
+
+static const char *asthra__ffi_look(Asthra__FFILook *look, const AsthraFFIType *t,
+                                    Asthra__FFIShape *out);
+
+/* Lays the fields out as if none were aligned more strictly than `cap`. *end: the last byte's. */
+static const char *asthra__ffi_lay(Asthra__FFILook *look, const AsthraFFIType *t, size_t cap,
+                                   Asthra__FFIShape *out, size_t *offset, size_t *end) {
+    size_t at = 0;
+    out->align = 1;
+    *end = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        Asthra__FFIShape field;
+        const char *wrong = asthra__ffi_look(look, t->fields[i], &field);
+        if (wrong != NULL) return wrong;
+        if (field.align > cap) field.align = cap;
+        if (field.align > out->align) out->align = field.align;
+        at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
+        if (offset != NULL) offset[i] = at;
+        at += field.size;
+        if (at > *end) *end = at;
+        if (*end > SIZE_MAX / 4) return "is larger than memory";
+    }
+    out->size = asthra__ffi_up(*end, out->align);
+    return NULL;
+}
+
+static const char *asthra__ffi_look_block(Asthra__FFILook *look, const AsthraFFIType *t,
+                                          Asthra__FFIShape *out, size_t *offset) {
+    size_t end;
+    if (t->count == 0) return "has no fields";
+    if (t->fields == NULL) return "has fields that are NULL";
+    const char *wrong =
+        asthra__ffi_lay(look, t, t->size != 0 ? t->align : SIZE_MAX, out, offset, &end);
+    if (wrong != NULL || t->size == 0) return wrong;
+    if (end > t->size) wrong = asthra__ffi_lay(look, t, 1, out, offset, &end);
+    if (wrong == NULL && end > t->size) wrong = "has fields that take more than its size";
+    out->size = t->size;
+    out->align = t->align;
+    return wrong;
+}
+
+static const char *asthra__ffi_look_array(Asthra__FFILook *look, const AsthraFFIType *t,
+                                          Asthra__FFIShape *out) {
+    if (t->count == 0) return "is an array of no elements";
+    if (t->fields == NULL) return "has fields that are NULL";
+    const char *wrong = asthra__ffi_look(look, t->fields[0], out);
+    if (wrong != NULL) return wrong;
+    if (t->count > SIZE_MAX / 4 / out->size) return "is larger than memory";
+    out->size *= t->count;
+    return NULL;
+}
+
+static const char *asthra__ffi_look_inside(Asthra__FFILook *look, const AsthraFFIType *t,
+                                           Asthra__FFIShape *out) {
+    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_look_array(look, t, out);
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_look_block(look, t, out, NULL);
+    *out = asthra__ffi_scalars[t->kind];
+    return NULL;
+}
+
+/* What is wrong with a descriptor before its fields are looked at. */
+static const char *asthra__ffi_look_at(const AsthraFFIType *t, bool is_field) {
+    if (t == NULL) return is_field ? "has a field that is NULL" : "is NULL";
+    if ((unsigned)t->kind > ASTHRA_FFI_ARRAY) return "has a kind that does not exist";
+    if (t->kind == ASTHRA_FFI_VOID) return is_field ? "has a field that is void" : "is void";
+    if (t->size == 0) return NULL;
+    if (t->align == 0 || (t->align & (t->align - 1)) != 0 || t->align > 65536)
+        return "has an alignment that is no power of two, or above 65536";
+    if (t->size % t->align != 0 && asthra__ffi_is_block(t->kind))
+        return "has a size that is no multiple of its alignment";
+    return NULL;
+}
+
+static const char *asthra__ffi_look(Asthra__FFILook *look, const AsthraFFIType *t,
+                                    Asthra__FFIShape *out) {
+    const char *wrong = asthra__ffi_look_at(t, look->depth > 0);
+    if (wrong != NULL) return wrong;
+    if (++look->fields > ASTHRA__FFI_FIELDS) return "has more than 100000 fields";
+    if (++look->depth > ASTHRA__FFI_DEPTH) return "contains itself, or nests deeper than 64";
+    wrong = asthra__ffi_look_inside(look, t, out);
+    look->depth--;
+    if (wrong != NULL || t->size == 0) return wrong;
+    if (t->size != out->size) return "has a size that is not its kind's";
+    out->align = t->align;
+    return NULL;
+}
+
+ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFIShape *out) {
+    Asthra__FFILook look = {0, 0};
+    if (t != NULL && (unsigned)t->kind <= ASTHRA_FFI_PTR && t->kind != ASTHRA_FFI_VOID &&
+        t->size == 0) { /* most of them */
+        *out = asthra__ffi_scalars[t->kind];
+        return NULL;
+    }
+    if (t != NULL && t->kind == ASTHRA_FFI_ARRAY) return "is an array: pass a pointer, or a struct";
+    return asthra__ffi_look(&look, t, out);
+}
+
+/* ---- leaves ---- */
+
+typedef struct Asthra__FFIWalk {
+    Asthra__FFIEach each;
+    void *user;
+} Asthra__FFIWalk;
+
+static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base);
+
+static bool asthra__ffi_walk_fields(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape whole, field;
+    size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
+    if (t->size != 0 && asthra__ffi_lay(&look, t, cap, &whole, NULL, &end) == NULL && end > t->size)
+        cap = 1;
+    for (size_t i = 0; i < t->count; i++) {
+        look = (Asthra__FFILook){0, 0};
+        (void)asthra__ffi_look(&look, t->fields[i], &field);
+        if (field.align > cap) field.align = cap;
+        at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
+        if (!asthra__ffi_walk(w, t->fields[i], base + at)) return false;
+        at += field.size;
+    }
+    return true;
+}
+
+static bool asthra__ffi_walk_array(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape element;
+    (void)asthra__ffi_look(&look, t->fields[0], &element);
+    for (size_t i = 0; i < t->count; i++)
+        if (!asthra__ffi_walk(w, t->fields[0], base + i * element.size)) return false;
+    return true;
+}
+
+static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_walk_array(w, t, base);
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_walk_fields(w, t, base);
+    Asthra__FFIShape scalar = asthra__ffi_scalars[t->kind];
+    Asthra__FFILeaf leaf = {t->kind, base, scalar.size, base % scalar.align != 0};
+    return w->each(&leaf, w->user);
+}
+
+ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
+    Asthra__FFIWalk w = {each, user};
+    return asthra__ffi_walk(&w, t, 0);
+}
+
+/* ---- public ---- */
+
+ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
+                                             size_t *offset) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape shape = {0, 0};
+    const char *wrong = asthra__ffi_look(&look, t, &shape);
+    if (wrong == NULL && offset != NULL && t->kind >= ASTHRA_FFI_STRUCT &&
+        t->kind <= ASTHRA_FFI_UNION)
+        wrong = asthra__ffi_look_block(&look, t, &shape, offset);
+    if (wrong != NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_layout: the type %s", wrong);
+    if (size != NULL) *size = shape.size;
+    if (align != NULL) *align = shape.align;
+    return asthra_result_ok(NULL);
+}
+
+#endif
