@@ -2596,6 +2596,8 @@ typedef struct AsthraRuntimeConfig {
     AsthraAllocator allocator;
     bool numa_aware; /* fresh pages of a zone come from the node of the thread that takes them; no
                       * effect on a machine with one node */
+    bool enable_ffi;        /* asthra_ffi_call and its kin; asthra_ffi_invoke asks nobody */
+    bool strict_ffi_safety; /* asthra_ffi_call validates too */
 } AsthraRuntimeConfig;
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
@@ -7750,6 +7752,7 @@ struct Asthra__Thread {
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */
+    int ffi_errno;                          /* ffi's: what its last call left in errno */
     uint32_t stack_stamp;                   /* stack's: the next scope's; 0: get some */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new
@@ -7991,6 +7994,11 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t)) {
 ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
 ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 
+/* A failure with static text, and a context of at most ASTHRA__RESULT_CONTEXT bytes, copied. */
+enum { ASTHRA__RESULT_CONTEXT = 32 };
+ASTHRA__FN AsthraResult asthra__result_with(AsthraStatus status, uint32_t detail,
+                                            const char *message, const void *context, size_t bytes);
+
 /* Notes why a call that returns NULL, false or a zero handle failed. Formatted, copied. */
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
 /* The same with the status's own sentence: needs no memory, for what is no surprise. */
@@ -8042,8 +8050,9 @@ struct AsthraError {
 /* The error comes first, so that the slot's pointer is the record's. */
 typedef struct Asthra__ErrorRecord {
     struct AsthraError error;
-    AsthraResult last; /* status ASTHRA_OK: nothing to tell */
-    char text[256];    /* where a formatted message lives */
+    AsthraResult last;                                       /* status ASTHRA_OK: nothing to tell */
+    char text[256];                                          /* where a formatted message lives */
+    ASTHRA__ALIGNED(8) char context[ASTHRA__RESULT_CONTEXT]; /* and a context that was copied */
 } Asthra__ErrorRecord;
 
 #define ASTHRA__RESULT_ERROR(name, sentence) {sentence, NULL},
@@ -8138,6 +8147,25 @@ ASTHRA__COLD static AsthraResult asthra__result_note(AsthraStatus status, const 
     return r;
 }
 
+ASTHRA__FN AsthraResult asthra__result_with(AsthraStatus status, uint32_t detail,
+                                            const char *message, const void *context,
+                                            size_t bytes) {
+    Asthra__ErrorRecord *record = asthra__result_record();
+    if (record) memcpy(record->context, context, bytes);
+    AsthraResult r = asthra__result_note(status, message, record ? record->context : NULL);
+    r.detail = detail;
+    if (record) record->last.detail = detail;
+    return r;
+}
+
+/* A context goes along with its record: what was copied into that is copied again. */
+static void asthra__result_copy_context(Asthra__ErrorRecord *to, const struct AsthraError *from) {
+    const Asthra__ErrorRecord *record = (const Asthra__ErrorRecord *)(const void *)from;
+    bool is_inside = from->context != NULL && from->context == record->context;
+    if (is_inside) memcpy(to->context, record->context, sizeof to->context);
+    to->error.context = is_inside ? to->context : from->context;
+}
+
 ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
                                                           va_list list) ASTHRA_PRINTF(2, 0);
 ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
@@ -8185,7 +8213,7 @@ ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r) {
     Asthra__Text t = asthra__text_on(copy->text, sizeof copy->text);
     asthra__text_add(&t, message);
     copy->error.message = copy->text;
-    copy->error.context = asthra_result_context(r);
+    asthra__result_copy_context(copy, r.value.error);
     return &copy->error;
 }
 
@@ -8199,7 +8227,8 @@ ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
         Asthra__Text t = asthra__text_on(record->text, sizeof record->text);
         asthra__text_add(&t, message ? message : r.value.error->message);
         record->error.message = record->text;
-        record->error.context = copy ? copy->context : NULL;
+        record->error.context = NULL;
+        if (copy != NULL && copy->context != NULL) asthra__result_copy_context(record, copy);
         r.value.error = &record->error;
         record->last = r;
     } else {
@@ -9810,7 +9839,7 @@ enum {
                           ASTHRA__TRACE_ZONE_OFF | ASTHRA__TRACE_ZONE_PINS |
                           1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
 };
-ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
+ASTHRA__FN uint32_t asthra__trace_word(void);             /* one relaxed load */
 ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on); /* sequentially consistent */
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */
@@ -17435,6 +17464,15 @@ typedef struct Asthra__Ranked {
 struct Asthra__Task;
 struct Asthra__Slab;
 
+/* Something on a stack that must be put right before a panic abandons its frames. It lies in the
+ * frame that it guards, and knows it: a guard that a longjmp has left behind is not one any more. */
+typedef struct Asthra__FiberGuard Asthra__FiberGuard;
+struct Asthra__FiberGuard {
+    Asthra__FiberGuard *outer;
+    uintptr_t seal;
+    void (*leave)(Asthra__FiberGuard *g);
+};
+
 typedef struct Asthra__Fiber Asthra__Fiber;
 struct Asthra__Fiber {
     Asthra__Runnable runnable; /* also links idle fibers */
@@ -17445,6 +17483,7 @@ struct Asthra__Fiber {
     struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
     struct Asthra__StackRegion *stack; /* the stack zone's of what is on top, while it is left */
     Asthra__SwapContext *escape;       /* out of that task's function */
+    Asthra__FiberGuard *guards;        /* on this stack, the innermost; of every task on it */
     int bound_to;                      /* worker that alone may resume it; -1: any */
     int saved_errno;                   /* the scheduler saves it, which knows the thread */
     bool has_failed;                   /* the task on top panicked and escaped */
@@ -17456,6 +17495,12 @@ struct Asthra__Fiber {
     void *fake_stack;                            /* AddressSanitizer's, while nobody stands on it */
     void *tsan;                                  /* ThreadSanitizer's fiber */
 };
+
+/* Innermost first: entered and left in order, but for what a longjmp skips. */
+ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g);
+ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g);
+/* Leaves all that lie deeper than `end`, innermost first. */
+ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end);
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */
 ASTHRA__FN void asthra__fiber_setup(size_t default_stack_bytes, void (*entry)(void *));
@@ -17956,6 +18001,33 @@ ASTHRA__FN void asthra__fiber_teardown(void) {
 
 ASTHRA__FN void asthra__fiber_forget(void) {
     memset(&asthra__fiber, 0, sizeof asthra__fiber);
+}
+
+/* ---- guards ---- */
+
+static uintptr_t asthra__fiber_seal(const Asthra__FiberGuard *g) {
+    return (uintptr_t)g ^ (uintptr_t)0x6a2d6a2d6a2d6a2du;
+}
+
+ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g) {
+    bool is_deeper = (uintptr_t)g < (uintptr_t)f->guards; /* else a longjmp has skipped that one */
+    g->outer = is_deeper ? f->guards : NULL;
+    g->seal = asthra__fiber_seal(g);
+    f->guards = g;
+}
+
+ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g) {
+    f->guards = g->outer;
+    g->seal = 0;
+}
+
+ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end) {
+    Asthra__FiberGuard *g;
+    while ((g = f->guards) != NULL && (uintptr_t)g < (uintptr_t)end) {
+        bool is_whole = g->seal == asthra__fiber_seal(g);
+        f->guards = is_whole ? g->outer : NULL;
+        if (is_whole) g->leave(g);
+    }
 }
 
 ASTHRA__FN size_t asthra__fiber_room(const Asthra__Fiber *f) {
@@ -21143,6 +21215,7 @@ static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
         if (!asthra__panic_leave_scopes(s)) return;
         s = asthra__seat();
     }
+    if (s->fiber->guards != NULL) asthra__fiber_guards_abandon(s->fiber, s->fiber->escape);
     asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
     s->fiber->has_failed = true;
 #if ASTHRA__ASAN
@@ -24388,6 +24461,8 @@ static inline bool asthra__ffi_is_integer(AsthraFFIKind kind) { /* in one regist
     return (kind >= ASTHRA_FFI_BOOL && kind <= ASTHRA_FFI_U64) || kind == ASTHRA_FFI_PTR;
 }
 ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind); /* of a scalar or complex one */
+/* An integer or pointer, widened to 64 bits as its type says. */
+ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value);
 
 /* ---- plans ---- */
 
@@ -24411,8 +24486,6 @@ enum {
     ASTHRA__FFI_HEAD = 24 + 4 * sizeof(void *),
     ASTHRA__FFI_INLINE = (256 - ASTHRA__FFI_HEAD) / sizeof(uintptr_t)
 };
-
-struct Asthra__FFIRules;
 
 /* What AsthraFFICall.plan holds. It has no pointer to itself, so that a call can be moved. */
 typedef struct Asthra__FFIPlan {
@@ -24545,13 +24618,118 @@ ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
 
 /* ---- shared by the modules of this floor ---- */
 
-/* Rules: what a call does with its arguments beside passing them. ffi_rules.c */
+/* ---- rules: what a call does with its arguments beside passing them ---- */
+
+struct AsthraTypeMarshaler;
+
+typedef struct Asthra__FFIRule {
+    uint32_t param;
+    AsthraTransferSemantics transfer;
+    const struct AsthraTypeMarshaler *marshaler; /* NULL: none */
+} Asthra__FFIRule;
+
+typedef struct Asthra__FFIRules {
+    Asthra__FFIRule *rows; /* by parameter */
+    size_t count;
+    AsthraTransferSemantics result_transfer;
+    void (*result_end)(void *); /* NULL: nothing to do */
+    const struct AsthraTypeMarshaler *result_marshaler;
+} Asthra__FFIRules;
+
 ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
+/* Sets what is not NULL. */
+ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
+                                             const AsthraTransferSemantics *transfer,
+                                             const struct AsthraTypeMarshaler *const *marshaler);
+ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param);
+/* The call is prepared and has that parameter, or result; else why not. */
+ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
+                                                     const char *who);
 /* Of a type description: what C sees of it. */
 ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
                                              const AsthraFFIType **out);
 /* What the fields of a static call say beside its signature. */
 ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c);
+
+/* ---- calls by rules ---- */
+
+/* Memory for one call's temporaries: a list of pieces, the first within. */
+struct AsthraFFIArena {
+    struct Asthra__FFIPiece *pieces; /* newest first */
+    char *at, *end;
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) char first[256];
+};
+ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size); /* NULL: none */
+
+/* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
+ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
+                                        void *record) __asm__("asthra__ffi_guard");
+/* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that is
+ * NULL. */
+ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args);
+/* The same with marshaling and ownership; args are our values. */
+ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args);
+
+/* A pointer that a call passes. NULL, or why it cannot be handed over. */
+ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function);
+ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr); /* without doing it */
+ASTHRA__FN void asthra__ffi_take_back(void *ptr);                    /* what is out; nothing else */
+/* A result that is ours, to be ended so. false: no memory to remember it. */
+ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *));
+/* At the end of the runtime: tells what is out, and ends what was adopted. */
+ASTHRA__FN void asthra__ffi_report(void);
+ASTHRA__FN void asthra__ffi_configure(bool is_enabled, bool is_strict);
+
+/* A hook for the collector, which owns blocks that we do not know: pins and unpins one, and takes a
+ * result in. Each returns whether it knows the address. NULL: there is no collector. */
+typedef struct Asthra__FFICollector {
+    bool (*pin)(void *ptr);
+    bool (*unpin)(void *ptr);
+    bool (*adopt)(void *ptr, void (*end)(void *));
+} Asthra__FFICollector;
+ASTHRA__FN void asthra__ffi_set_collector(const Asthra__FFICollector *collector); /* static */
+ASTHRA__FN const Asthra__FFICollector *asthra__ffi_collector(void);
+
+/* Of marshal.c, declared here because calls by rules need them. */
+#if ASTHRA_HAS_MARSHAL
+ASTHRA__FN const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type);
+ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m);
+/* Makes *c_value in the arena. */
+ASTHRA__FN AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *m,
+                                              const void *value, void **c_value,
+                                              struct AsthraFFIArena *a);
+ASTHRA__FN void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value);
+ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
+                                               const void *c_value, void *out);
+ASTHRA__FN size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m); /* of our value */
+#else
+static inline const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type) {
+    (void)type;
+    return NULL;
+}
+static inline const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m) {
+    (void)m;
+    return NULL;
+}
+static inline AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *m,
+                                                 const void *value, void **c_value,
+                                                 struct AsthraFFIArena *a) {
+    (void)m, (void)value, (void)c_value, (void)a;
+    return asthra_result_ok(NULL);
+}
+static inline void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value) {
+    (void)m, (void)c_value;
+}
+static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
+                                                  const void *c_value, void *out) {
+    (void)m, (void)c_value, (void)out;
+    return asthra_result_ok(NULL);
+}
+static inline size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m) {
+    (void)m;
+    return 0;
+}
+#endif
 
 ASTHRA__FN void asthra__ffi_lock(void); /* of rare things; held over a fork */
 ASTHRA__FN void asthra__ffi_unlock(void);
@@ -24607,6 +24785,30 @@ static const Asthra__FFIShape asthra__ffi_scalars[] = {{0, 0},
 
 ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind) {
     return asthra__ffi_scalars[kind].size;
+}
+
+ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value) {
+    union {
+        bool b;
+        int8_t s8;
+        uint8_t u8;
+        int16_t s16;
+        uint16_t u16;
+        int32_t s32;
+        uint32_t u32;
+        uint64_t u64;
+    } v;
+    memcpy(&v, value, asthra__ffi_size_of(kind));
+    switch (kind) {
+    case ASTHRA_FFI_BOOL: return v.b;
+    case ASTHRA_FFI_S8: return (uint64_t)(int64_t)v.s8;
+    case ASTHRA_FFI_U8: return v.u8;
+    case ASTHRA_FFI_S16: return (uint64_t)(int64_t)v.s16;
+    case ASTHRA_FFI_U16: return v.u16;
+    case ASTHRA_FFI_S32: return (uint64_t)(int64_t)v.s32;
+    case ASTHRA_FFI_U32: return v.u32;
+    default: return sizeof(void *) == 4 && kind == ASTHRA_FFI_PTR ? v.u32 : v.u64;
+    }
 }
 
 static size_t asthra__ffi_up(size_t n, size_t align) {
@@ -25634,6 +25836,23 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "5:\n"
         ASTHRA__X_LEAVE
         ASTHRA__X_END("asthra__ffi_result"));
+
+/* run: rdi; record: rsi. While run runs rbx is the record, as asthra__ffi_personality knows. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
+        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        "endbr64\n"
+        "pushq %rbx\n"                 /* the caller's rbx */
+        ".cfi_def_cfa_offset 16\n"
+        ".cfi_offset %rbx, -16\n"
+        "movq %rsi, %rbx\n"
+        "movq %rdi, %rax\n"
+        "movq %rsi, %rdi\n"
+        "callq *%rax\n"                /* run(record) */
+        "popq %rbx\n"
+        ".cfi_def_cfa_offset 8\n"
+        ".cfi_restore %rbx\n"
+        "ret\n"
+        ASTHRA__X_END("asthra__ffi_guard"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
@@ -26002,24 +26221,1013 @@ ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b) {
 
 #endif
 
-/* ---- [ffi] body --------------------------------------------------------- ffi/ffi_rules.c ---- */
-/* ffi_rules - temporary.                                               [ffi] body: rules */
+/* ---- [ffi] body ---------------------------------------------------------- ffi/ffi_call.c ---- */
+/* ffi_call - calls that check, note errno and tell failures.                  [ffi] body: calls
+ *
+ * errno is the one thing that a foreign function leaves behind beside its result. It is set to 0
+ * before and read right afterwards, through the thread's record: the function may have called back,
+ * parked its task there and come back on another thread.
+ */
 
 #if ASTHRA_HAS_FFI
-ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p) {
-    (void)p;
+
+#include <errno.h>
+#include <string.h>
+
+static struct { ASTHRA__ATOMIC(bool) is_off, is_strict; } asthra__ffi_mode;
+
+ASTHRA__FN void asthra__ffi_configure(bool is_enabled, bool is_strict) {
+    asthra__store(&asthra__ffi_mode.is_off, !is_enabled, relaxed);
+    asthra__store(&asthra__ffi_mode.is_strict, is_strict, relaxed);
 }
-ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
-                                             const AsthraFFIType **out) {
-    (void)type;
-    (void)param;
-    (void)out;
-    return asthra__result_of(ASTHRA_INVALID);
+
+/* ---- results ---- */
+
+static bool asthra__ffi_is_word(AsthraFFIKind kind) {
+    return asthra__ffi_is_integer(kind) || kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
 }
-ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c) {
-    (void)c;
+
+/* A word as the value of a result. */
+static AsthraResult asthra__ffi_value(AsthraFFIKind kind, const void *word) {
+    AsthraResult r = {ASTHRA_OK, 0, {NULL}};
+    float single;
+    if (kind == ASTHRA_FFI_F64) {
+        memcpy(&r.value.real, word, sizeof r.value.real);
+    } else if (kind == ASTHRA_FFI_F32) {
+        memcpy(&single, word, sizeof single);
+        r.value.real = (double)single;
+    } else if (kind != ASTHRA_FFI_VOID) {
+        r.value.integer = (int64_t)asthra__ffi_widen(kind, word);
+    }
+    return r;
+}
+
+static bool asthra__ffi_has_failed(const Asthra__FFIPlan *p, AsthraResult r) {
+    AsthraFFIKind kind = (AsthraFFIKind)p->result_kind;
+    bool is_real = kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
+    bool is_unsigned = kind == ASTHRA_FFI_U64 || kind == ASTHRA_FFI_PTR;
+    switch (p->error_rule) {
+    case ASTHRA_FFI_ERROR_NEGATIVE:
+        return is_real ? r.value.real < 0 : !is_unsigned && r.value.integer < 0;
+    case ASTHRA_FFI_ERROR_NULL: return r.value.integer == 0;
+    case ASTHRA_FFI_ERROR_NONZERO:
+        return is_real ? r.value.real < 0 || r.value.real > 0 : r.value.integer != 0;
+    default: return false;
+    }
+}
+
+/* The documented sentences. */
+ASTHRA__COLD static AsthraResult asthra__ffi_failure(const char *contract, int number) {
+    AsthraFFIError e = {ASTHRA_FAILED, number, "FFI call failed", contract};
+    if (number == ENOMEM) {
+        e.type = ASTHRA_OUT_OF_MEMORY;
+        e.message = "Out of memory in FFI call";
+    } else if (number == EINVAL) {
+        e.type = ASTHRA_INVALID;
+        e.message = "Invalid argument in FFI call";
+    } else if (number == EACCES) {
+        e.message = "Access denied in FFI call";
+    }
+    return asthra__result_with((AsthraStatus)e.type, (uint32_t)number, e.message, &e, sizeof e);
+}
+
+ASTHRA__COLD static void asthra__ffi_say(const AsthraFFICall *c, int number) {
+    char name[128];
+    size_t length = asthra__os_symbol(c->function_ptr, name, sizeof name);
+    asthra__text_report("FFI: %.*s, %u arguments, errno %d", (int)length, name,
+                        asthra__ffi_plan(c)->parameters, number);
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args) {
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    AsthraFFIKind kind = (AsthraFFIKind)p->result_kind;
+    uint64_t word = 0;
+    bool is_word = asthra__ffi_is_word(kind);
+    *asthra__thread()->errno_place = 0;
+    asthra_ffi_invoke(c, is_word ? &word : ret, args);
+    Asthra__Thread *t = asthra__thread();
+    t->ffi_errno = *t->errno_place;
+    AsthraResult r = asthra__ffi_value(is_word ? kind : ASTHRA_FFI_VOID, &word);
+    if (is_word && ret != NULL) memcpy(ret, &word, p->result_size);
+    if (ASTHRA__UNLIKELY(asthra__trace_is_on(ASTHRA_DEBUG_FFI_CALLS)))
+        asthra__ffi_say(c, t->ffi_errno);
+    if (p->error_rule != ASTHRA_FFI_ERROR_NEVER && asthra__ffi_has_failed(p, r))
+        return asthra__ffi_failure(c->safety_contract, t->ffi_errno);
+    return r;
+}
+
+ASTHRA_RT_API int asthra_ffi_last_errno(void) {
+    return asthra__thread_place()->ffi_errno;
+}
+
+/* ---- checks ---- */
+
+ASTHRA__COLD static AsthraResult asthra__ffi_unsafe(const AsthraFFICall *c, const char *rule,
+                                                    size_t param) {
+    char where[32] = "";
+    Asthra__Text t = asthra__text_on(where, sizeof where);
+    const char *contract = c->safety_contract;
+    if (param != ASTHRA_FFI_RETURN) asthra__text_format(&t, "parameter %zu ", param);
+    return asthra_result_errorf(ASTHRA_INVALID, "Unsafe FFI call: %s%s%s%s", where, rule,
+                                contract != NULL ? "; safety contract: " : "",
+                                contract != NULL ? contract : "");
+}
+
+/* NULL, or why the pointer may not be passed. */
+static const char *asthra__ffi_check_pointer(const void *ptr) {
+#if ASTHRA_HAS_MEMORY
+    Asthra__Found found;
+    if (ptr != NULL && asthra__heap_find(ptr, &found) == ASTHRA_ADDRESS_FREED)
+        return "leads into freed memory";
+#else
+    (void)ptr;
+#endif
+    return NULL;
+}
+
+static const char *asthra__ffi_check_rule(const Asthra__FFIRules *rules, size_t param,
+                                          const void *ptr) {
+    for (size_t i = 0; rules != NULL && i < rules->count; i++)
+        if (rules->rows[i].param == param)
+            return rules->rows[i].transfer != ASTHRA_TRANSFER_NONE
+                       ? asthra__ffi_could_hand_over(ptr)
+                       : NULL;
+    return NULL;
+}
+
+static bool asthra__ffi_is_marshaled(const Asthra__FFIRules *rules, size_t param) {
+    for (size_t i = 0; rules != NULL && i < rules->count; i++)
+        if (rules->rows[i].param == param) return rules->rows[i].marshaler != NULL;
+    return false;
+}
+
+static const char *asthra__ffi_check_argument(const Asthra__FFIPlan *p, size_t i, void **args) {
+    const void *ptr;
+    if (args[i] == NULL) return "has no value: its address is NULL";
+    if (asthra__ffi_type_at(p, i)->kind != ASTHRA_FFI_PTR) return NULL;
+    if (asthra__ffi_is_marshaled(p->rules, i)) return NULL;
+    memcpy(&ptr, args[i], sizeof ptr);
+    const char *wrong = asthra__ffi_check_pointer(ptr);
+    return wrong != NULL ? wrong : asthra__ffi_check_rule(p->rules, i, ptr);
+}
+
+static AsthraResult asthra__ffi_check_call(const AsthraFFICall *c, void **args) {
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    const char *wrong = NULL;
+    if (c->function_ptr == NULL)
+        wrong = "the function is NULL";
+    else if (!asthra__os_is_executable(c->function_ptr))
+        wrong = "the function is not mapped, or not to be executed";
+    else if (!c->is_safe)
+        wrong = "is_safe is false";
+    else if (p->parameters != 0 && args == NULL)
+        wrong = "args is NULL";
+    if (wrong != NULL) return asthra__ffi_unsafe(c, wrong, ASTHRA_FFI_RETURN);
+    for (size_t i = 0; i < p->parameters; i++) {
+        wrong = asthra__ffi_check_argument(p, i, args);
+        if (wrong != NULL) return asthra__ffi_unsafe(c, wrong, i);
+    }
     return asthra_result_ok(NULL);
 }
+
+/* ---- public ---- */
+
+ASTHRA__COLD static AsthraResult asthra__ffi_is_no_word(void) {
+    return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: what is returned is no word: "
+                                                "use asthra_ffi_call_into");
+}
+
+/* Whether the result goes into an AsthraResult. */
+static bool asthra__ffi_returns_word(const Asthra__FFIPlan *p) {
+    if (p->rules != NULL && p->rules->result_marshaler != NULL)
+        return asthra__marshal_size(p->rules->result_marshaler) <= sizeof(int64_t);
+    return p->result == NULL || asthra__ffi_is_word((AsthraFFIKind)p->result_kind);
+}
+
+static AsthraResult asthra__ffi_do(AsthraFFICall *c, void *ret, void **args, bool is_checked) {
+    AsthraResult r = asthra_result_ok(NULL);
+    if (ASTHRA__UNLIKELY(c == NULL))
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: the call is NULL");
+    if (ASTHRA__UNLIKELY(!asthra__ffi_ensure(c, &r))) return r;
+    if (ASTHRA__UNLIKELY(asthra__load(&asthra__ffi_mode.is_off, relaxed)))
+        return asthra_result_errorf(ASTHRA_FAILED, "asthra_ffi_call: foreign calls are switched "
+                                                   "off (enable_ffi)");
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (ASTHRA__UNLIKELY(ret == NULL && !asthra__ffi_returns_word(p)))
+        return asthra__ffi_is_no_word();
+    if (ASTHRA__UNLIKELY(is_checked || asthra__load(&asthra__ffi_mode.is_strict, relaxed))) {
+        r = asthra__ffi_check_call(c, args);
+        if (r.status) return r;
+    }
+    if (ASTHRA__UNLIKELY(c->function_ptr == NULL))
+        return asthra__ffi_unsafe(c, "the function is NULL", ASTHRA_FFI_RETURN);
+    return p->rules != NULL ? asthra__ffi_pass(c, ret, args) : asthra__ffi_perform(c, ret, args);
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_call(AsthraFFICall *c, void **args) {
+    return asthra__ffi_do(c, NULL, args, false);
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_call_safe(AsthraFFICall *c, void **args) {
+    return asthra__ffi_do(c, NULL, args, true);
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_call_into(AsthraFFICall *c, void *ret, void **args) {
+    return asthra__ffi_do(c, ret, args, false);
+}
+
+#endif
+
+/* ---- [ffi] body --------------------------------------------------------- ffi/ffi_rules.c ---- */
+/* ffi_rules - what a call does with its arguments beside passing them.        [ffi] body: rules
+ *
+ * A call without rules is a plan and nothing else. Rules are kept apart, on the heap, a row for each
+ * parameter that has any, in the order of parameters; making them is rare, and for one thread.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p) {
+    if (p->rules != NULL) asthra__free(p->rules->rows);
+    asthra__free(p->rules);
+    p->rules = NULL;
+}
+
+/* The rules of a plan; NULL: no memory. */
+static Asthra__FFIRules *asthra__ffi_rules_of(Asthra__FFIPlan *p) {
+    if (p->rules == NULL) p->rules = asthra__alloc_zeroed(1, sizeof *p->rules);
+    return p->rules;
+}
+
+/* The row of a parameter, made if it was not there; NULL: no memory. */
+static Asthra__FFIRule *asthra__ffi_row(Asthra__FFIPlan *p, size_t param) {
+    Asthra__FFIRules *rules = asthra__ffi_rules_of(p);
+    if (rules == NULL) return NULL;
+    size_t i = 0;
+    while (i < rules->count && rules->rows[i].param < param) i++;
+    if (i < rules->count && rules->rows[i].param == param) return &rules->rows[i];
+    Asthra__FFIRule *rows = asthra__realloc(rules->rows, (rules->count + 1) * sizeof *rows);
+    if (rows == NULL) return NULL;
+    memmove(rows + i + 1, rows + i, (rules->count - i) * sizeof *rows);
+    rows[i] = (Asthra__FFIRule){(uint32_t)param, ASTHRA_TRANSFER_NONE, NULL};
+    rules->rows = rows;
+    rules->count++;
+    return &rows[i];
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
+                                             const AsthraTransferSemantics *transfer,
+                                             const struct AsthraTypeMarshaler *const *marshaler) {
+    Asthra__FFIRules *rules = asthra__ffi_rules_of(p);
+    Asthra__FFIRule *row = NULL;
+    if (rules != NULL && param != ASTHRA_FFI_RETURN) row = asthra__ffi_row(p, param);
+    if (rules == NULL || (row == NULL && param != ASTHRA_FFI_RETURN))
+        return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi: no memory for a rule");
+    if (transfer != NULL) *(row != NULL ? &row->transfer : &rules->result_transfer) = *transfer;
+    if (marshaler != NULL) *(row != NULL ? &row->marshaler : &rules->result_marshaler) = *marshaler;
+    return asthra_result_ok(NULL);
+}
+
+ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param) {
+    if (param == ASTHRA_FFI_RETURN) return p->result;
+    return asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p)[param].type;
+}
+
+/* A call whose rules can be set; else why not. */
+static AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who) {
+    AsthraResult r = asthra_result_ok(NULL);
+    if (c == NULL) return asthra_result_errorf(ASTHRA_INVALID, "%s: the call is NULL", who);
+    if (!asthra__ffi_ensure(c, &r)) return r;
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (param == ASTHRA_FFI_RETURN && p->result == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: the call returns nothing", who);
+    if (param != ASTHRA_FFI_RETURN && param >= p->parameters)
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: parameter %zu of %u", who, param,
+                                    p->parameters);
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
+                                                     const char *who) {
+    return asthra__ffi_expect(c, param, who);
+}
+
+static bool asthra__ffi_is_pointer(const AsthraFFIType *t) {
+    return t != NULL && t->kind == ASTHRA_FFI_PTR;
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t param,
+                                                   AsthraTransferSemantics how) {
+    static const char who[] = "asthra_ffi_set_transfer";
+    AsthraResult r = asthra__ffi_expect(c, param, who);
+    if (r.status) return r;
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if ((unsigned)how > ASTHRA_TRANSFER_CONTAINER)
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: %d is no AsthraTransferSemantics", who,
+                                    (int)how);
+    if (!asthra__ffi_is_pointer(asthra__ffi_type_at(p, param)))
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: it is no pointer", who);
+    return asthra__ffi_set_rule(p, param, &how, NULL);
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_set_return_free(AsthraFFICall *c, void (*end)(void *)) {
+    static const char who[] = "asthra_ffi_set_return_free";
+    AsthraResult r = asthra__ffi_expect(c, ASTHRA_FFI_RETURN, who);
+    if (r.status) return r;
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (!asthra__ffi_is_pointer(p->result))
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: the result is no pointer", who);
+    r = asthra__ffi_set_rule(p, ASTHRA_FFI_RETURN, NULL, NULL);
+    if (!r.status) p->rules->result_end = end;
+    return r;
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_set_error_rule(AsthraFFICall *c, AsthraFFIErrorRule rule) {
+    static const char who[] = "asthra_ffi_set_error_rule";
+    AsthraResult r = asthra__ffi_expect(c, ASTHRA_FFI_RETURN, who);
+    if (rule == ASTHRA_FFI_ERROR_NEVER && c != NULL && asthra__ffi_ensure(c, &r)) {
+        asthra__ffi_plan(c)->error_rule = (uint8_t)rule;
+        return asthra_result_ok(NULL);
+    }
+    if (r.status) return r;
+    AsthraFFIKind kind = (AsthraFFIKind)asthra__ffi_plan(c)->result_kind;
+    bool is_number = kind >= ASTHRA_FFI_BOOL && kind <= ASTHRA_FFI_F64;
+    bool is_good = rule == ASTHRA_FFI_ERROR_NEGATIVE ? is_number
+                   : rule == ASTHRA_FFI_ERROR_NULL
+                       ? kind == ASTHRA_FFI_PTR
+                       : rule == ASTHRA_FFI_ERROR_NONZERO && (is_number || kind == ASTHRA_FFI_PTR);
+    if (!is_good)
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: rule %d does not go with what is returned",
+                                    who, (int)rule);
+    asthra__ffi_plan(c)->error_rule = (uint8_t)rule;
+    return r;
+}
+
+/* ---- type descriptions ---- */
+
+ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
+                                             const AsthraFFIType **out) {
+    char where[32];
+    Asthra__Text t = asthra__text_on(where, sizeof where);
+    const struct AsthraTypeMarshaler *m = type != NULL ? asthra__marshal_find(type) : NULL;
+    *out = m != NULL ? asthra__marshal_c_type(m) : asthra_ffi_type_of(type);
+    if (*out != NULL) return asthra_result_ok(NULL);
+    if (param == ASTHRA_FFI_RETURN)
+        asthra__text_add(&t, "return");
+    else
+        asthra__text_format(&t, "parameter %zu", param);
+    if (type == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: %s has no type: NULL", where);
+    return asthra_result_errorf(ASTHRA_INVALID,
+                                "asthra_ffi_call: %s: type '%s' has no marshaler, and no C layout",
+                                where, type->name != NULL ? type->name : "?");
+}
+
+/* What a type that has a marshaler is, of a parameter of a static call. */
+static AsthraResult asthra__ffi_settle_one(AsthraFFICall *c, size_t param,
+                                           const AsthraTypeInfo *type) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    const struct AsthraTypeMarshaler *m = type != NULL ? asthra__marshal_find(type) : NULL;
+    bool moves = c->transfer != ASTHRA_TRANSFER_NONE && m == NULL &&
+                 asthra__ffi_is_pointer(asthra__ffi_type_at(p, param));
+    if (m == NULL && !moves) return asthra_result_ok(NULL);
+    return asthra__ffi_set_rule(p, param, moves ? &c->transfer : NULL, m != NULL ? &m : NULL);
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c) {
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    bool is_typed = c->signature == NULL;
+    AsthraResult r = asthra_result_ok(NULL);
+    if ((unsigned)c->transfer > ASTHRA_TRANSFER_CONTAINER)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi_call: transfer is %d, no AsthraTransferSemantics",
+                                    (int)c->transfer);
+    if (p->result != NULL)
+        r = asthra__ffi_settle_one(c, ASTHRA_FFI_RETURN, is_typed ? c->return_type : NULL);
+    for (size_t i = 0; i < p->parameters && !r.status; i++)
+        r = asthra__ffi_settle_one(c, i, is_typed ? c->param_types[i] : NULL);
+    return r;
+}
+
+#endif
+
+/* ---- [ffi] body ------------------------------------------------------ ffi/ffi_transfer.c ---- */
+/* ffi_transfer - memory that is on the other side.                        [ffi] body: transfers
+ *
+ * A table remembers, by address, blocks that went out to C and results that came in to stay. What is
+ * out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
+ * memory of others, which C may free by its own means, would be remembered for ever, or until the
+ * same address comes up again for something else.
+ *
+ * Open addressing with linear probing; a removal moves later entries of the run up. The table stands
+ * under the floor's lock, pins are taken and undone outside of it: an address is pinned before it
+ * is in the table and unpinned after it has left.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+typedef struct Asthra__FFIEntry {
+    void *ptr;           /* NULL: the slot is free */
+    void *function;      /* that it was handed to; NULL: it came in */
+    void (*end)(void *); /* of what came in; NULL: nothing to do */
+} Asthra__FFIEntry;
+
+static struct {
+    Asthra__FFIEntry *slots;
+    size_t room, used; /* room is a power of two */
+    ASTHRA__ATOMIC(size_t) out;
+    ASTHRA__ATOMIC(const Asthra__FFICollector *) collector;
+} asthra__ffi_border;
+
+ASTHRA__FN void asthra__ffi_set_collector(const Asthra__FFICollector *collector) {
+    asthra__store(&asthra__ffi_border.collector, collector, release);
+}
+ASTHRA__FN const Asthra__FFICollector *asthra__ffi_collector(void) {
+    return asthra__load(&asthra__ffi_border.collector, acquire);
+}
+
+/* ---- table, under the lock ---- */
+
+static size_t asthra__ffi_home(const void *ptr) {
+    uint64_t hash = (uint64_t)(uintptr_t)ptr * UINT64_C(0x9e3779b97f4a7c15);
+    return (size_t)(hash >> 32) & (asthra__ffi_border.room - 1);
+}
+
+/* The slot of ptr, or the free one where it belongs; room > used. */
+static Asthra__FFIEntry *asthra__ffi_slot(const void *ptr) {
+    size_t i = asthra__ffi_home(ptr);
+    while (asthra__ffi_border.slots[i].ptr != NULL && asthra__ffi_border.slots[i].ptr != ptr)
+        i = (i + 1) & (asthra__ffi_border.room - 1);
+    return &asthra__ffi_border.slots[i];
+}
+
+static const Asthra__FFIEntry *asthra__ffi_entry(const void *ptr) {
+    if (asthra__ffi_border.room == 0) return NULL;
+    const Asthra__FFIEntry *e = asthra__ffi_slot(ptr);
+    return e->ptr != NULL ? e : NULL;
+}
+
+static bool asthra__ffi_border_grow(void) {
+    size_t before = asthra__ffi_border.room, room = before != 0 ? 2 * before : 64;
+    Asthra__FFIEntry *old = asthra__ffi_border.slots, *slots;
+    slots = asthra__alloc_zeroed(room, sizeof *slots);
+    if (slots == NULL) return false;
+    asthra__ffi_border.slots = slots;
+    asthra__ffi_border.room = room;
+    for (size_t i = 0; i < before; i++)
+        if (old[i].ptr != NULL) *asthra__ffi_slot(old[i].ptr) = old[i];
+    asthra__free(old);
+    return true;
+}
+
+static bool asthra__ffi_remember(const Asthra__FFIEntry *e) {
+    if (asthra__ffi_border.used * 2 >= asthra__ffi_border.room && !asthra__ffi_border_grow())
+        return false;
+    *asthra__ffi_slot(e->ptr) = *e;
+    asthra__ffi_border.used++;
+    if (e->function != NULL) asthra__add(&asthra__ffi_border.out, 1, relaxed);
+    return true;
+}
+
+/* Closes the gap at i. */
+static void asthra__ffi_close_gap(size_t i) {
+    const size_t mask = asthra__ffi_border.room - 1;
+    Asthra__FFIEntry *slots = asthra__ffi_border.slots;
+    for (size_t j = (i + 1) & mask; slots[j].ptr != NULL; j = (j + 1) & mask) {
+        if (((j - asthra__ffi_home(slots[j].ptr)) & mask) < ((j - i) & mask)) continue;
+        slots[i] = slots[j];
+        i = j;
+    }
+    slots[i].ptr = NULL;
+}
+
+/* false: it was not there. */
+static bool asthra__ffi_forget(const void *ptr, Asthra__FFIEntry *out) {
+    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    if (e == NULL) return false;
+    *out = *e;
+    asthra__ffi_close_gap((size_t)(e - asthra__ffi_border.slots));
+    asthra__ffi_border.used--;
+    if (out->function != NULL) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
+    return true;
+}
+
+/* ---- pins ---- */
+
+/* Pins a block that the heap (is_ours) or the collector knows; false: neither does, or *wrong. */
+static bool asthra__ffi_pin(void *ptr, bool is_ours, const char **wrong) {
+    const Asthra__FFICollector *gc = asthra__ffi_collector();
+    if (gc != NULL && gc->pin(ptr)) return true;
+    if (!is_ours) return false;
+#if ASTHRA_HAS_PINNED
+    if (!asthra_pin_memory(ptr, 1)) *wrong = "cannot be handed over: no memory for a pin";
+#endif
+    return *wrong == NULL;
+}
+
+static void asthra__ffi_unpin(void *ptr) {
+    const Asthra__FFICollector *gc = asthra__ffi_collector();
+    if (gc != NULL && gc->unpin(ptr)) return;
+#if ASTHRA_HAS_PINNED
+    (void)asthra_unpin_memory(ptr);
+#endif
+}
+
+/* Whether ptr begins a block of ours, or is nobody's that we know; else *wrong. */
+static bool asthra__ffi_is_ours(const void *ptr, const char **wrong) {
+#if ASTHRA_HAS_MEMORY
+    Asthra__Found found;
+    switch (asthra__heap_find(ptr, &found)) {
+    case ASTHRA_ADDRESS_FREED: *wrong = "cannot be handed over: it leads into freed memory"; break;
+    case ASTHRA_ADDRESS_SLACK: *wrong = "cannot be handed over: it leads to no block"; break;
+    case ASTHRA_ADDRESS_LIVE:
+        if (found.zone == ASTHRA_MEMORY_ZONE_STACK)
+            *wrong = "cannot be handed over: the stack zone ends it with its task or scope";
+        else if (found.start != (const char *)ptr)
+            *wrong = "cannot be handed over: it leads into the middle of a block";
+        return *wrong == NULL;
+    default: break;
+    }
+#else
+    (void)ptr, (void)wrong;
+#endif
+    return false;
+}
+
+/* ---- what calls by rules ask ---- */
+
+static bool asthra__ffi_knows(const void *ptr) {
+    asthra__ffi_lock();
+    bool knows = asthra__ffi_entry(ptr) != NULL;
+    asthra__ffi_unlock();
+    return knows;
+}
+
+ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr) {
+    const char *wrong = NULL;
+    if (ptr == NULL || !asthra__ffi_is_ours(ptr, &wrong)) return wrong;
+    return asthra__ffi_knows(ptr) ? "cannot be handed over: it is out already" : NULL;
+}
+
+ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function) {
+    Asthra__FFIEntry e = {ptr, function, NULL};
+    const char *wrong = NULL;
+    if (ptr == NULL) return NULL;
+    bool is_ours = asthra__ffi_is_ours(ptr, &wrong);
+    if (wrong != NULL || !asthra__ffi_pin(ptr, is_ours, &wrong)) return wrong;
+    asthra__ffi_lock();
+    if (asthra__ffi_entry(ptr) != NULL)
+        wrong = "cannot be handed over: it is out already";
+    else if (!asthra__ffi_remember(&e))
+        wrong = "cannot be handed over: no memory to remember it";
+    asthra__ffi_unlock();
+    if (wrong != NULL) asthra__ffi_unpin(ptr);
+    return wrong;
+}
+
+ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
+    Asthra__FFIEntry e;
+    asthra__ffi_lock();
+    const Asthra__FFIEntry *found = asthra__ffi_entry(ptr);
+    bool is_out = found != NULL && found->function != NULL && asthra__ffi_forget(ptr, &e);
+    asthra__ffi_unlock();
+    if (is_out) asthra__ffi_unpin(ptr);
+}
+
+ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
+    Asthra__FFIEntry e = {ptr, NULL, end};
+    const Asthra__FFICollector *gc = asthra__ffi_collector();
+    if (gc != NULL && gc->adopt(ptr, end)) return true;
+    if (end == NULL) return true; /* the caller's */
+    asthra__ffi_lock();
+    bool is_kept = asthra__ffi_entry(ptr) != NULL || asthra__ffi_remember(&e);
+    asthra__ffi_unlock();
+    return is_kept;
+}
+
+/* ---- public ---- */
+
+ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
+    Asthra__FFIEntry e;
+    asthra__ffi_lock();
+    bool is_known = ptr != NULL && asthra__ffi_forget(ptr, &e);
+    asthra__ffi_unlock();
+    if (!is_known)
+        return asthra_result_errorf(
+            ASTHRA_INVALID,
+            "asthra_ffi_reclaim: %p is not out: expected what a call handed "
+            "over, and nobody has reclaimed",
+            ptr);
+    if (e.function != NULL)
+        asthra__ffi_unpin(ptr);
+    else if (e.end != NULL)
+        e.end(ptr);
+    return asthra_result_ok(ptr);
+}
+
+ASTHRA_RT_API size_t asthra_ffi_transferred_count(void) {
+    return asthra__load(&asthra__ffi_border.out, relaxed);
+}
+
+/* Some entry that came in, out of the table. */
+static bool asthra__ffi_take_adopted(Asthra__FFIEntry *out) {
+    bool is_found = false;
+    asthra__ffi_lock();
+    for (size_t i = 0; i < asthra__ffi_border.room && !is_found; i++) {
+        const Asthra__FFIEntry *e = &asthra__ffi_border.slots[i];
+        if (e->ptr != NULL && e->function == NULL) is_found = asthra__ffi_forget(e->ptr, out);
+    }
+    asthra__ffi_unlock();
+    return is_found;
+}
+
+static void asthra__ffi_report_one(const Asthra__FFIEntry *e) {
+    char name[128];
+    size_t length = asthra__os_symbol(e->function, name, sizeof name);
+    asthra__text_report("asthra_rt: %p was handed over to %.*s and not reclaimed", e->ptr,
+                        (int)length, name);
+}
+
+ASTHRA__FN void asthra__ffi_report(void) {
+    enum { ASTHRA__FFI_TOLD = 16 };
+    Asthra__FFIEntry told[ASTHRA__FFI_TOLD], e;
+    size_t count = 0;
+    while (asthra__ffi_take_adopted(&e)) e.end(e.ptr);
+    asthra__ffi_lock();
+    for (size_t i = 0; i < asthra__ffi_border.room; i++) {
+        const Asthra__FFIEntry *slot = &asthra__ffi_border.slots[i];
+        if (slot->ptr != NULL && count++ < ASTHRA__FFI_TOLD) told[count - 1] = *slot;
+    }
+    asthra__ffi_unlock();
+    for (size_t i = 0; i < count && i < ASTHRA__FFI_TOLD; i++) asthra__ffi_report_one(&told[i]);
+    if (count > ASTHRA__FFI_TOLD)
+        asthra__text_report("asthra_rt: and %zu more", count - ASTHRA__FFI_TOLD);
+}
+
+#endif
+
+/* ---- [ffi] body ---------------------------------------------------------- ffi/ffi_pass.c ---- */
+/* ffi_pass - calls with rules: marshaling and ownership.                    [ffi] body: passages
+ *
+ * Such a call is a passage: its rows are entered in the order of parameters, then the function is
+ * called, then the rows are left in reverse. Entering makes C's value of ours, or hands a block
+ * over; leaving cleans the value up, or takes the block back if the call came to nothing.
+ *
+ * A passage is left exactly once, whatever ends it:
+ *     a return          by asthra__ffi_pass
+ *     an exception      by the personality of asthra__ffi_guard, in the second phase of unwinding
+ *     a panic           by whoever fails the task, which finds it in the list of its stack's guards
+ *                       (fiber_internal.h), before the frames are abandoned
+ * A longjmp past it leaves nothing: what the passage had taken is lost.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+#include <unwind.h>
+
+/* ---- arena ---- */
+
+typedef struct Asthra__FFIPiece {
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) struct Asthra__FFIPiece *next;
+} Asthra__FFIPiece;
+
+ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) {
+    const size_t most = SIZE_MAX / 2, align = ASTHRA__MAX_ALIGN;
+    if (size > most) return NULL;
+    size = (size + (size == 0) + align - 1) & ~(align - 1);
+    if ((size_t)(a->end - a->at) < size) {
+        size_t room = size > 4096 ? size : 4096;
+        Asthra__FFIPiece *piece = asthra__alloc(sizeof *piece + room);
+        if (piece == NULL) return NULL;
+        piece->next = a->pieces;
+        a->pieces = piece;
+        a->at = (char *)(piece + 1);
+        a->end = a->at + room;
+    }
+    void *block = a->at;
+    a->at += size;
+    return block;
+}
+
+static void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
+    while (a->pieces != NULL) {
+        Asthra__FFIPiece *piece = a->pieces;
+        a->pieces = piece->next;
+        asthra__free(piece);
+    }
+}
+
+/* ---- passages ---- */
+
+typedef struct Asthra__FFIPassage {
+#if ASTHRA_HAS_TASK
+    Asthra__FiberGuard guard; /* in the list of the stack that we stand on */
+#endif
+    AsthraFFICall *call;
+    void *ret;
+    void **args;    /* ours: what is passed */
+    size_t entered; /* rows */
+    bool is_good;   /* the function returned, and not a failure */
+    AsthraResult result;
+    struct AsthraFFIArena arena;
+} Asthra__FFIPassage;
+
+static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
+    void *ptr;
+    if (row->marshaler != NULL) {
+        asthra__marshal_leave(row->marshaler, g->args[row->param]);
+    } else if (row->transfer != ASTHRA_TRANSFER_NONE && !g->is_good) {
+        memcpy(&ptr, g->args[row->param], sizeof ptr);
+        asthra__ffi_take_back(ptr);
+    }
+}
+
+static void asthra__ffi_leave(Asthra__FFIPassage *g) {
+    const Asthra__FFIRules *rules = asthra__ffi_plan(g->call)->rules;
+    while (g->entered > 0) asthra__ffi_leave_row(g, &rules->rows[--g->entered]);
+    asthra__ffi_arena_end(&g->arena);
+}
+
+static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
+    void **arg = &g->args[row->param], *ptr;
+    if (row->marshaler != NULL) return asthra__marshal_enter(row->marshaler, *arg, arg, &g->arena);
+    if (row->transfer == ASTHRA_TRANSFER_NONE) return asthra_result_ok(NULL);
+    memcpy(&ptr, *arg, sizeof ptr);
+    const char *wrong = asthra__ffi_hand_over(ptr, g->call->function_ptr);
+    if (wrong == NULL) return asthra_result_ok(NULL);
+    return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: parameter %u %s", row->param,
+                                wrong);
+}
+
+/* A pointer that the function returned and that is ours now. */
+static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, AsthraResult r) {
+    void *ptr = r.value.pointer;
+    if (rules->result_transfer == ASTHRA_TRANSFER_NONE || ptr == NULL) return r;
+    if (asthra__ffi_adopt(ptr, rules->result_end)) return r;
+    if (rules->result_end != NULL) rules->result_end(ptr);
+    return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_call: no memory to own what was "
+                                                      "returned; it was freed");
+}
+
+/* The result, marshaled into ret, or into the value where that is NULL. */
+static AsthraResult asthra__ffi_marshal_result(Asthra__FFIPassage *g, const Asthra__FFIRules *rules,
+                                               void *c_value) {
+    uint64_t word = 0;
+    void *ptr = NULL;
+    AsthraResult r =
+        asthra__marshal_result(rules->result_marshaler, c_value, g->ret != NULL ? g->ret : &word);
+    if (rules->result_transfer != ASTHRA_TRANSFER_NONE && rules->result_end != NULL) {
+        memcpy(&ptr, c_value, sizeof ptr);
+        if (ptr != NULL) rules->result_end(ptr);
+    }
+    if (!r.status && g->ret == NULL) memcpy(&r.value, &word, sizeof word);
+    return r;
+}
+
+static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g) {
+    const Asthra__FFIPlan *p = asthra__ffi_plan(g->call);
+    const Asthra__FFIRules *rules = p->rules;
+    AsthraResult r = asthra_result_ok(NULL);
+    void *c_value = g->ret;
+    for (; g->entered < rules->count && !r.status; g->entered += !r.status)
+        r = asthra__ffi_enter_row(g, &rules->rows[g->entered]);
+    if (r.status) return r;
+    if (rules->result_marshaler != NULL) {
+        c_value = asthra__ffi_arena_alloc(&g->arena, p->result_size);
+        if (c_value == NULL) return asthra__result_of(ASTHRA_OUT_OF_MEMORY);
+    }
+    r = asthra__ffi_perform(g->call, c_value, g->args);
+    if (r.status) return r;
+    g->is_good = true;
+    if (rules->result_marshaler != NULL) return asthra__ffi_marshal_result(g, rules, c_value);
+    return asthra__ffi_adopt_result(rules, r);
+}
+
+static void asthra__ffi_run_passage(void *record) {
+    Asthra__FFIPassage *g = record;
+    g->result = asthra__ffi_call_inside(g);
+}
+
+#if ASTHRA_HAS_TASK
+static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
+    asthra__ffi_leave(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
+}
+static void asthra__ffi_watch(Asthra__FFIPassage *g) {
+    g->guard.leave = asthra__ffi_abandon;
+    asthra__fiber_guard_enter(asthra__seat()->fiber, &g->guard);
+}
+static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
+    asthra__fiber_guard_leave(asthra__seat()->fiber, &g->guard);
+}
+#else
+static void asthra__ffi_watch(Asthra__FFIPassage *g) {
+    (void)g;
+}
+static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
+    (void)g;
+}
+#endif
+
+static void asthra__ffi_unwound(void *record) {
+    asthra__ffi_unwatch(record);
+    asthra__ffi_leave(record);
+}
+
+/* The personality of asthra__ffi_guard, which alone names it: the record is in a register that the
+ * frame keeps. Nothing is caught, and nobody lands: in the second phase the passage is left, and
+ * unwinding goes on. Its names come from the unwinder that calls it. */
+#if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
+enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
+#elif ASTHRA__CPU_AARCH64
+enum { ASTHRA__FFI_RECORD = 19 }; /* x19 */
+#elif ASTHRA__CPU_RISCV64
+enum { ASTHRA__FFI_RECORD = 9 }; /* s1 */
+#else
+enum { ASTHRA__FFI_RECORD = 4 }; /* r4 */
+#endif
+
+#if ASTHRA__OS_HAS_EHABI
+#define ASTHRA__FFI_UNWINDER(name) __asm__(name) __attribute__((__weak__))
+extern int asthra__ffi_register(struct _Unwind_Context *frame, int file, uint32_t number, int as,
+                                void *out) ASTHRA__FFI_UNWINDER("_Unwind_VRS_Get");
+extern _Unwind_Reason_Code asthra__ffi_unwind_frame(struct _Unwind_Control_Block *block,
+                                                    struct _Unwind_Context *frame)
+    ASTHRA__FFI_UNWINDER("__gnu_unwind_frame");
+
+/* EHABI, 7.3: a personality routine unwinds its frame itself. */
+ASTHRA__FFI_CODE _Unwind_Reason_Code
+asthra__ffi_personality(int state, struct _Unwind_Control_Block *block,
+                        struct _Unwind_Context *frame) __asm__("asthra__ffi_personality");
+__attribute__((__used__)) _Unwind_Reason_Code
+asthra__ffi_personality(int state, struct _Unwind_Control_Block *block,
+                        struct _Unwind_Context *frame) {
+    enum { ASTHRA__FFI_ACTION = 3, ASTHRA__FFI_CLEANING = 1 }; /* _US_UNWIND_FRAME_STARTING */
+    uint32_t record = 0;
+    if ((state & ASTHRA__FFI_ACTION) == ASTHRA__FFI_CLEANING) {
+        (void)asthra__ffi_register(frame, 0, ASTHRA__FFI_RECORD, 0, &record);
+        asthra__ffi_unwound((void *)(uintptr_t)record);
+    }
+    return asthra__ffi_unwind_frame(block, frame) == _URC_NO_REASON ? _URC_CONTINUE_UNWIND
+                                                                    : _URC_FAILURE;
+}
+#else
+extern uintptr_t asthra__ffi_register(struct _Unwind_Context *frame,
+                                      int number) __asm__("_Unwind_GetGR")
+    __attribute__((__weak__));
+
+ASTHRA__FFI_CODE _Unwind_Reason_Code asthra__ffi_personality(
+    int version, _Unwind_Action actions, uint64_t kind, struct _Unwind_Exception *exception,
+    struct _Unwind_Context *frame) __asm__("asthra__ffi_personality");
+__attribute__((__used__)) _Unwind_Reason_Code
+asthra__ffi_personality(int version, _Unwind_Action actions, uint64_t kind,
+                        struct _Unwind_Exception *exception, struct _Unwind_Context *frame) {
+    (void)version, (void)kind, (void)exception;
+    if (actions & _UA_CLEANUP_PHASE)
+        asthra__ffi_unwound((void *)asthra__ffi_register(frame, ASTHRA__FFI_RECORD));
+    return _URC_CONTINUE_UNWIND;
+}
+#endif
+
+ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
+    size_t count = asthra__ffi_plan(c)->parameters;
+    Asthra__FFIPassage g;
+    g.call = c;
+    g.ret = ret;
+    g.args = __builtin_alloca((count + 1) * sizeof *g.args);
+    if (count > 0) memcpy(g.args, args, count * sizeof *args);
+    g.entered = 0;
+    g.is_good = false;
+    g.arena.pieces = NULL;
+    g.arena.at = g.arena.first;
+    g.arena.end = g.arena.first + sizeof g.arena.first;
+    asthra__ffi_watch(&g);
+    asthra__ffi_guard(asthra__ffi_run_passage, &g);
+    asthra__ffi_unwatch(&g);
+    asthra__ffi_leave(&g);
+    return g.result;
+}
+
+#endif
+
+/* ---- [ffi] body ------------------------------------------------------ ffi/ffi_describe.c ---- */
+/* ffi_describe - type descriptions as descriptors.                     [ffi] body: descriptions
+ *
+ * Ready-made scalars are known by name and size. A type with a field table becomes a struct whose
+ * fields lie where the table says, which they must do by C's rules, packed or not; a base is its
+ * first field. Each is made once, and kept in a list that only grows: there are as many as a program
+ * has types.
+ */
+
+#if ASTHRA_HAS_FFI
+
+#include <string.h>
+
+typedef struct Asthra__FFIKnown {
+    struct Asthra__FFIKnown *next;
+    const AsthraTypeInfo *info;
+    AsthraFFIType type;
+    const AsthraFFIType *fields[];
+} Asthra__FFIKnown;
+
+static struct {
+    ASTHRA__ATOMIC(Asthra__FFIKnown *) known; /* newest first; entries are never removed */
+} asthra__ffi_descriptions;
+
+static const AsthraFFIType *asthra__ffi_scalar_of(const AsthraTypeInfo *t) {
+    static const struct {
+        const AsthraTypeInfo *info;
+        const AsthraFFIType *type;
+    } scalars[] = {
+        {&asthra_type_bool, &asthra_ffi_type_bool}, {&asthra_type_i8, &asthra_ffi_type_s8},
+        {&asthra_type_i16, &asthra_ffi_type_s16},   {&asthra_type_i32, &asthra_ffi_type_s32},
+        {&asthra_type_i64, &asthra_ffi_type_s64},   {&asthra_type_u8, &asthra_ffi_type_u8},
+        {&asthra_type_u16, &asthra_ffi_type_u16},   {&asthra_type_u32, &asthra_ffi_type_u32},
+        {&asthra_type_u64, &asthra_ffi_type_u64},   {&asthra_type_f32, &asthra_ffi_type_f32},
+        {&asthra_type_f64, &asthra_ffi_type_f64},   {&asthra_type_pointer, &asthra_ffi_type_ptr}};
+    for (size_t i = 0; i < sizeof scalars / sizeof *scalars; i++)
+        if (asthra__type_same(t, scalars[i].info)) return scalars[i].type;
+    return NULL;
+}
+
+static const AsthraFFIType *asthra__ffi_find_known(const AsthraTypeInfo *t) {
+    Asthra__FFIKnown *k = asthra__load(&asthra__ffi_descriptions.known, acquire);
+    while (k != NULL && !(k->info == t || asthra__type_same(k->info, t))) k = k->next;
+    return k != NULL ? &k->type : NULL;
+}
+
+static const AsthraFFIType *asthra__ffi_describe_at(const AsthraTypeInfo *t, unsigned depth);
+
+static const AsthraFFIType *asthra__ffi_refuse_type(const AsthraTypeInfo *t, const char *why) {
+    asthra__error_set(ASTHRA_INVALID, "type '%s' %s", t->name != NULL ? t->name : "?", why);
+    return NULL;
+}
+
+/* Whether the fields lie where C would put them. */
+static bool asthra__ffi_lies_well(const Asthra__FFIKnown *k, const AsthraTypeInfo *t) {
+    size_t offsets[64], size, align, first = t->base != NULL;
+    size_t *at = offsets;
+    if (k->type.count > sizeof offsets / sizeof *offsets)
+        at = asthra__alloc(k->type.count * sizeof *at);
+    bool is_good = at != NULL && !asthra_ffi_layout(&k->type, &size, &align, at).status;
+    for (size_t i = 0; is_good && i < t->field_count; i++)
+        is_good = at[first + i] == t->fields[i].offset;
+    if (at != offsets) asthra__free(at);
+    return is_good && size == t->size;
+}
+
+static bool asthra__ffi_fill(Asthra__FFIKnown *k, const AsthraTypeInfo *t, unsigned depth) {
+    size_t count = 0;
+    if (t->base != NULL) k->fields[count++] = asthra__ffi_describe_at(t->base, depth);
+    if (count > 0 && k->fields[0] == NULL) return false;
+    for (size_t i = 0; i < t->field_count; i++) {
+        if (t->fields[i].type == NULL) return asthra__ffi_refuse_type(t, "has a field of no type");
+        k->fields[count] = asthra__ffi_describe_at(t->fields[i].type, depth);
+        if (k->fields[count++] == NULL) return false;
+    }
+    k->info = t;
+    k->type = (AsthraFFIType){ASTHRA_FFI_STRUCT, t->size, t->alignment, k->fields, count};
+    if (t->alignment == 0) k->type.size = 0;
+    if (asthra__ffi_lies_well(k, t)) return true;
+    asthra__ffi_refuse_type(t, "has fields that do not lie as C would put them");
+    return false;
+}
+
+/* Publishes what nobody else has published meanwhile. */
+static const AsthraFFIType *asthra__ffi_publish(Asthra__FFIKnown *k) {
+    k->next = asthra__load(&asthra__ffi_descriptions.known, acquire);
+    while (!asthra__cas(&asthra__ffi_descriptions.known, &k->next, k, acq_rel)) {
+    }
+    return &k->type;
+}
+
+static const AsthraFFIType *asthra__ffi_describe_at(const AsthraTypeInfo *t, unsigned depth) {
+    const AsthraFFIType *type = asthra__ffi_scalar_of(t);
+    if (type == NULL) type = asthra__ffi_find_known(t);
+    if (type != NULL) return type;
+    size_t count = t->field_count + (t->base != NULL);
+    if (depth > 64) return asthra__ffi_refuse_type(t, "contains itself, or nests deeper than 64");
+    if (count == 0) return asthra__ffi_refuse_type(t, "has no field table, and is no scalar");
+    Asthra__FFIKnown *k = asthra__alloc_zeroed(1, sizeof *k + count * sizeof *k->fields);
+    if (k == NULL) {
+        asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_type_of: out of memory");
+        return NULL;
+    }
+    if (asthra__ffi_fill(k, t, depth + 1)) return asthra__ffi_publish(k);
+    asthra__free(k);
+    return NULL;
+}
+
+ASTHRA_RT_API const AsthraFFIType *asthra_ffi_type_of(const AsthraTypeInfo *type) {
+    if (type != NULL) return asthra__ffi_describe_at(type, 0);
+    asthra__error_set(ASTHRA_INVALID, "asthra_ffi_type_of: the type is NULL");
+    return NULL;
+}
+
 #endif
 
 /* ---- [closure] internal ------------------------------------------ ffi/closure_internal.h ---- */
@@ -26060,9 +27268,6 @@ ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p);
  * from, integers widened. Returns what enter returns, which the entry understands. */
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
 ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
-
-/* An integer result of at most a register, of `kind`, from where a handler has put it. */
-ASTHRA__FN uint64_t asthra__closure_widen(AsthraFFIKind kind, const void *result);
 
 /* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
 ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");
@@ -26141,30 +27346,6 @@ static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     c->handler(c->sig, p->result_size != 0 ? asthra__closure_result(p, frame) : NULL, args,
                c->user);
     return asthra__closure_finish(p, frame);
-}
-
-ASTHRA__FN uint64_t asthra__closure_widen(AsthraFFIKind kind, const void *result) {
-    union {
-        bool b;
-        int8_t s8;
-        uint8_t u8;
-        int16_t s16;
-        uint16_t u16;
-        int32_t s32;
-        uint32_t u32;
-        uint64_t u64;
-    } v;
-    memcpy(&v, result, asthra__ffi_size_of(kind));
-    switch (kind) {
-    case ASTHRA_FFI_BOOL: return v.b;
-    case ASTHRA_FFI_S8: return (uint64_t)(int64_t)v.s8;
-    case ASTHRA_FFI_U8: return v.u8;
-    case ASTHRA_FFI_S16: return (uint64_t)(int64_t)v.s16;
-    case ASTHRA_FFI_U16: return v.u16;
-    case ASTHRA_FFI_S32: return (uint64_t)(int64_t)v.s32;
-    case ASTHRA_FFI_U32: return v.u32;
-    default: return sizeof(void *) == 4 && kind == ASTHRA_FFI_PTR ? v.u32 : v.u64;
-    }
 }
 
 /* ---- sheets ---- */
@@ -26501,7 +27682,7 @@ ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
     case ASTHRA__X_II:
         if (!asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)) break;
-        wide = asthra__closure_widen((AsthraFFIKind)p->result_kind, general);
+        wide = asthra__ffi_widen((AsthraFFIKind)p->result_kind, general);
         memcpy(general, &wide, sizeof wide);
         break;
     case ASTHRA__X_IV: memcpy(vector, general + 8, 8); break;
@@ -28607,6 +29788,7 @@ ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
     c.enable_panic_handler = true;
     c.shutdown_timeout_ns = INT64_C(5000000000);
     c.enable_manual_memory = c.enable_pinned_memory = true;
+    c.enable_ffi = true;
     return c;
 }
 
@@ -28674,6 +29856,9 @@ static void asthra__runtime_settle(const AsthraRuntimeConfig *config) {
         c->memory_safety_level, c->max_heap_size, c->heap_limit_policy, c->heap_limit_hook,
         c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory, c->numa_aware});
 #endif
+#if ASTHRA_HAS_FFI
+    asthra__ffi_configure(c->enable_ffi, c->strict_ffi_safety);
+#endif
 }
 
 /* Before anything is started, so that all of it comes from there. false: the reason is set. */
@@ -28681,6 +29866,14 @@ static bool asthra__runtime_use_allocator(const AsthraRuntimeConfig *c) {
     if (c->allocator.alloc == NULL || asthra__alloc_set_hook(&c->allocator)) return true;
     asthra__error_set(ASTHRA_OUT_OF_MEMORY, "allocator gave no memory for its own record");
     return false;
+}
+
+/* What nobody gave back. */
+static void asthra__runtime_report(void) {
+#if ASTHRA_HAS_FFI
+    asthra__ffi_report();
+#endif
+    asthra__pinned_report();
 }
 
 /* After everything has stopped. */
@@ -28716,7 +29909,7 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (ASTHRA_HAS_MODULE) asthra__scheduler_drain(); /* tasks may register; finis find none */
     asthra__module_end_all(asthra__scheduler()->config.shutdown_timeout_ns);
     asthra__scheduler_stop();
-    asthra__pinned_report();
+    asthra__runtime_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
     asthra__module_reopen();
@@ -28770,7 +29963,7 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (asthra__module_is_ending()) return;
     if (asthra_runtime_is_running()) timeout_ns = asthra__runtime.shutdown_timeout_ns;
     asthra__module_end_all(timeout_ns);
-    if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
+    if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__runtime_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
     asthra__module_reopen();

@@ -462,6 +462,33 @@ ASTHRA__FN void asthra__fiber_forget(void) {
     memset(&asthra__fiber, 0, sizeof asthra__fiber);
 }
 
+/* ---- guards ---- */
+
+static uintptr_t asthra__fiber_seal(const Asthra__FiberGuard *g) {
+    return (uintptr_t)g ^ (uintptr_t)0x6a2d6a2d6a2d6a2du;
+}
+
+ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g) {
+    bool is_deeper = (uintptr_t)g < (uintptr_t)f->guards; /* else a longjmp has skipped that one */
+    g->outer = is_deeper ? f->guards : NULL;
+    g->seal = asthra__fiber_seal(g);
+    f->guards = g;
+}
+
+ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g) {
+    f->guards = g->outer;
+    g->seal = 0;
+}
+
+ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end) {
+    Asthra__FiberGuard *g;
+    while ((g = f->guards) != NULL && (uintptr_t)g < (uintptr_t)end) {
+        bool is_whole = g->seal == asthra__fiber_seal(g);
+        f->guards = is_whole ? g->outer : NULL;
+        if (is_whole) g->leave(g);
+    }
+}
+
 ASTHRA__FN size_t asthra__fiber_room(const Asthra__Fiber *f) {
     return (size_t)((char *)__builtin_frame_address(0) - f->low);
 }

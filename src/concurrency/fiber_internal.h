@@ -29,6 +29,15 @@ typedef struct Asthra__Ranked {
 struct Asthra__Task;
 struct Asthra__Slab;
 
+/* Something on a stack that must be put right before a panic abandons its frames. It lies in the
+ * frame that it guards, and knows it: a guard that a longjmp has left behind is not one any more. */
+typedef struct Asthra__FiberGuard Asthra__FiberGuard;
+struct Asthra__FiberGuard {
+    Asthra__FiberGuard *outer;
+    uintptr_t seal;
+    void (*leave)(Asthra__FiberGuard *g);
+};
+
 typedef struct Asthra__Fiber Asthra__Fiber;
 struct Asthra__Fiber {
     Asthra__Runnable runnable; /* also links idle fibers */
@@ -39,6 +48,7 @@ struct Asthra__Fiber {
     struct Asthra__Task *task;    /* the task on top, NULL: a worker's loop or a plain thread */
     struct Asthra__StackRegion *stack; /* the stack zone's of what is on top, while it is left */
     Asthra__SwapContext *escape;       /* out of that task's function */
+    Asthra__FiberGuard *guards;        /* on this stack, the innermost; of every task on it */
     int bound_to;                      /* worker that alone may resume it; -1: any */
     int saved_errno;                   /* the scheduler saves it, which knows the thread */
     bool has_failed;                   /* the task on top panicked and escaped */
@@ -50,6 +60,12 @@ struct Asthra__Fiber {
     void *fake_stack;                            /* AddressSanitizer's, while nobody stands on it */
     void *tsan;                                  /* ThreadSanitizer's fiber */
 };
+
+/* Innermost first: entered and left in order, but for what a longjmp skips. */
+ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g);
+ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g);
+/* Leaves all that lie deeper than `end`, innermost first. */
+ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end);
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */
 ASTHRA__FN void asthra__fiber_setup(size_t default_stack_bytes, void (*entry)(void *));

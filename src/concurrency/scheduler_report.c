@@ -299,6 +299,7 @@ static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
         if (!asthra__panic_leave_scopes(s)) return;
         s = asthra__seat();
     }
+    if (s->fiber->guards != NULL) asthra__fiber_guards_abandon(s->fiber, s->fiber->escape);
     asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
     s->fiber->has_failed = true;
 #if ASTHRA__ASAN

@@ -28,8 +28,9 @@ struct AsthraError {
 /* The error comes first, so that the slot's pointer is the record's. */
 typedef struct Asthra__ErrorRecord {
     struct AsthraError error;
-    AsthraResult last; /* status ASTHRA_OK: nothing to tell */
-    char text[256];    /* where a formatted message lives */
+    AsthraResult last;                                       /* status ASTHRA_OK: nothing to tell */
+    char text[256];                                          /* where a formatted message lives */
+    ASTHRA__ALIGNED(8) char context[ASTHRA__RESULT_CONTEXT]; /* and a context that was copied */
 } Asthra__ErrorRecord;
 
 #define ASTHRA__RESULT_ERROR(name, sentence) {sentence, NULL},
@@ -124,6 +125,25 @@ ASTHRA__COLD static AsthraResult asthra__result_note(AsthraStatus status, const 
     return r;
 }
 
+ASTHRA__FN AsthraResult asthra__result_with(AsthraStatus status, uint32_t detail,
+                                            const char *message, const void *context,
+                                            size_t bytes) {
+    Asthra__ErrorRecord *record = asthra__result_record();
+    if (record) memcpy(record->context, context, bytes);
+    AsthraResult r = asthra__result_note(status, message, record ? record->context : NULL);
+    r.detail = detail;
+    if (record) record->last.detail = detail;
+    return r;
+}
+
+/* A context goes along with its record: what was copied into that is copied again. */
+static void asthra__result_copy_context(Asthra__ErrorRecord *to, const struct AsthraError *from) {
+    const Asthra__ErrorRecord *record = (const Asthra__ErrorRecord *)(const void *)from;
+    bool is_inside = from->context != NULL && from->context == record->context;
+    if (is_inside) memcpy(to->context, record->context, sizeof to->context);
+    to->error.context = is_inside ? to->context : from->context;
+}
+
 ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
                                                           va_list list) ASTHRA_PRINTF(2, 0);
 ASTHRA__COLD static AsthraResult asthra__result_note_list(AsthraStatus status, const char *format,
@@ -171,7 +191,7 @@ ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r) {
     Asthra__Text t = asthra__text_on(copy->text, sizeof copy->text);
     asthra__text_add(&t, message);
     copy->error.message = copy->text;
-    copy->error.context = asthra_result_context(r);
+    asthra__result_copy_context(copy, r.value.error);
     return &copy->error;
 }
 
@@ -185,7 +205,8 @@ ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
         Asthra__Text t = asthra__text_on(record->text, sizeof record->text);
         asthra__text_add(&t, message ? message : r.value.error->message);
         record->error.message = record->text;
-        record->error.context = copy ? copy->context : NULL;
+        record->error.context = NULL;
+        if (copy != NULL && copy->context != NULL) asthra__result_copy_context(record, copy);
         r.value.error = &record->error;
         record->last = r;
     } else {

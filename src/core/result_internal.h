@@ -11,6 +11,11 @@
 ASTHRA__FN AsthraResult asthra__result_of(AsthraStatus status);
 ASTHRA__FN AsthraResult asthra__result_integer(int64_t value);
 
+/* A failure with static text, and a context of at most ASTHRA__RESULT_CONTEXT bytes, copied. */
+enum { ASTHRA__RESULT_CONTEXT = 32 };
+ASTHRA__FN AsthraResult asthra__result_with(AsthraStatus status, uint32_t detail,
+                                            const char *message, const void *context, size_t bytes);
+
 /* Notes why a call that returns NULL, false or a zero handle failed. Formatted, copied. */
 ASTHRA__FN void asthra__error_set(AsthraStatus status, const char *format, ...) ASTHRA_PRINTF(2, 3);
 /* The same with the status's own sentence: needs no memory, for what is no surprise. */

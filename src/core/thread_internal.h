@@ -40,6 +40,7 @@ struct Asthra__Thread {
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */
+    int ffi_errno;                          /* ffi's: what its last call left in errno */
     uint32_t stack_stamp;                   /* stack's: the next scope's; 0: get some */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
     /* The scheduler's slot: room for its Asthra__Seat, zeroed at attach, so that no call of a new

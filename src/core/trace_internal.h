@@ -23,7 +23,7 @@ enum {
                           ASTHRA__TRACE_ZONE_OFF | ASTHRA__TRACE_ZONE_PINS |
                           1 << ASTHRA_DEBUG_MEMORY_ALLOCATION
 };
-ASTHRA__FN uint32_t asthra__trace_word(void); /* one relaxed load */
+ASTHRA__FN uint32_t asthra__trace_word(void);             /* one relaxed load */
 ASTHRA__FN void asthra__trace_set(uint32_t bit, bool on); /* sequentially consistent */
 
 ASTHRA__FN bool asthra__trace_is_on(AsthraDebugFlag flag); /* one relaxed load */

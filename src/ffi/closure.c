@@ -71,30 +71,6 @@ static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     return asthra__closure_finish(p, frame);
 }
 
-ASTHRA__FN uint64_t asthra__closure_widen(AsthraFFIKind kind, const void *result) {
-    union {
-        bool b;
-        int8_t s8;
-        uint8_t u8;
-        int16_t s16;
-        uint16_t u16;
-        int32_t s32;
-        uint32_t u32;
-        uint64_t u64;
-    } v;
-    memcpy(&v, result, asthra__ffi_size_of(kind));
-    switch (kind) {
-    case ASTHRA_FFI_BOOL: return v.b;
-    case ASTHRA_FFI_S8: return (uint64_t)(int64_t)v.s8;
-    case ASTHRA_FFI_U8: return v.u8;
-    case ASTHRA_FFI_S16: return (uint64_t)(int64_t)v.s16;
-    case ASTHRA_FFI_U16: return v.u16;
-    case ASTHRA_FFI_S32: return (uint64_t)(int64_t)v.s32;
-    case ASTHRA_FFI_U32: return v.u32;
-    default: return sizeof(void *) == 4 && kind == ASTHRA_FFI_PTR ? v.u32 : v.u64;
-    }
-}
-
 /* ---- sheets ---- */
 
 static void asthra__closure_put(AsthraFFIClosure *c, void *code) {

@@ -41,9 +41,6 @@ ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p);
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
 ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
 
-/* An integer result of at most a register, of `kind`, from where a handler has put it. */
-ASTHRA__FN uint64_t asthra__closure_widen(AsthraFFIKind kind, const void *result);
-
 /* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
 ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");
 ASTHRA__FFI_CODE AsthraFFIClosure *asthra__closure_records __asm__("asthra__closure_records");

@@ -199,7 +199,7 @@ ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
     case ASTHRA__X_II:
         if (!asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)) break;
-        wide = asthra__closure_widen((AsthraFFIKind)p->result_kind, general);
+        wide = asthra__ffi_widen((AsthraFFIKind)p->result_kind, general);
         memcpy(general, &wide, sizeof wide);
         break;
     case ASTHRA__X_IV: memcpy(vector, general + 8, 8); break;

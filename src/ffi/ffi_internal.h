@@ -49,6 +49,8 @@ static inline bool asthra__ffi_is_integer(AsthraFFIKind kind) { /* in one regist
     return (kind >= ASTHRA_FFI_BOOL && kind <= ASTHRA_FFI_U64) || kind == ASTHRA_FFI_PTR;
 }
 ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind); /* of a scalar or complex one */
+/* An integer or pointer, widened to 64 bits as its type says. */
+ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value);
 
 /* ---- plans ---- */
 
@@ -72,8 +74,6 @@ enum {
     ASTHRA__FFI_HEAD = 24 + 4 * sizeof(void *),
     ASTHRA__FFI_INLINE = (256 - ASTHRA__FFI_HEAD) / sizeof(uintptr_t)
 };
-
-struct Asthra__FFIRules;
 
 /* What AsthraFFICall.plan holds. It has no pointer to itself, so that a call can be moved. */
 typedef struct Asthra__FFIPlan {
@@ -206,13 +206,118 @@ ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
 
 /* ---- shared by the modules of this floor ---- */
 
-/* Rules: what a call does with its arguments beside passing them. ffi_rules.c */
+/* ---- rules: what a call does with its arguments beside passing them ---- */
+
+struct AsthraTypeMarshaler;
+
+typedef struct Asthra__FFIRule {
+    uint32_t param;
+    AsthraTransferSemantics transfer;
+    const struct AsthraTypeMarshaler *marshaler; /* NULL: none */
+} Asthra__FFIRule;
+
+typedef struct Asthra__FFIRules {
+    Asthra__FFIRule *rows; /* by parameter */
+    size_t count;
+    AsthraTransferSemantics result_transfer;
+    void (*result_end)(void *); /* NULL: nothing to do */
+    const struct AsthraTypeMarshaler *result_marshaler;
+} Asthra__FFIRules;
+
 ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
+/* Sets what is not NULL. */
+ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
+                                             const AsthraTransferSemantics *transfer,
+                                             const struct AsthraTypeMarshaler *const *marshaler);
+ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param);
+/* The call is prepared and has that parameter, or result; else why not. */
+ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
+                                                     const char *who);
 /* Of a type description: what C sees of it. */
 ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
                                              const AsthraFFIType **out);
 /* What the fields of a static call say beside its signature. */
 ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c);
+
+/* ---- calls by rules ---- */
+
+/* Memory for one call's temporaries: a list of pieces, the first within. */
+struct AsthraFFIArena {
+    struct Asthra__FFIPiece *pieces; /* newest first */
+    char *at, *end;
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) char first[256];
+};
+ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size); /* NULL: none */
+
+/* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
+ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
+                                        void *record) __asm__("asthra__ffi_guard");
+/* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that is
+ * NULL. */
+ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args);
+/* The same with marshaling and ownership; args are our values. */
+ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args);
+
+/* A pointer that a call passes. NULL, or why it cannot be handed over. */
+ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function);
+ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr); /* without doing it */
+ASTHRA__FN void asthra__ffi_take_back(void *ptr);                    /* what is out; nothing else */
+/* A result that is ours, to be ended so. false: no memory to remember it. */
+ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *));
+/* At the end of the runtime: tells what is out, and ends what was adopted. */
+ASTHRA__FN void asthra__ffi_report(void);
+ASTHRA__FN void asthra__ffi_configure(bool is_enabled, bool is_strict);
+
+/* A hook for the collector, which owns blocks that we do not know: pins and unpins one, and takes a
+ * result in. Each returns whether it knows the address. NULL: there is no collector. */
+typedef struct Asthra__FFICollector {
+    bool (*pin)(void *ptr);
+    bool (*unpin)(void *ptr);
+    bool (*adopt)(void *ptr, void (*end)(void *));
+} Asthra__FFICollector;
+ASTHRA__FN void asthra__ffi_set_collector(const Asthra__FFICollector *collector); /* static */
+ASTHRA__FN const Asthra__FFICollector *asthra__ffi_collector(void);
+
+/* Of marshal.c, declared here because calls by rules need them. */
+#if ASTHRA_HAS_MARSHAL
+ASTHRA__FN const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type);
+ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m);
+/* Makes *c_value in the arena. */
+ASTHRA__FN AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *m,
+                                              const void *value, void **c_value,
+                                              struct AsthraFFIArena *a);
+ASTHRA__FN void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value);
+ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
+                                               const void *c_value, void *out);
+ASTHRA__FN size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m); /* of our value */
+#else
+static inline const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type) {
+    (void)type;
+    return NULL;
+}
+static inline const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m) {
+    (void)m;
+    return NULL;
+}
+static inline AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *m,
+                                                 const void *value, void **c_value,
+                                                 struct AsthraFFIArena *a) {
+    (void)m, (void)value, (void)c_value, (void)a;
+    return asthra_result_ok(NULL);
+}
+static inline void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value) {
+    (void)m, (void)c_value;
+}
+static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
+                                                  const void *c_value, void *out) {
+    (void)m, (void)c_value, (void)out;
+    return asthra_result_ok(NULL);
+}
+static inline size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m) {
+    (void)m;
+    return 0;
+}
+#endif
 
 ASTHRA__FN void asthra__ffi_lock(void); /* of rare things; held over a fork */
 ASTHRA__FN void asthra__ffi_unlock(void);

@@ -355,6 +355,23 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "5:\n"
         ASTHRA__X_LEAVE
         ASTHRA__X_END("asthra__ffi_result"));
+
+/* run: rdi; record: rsi. While run runs rbx is the record, as asthra__ffi_personality knows. */
+__asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
+        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        "endbr64\n"
+        "pushq %rbx\n"                 /* the caller's rbx */
+        ".cfi_def_cfa_offset 16\n"
+        ".cfi_offset %rbx, -16\n"
+        "movq %rsi, %rbx\n"
+        "movq %rdi, %rax\n"
+        "movq %rsi, %rdi\n"
+        "callq *%rax\n"                /* run(record) */
+        "popq %rbx\n"
+        ".cfi_def_cfa_offset 8\n"
+        ".cfi_restore %rbx\n"
+        "ret\n"
+        ASTHRA__X_END("asthra__ffi_guard"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");

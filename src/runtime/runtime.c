@@ -9,6 +9,7 @@
 #include "../core/alloc_internal.h"
 #include "../core/panic_internal.h"
 #include "../core/thread_internal.h"
+#include "../ffi/ffi_internal.h"
 #include "../memory/memory_internal.h"
 #include "../memory/pinned_internal.h"
 #include "module_internal.h"
@@ -27,6 +28,7 @@ ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void) {
     c.enable_panic_handler = true;
     c.shutdown_timeout_ns = INT64_C(5000000000);
     c.enable_manual_memory = c.enable_pinned_memory = true;
+    c.enable_ffi = true;
     return c;
 }
 
@@ -94,6 +96,9 @@ static void asthra__runtime_settle(const AsthraRuntimeConfig *config) {
         c->memory_safety_level, c->max_heap_size, c->heap_limit_policy, c->heap_limit_hook,
         c->heap_limit_hook_user, c->enable_manual_memory, c->enable_pinned_memory, c->numa_aware});
 #endif
+#if ASTHRA_HAS_FFI
+    asthra__ffi_configure(c->enable_ffi, c->strict_ffi_safety);
+#endif
 }
 
 /* Before anything is started, so that all of it comes from there. false: the reason is set. */
@@ -101,6 +106,14 @@ static bool asthra__runtime_use_allocator(const AsthraRuntimeConfig *c) {
     if (c->allocator.alloc == NULL || asthra__alloc_set_hook(&c->allocator)) return true;
     asthra__error_set(ASTHRA_OUT_OF_MEMORY, "allocator gave no memory for its own record");
     return false;
+}
+
+/* What nobody gave back. */
+static void asthra__runtime_report(void) {
+#if ASTHRA_HAS_FFI
+    asthra__ffi_report();
+#endif
+    asthra__pinned_report();
 }
 
 /* After everything has stopped. */
@@ -136,7 +149,7 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (ASTHRA_HAS_MODULE) asthra__scheduler_drain(); /* tasks may register; finis find none */
     asthra__module_end_all(asthra__scheduler()->config.shutdown_timeout_ns);
     asthra__scheduler_stop();
-    asthra__pinned_report();
+    asthra__runtime_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
     asthra__module_reopen();
@@ -190,7 +203,7 @@ ASTHRA_RT_API void asthra_runtime_shutdown(void) {
     if (asthra__module_is_ending()) return;
     if (asthra_runtime_is_running()) timeout_ns = asthra__runtime.shutdown_timeout_ns;
     asthra__module_end_all(timeout_ns);
-    if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__pinned_report();
+    if (asthra__exchange(&asthra__runtime.is_running, 0u, acq_rel) != 0) asthra__runtime_report();
     asthra__runtime_settle(NULL);
     asthra__runtime_leave_allocator();
     asthra__module_reopen();

@@ -53,6 +53,8 @@ typedef struct AsthraRuntimeConfig {
     AsthraAllocator allocator;
     bool numa_aware; /* fresh pages of a zone come from the node of the thread that takes them; no
                       * effect on a machine with one node */
+    bool enable_ffi;        /* asthra_ffi_call and its kin; asthra_ffi_invoke asks nobody */
+    bool strict_ffi_safety; /* asthra_ffi_call validates too */
 } AsthraRuntimeConfig;
 
 ASTHRA_RT_API AsthraRuntimeConfig asthra_runtime_config_default(void);
