@@ -1,11 +1,13 @@
 /* exceptions - C++ exceptions in tasks: each task has its own, also while a destructor waits amid the
- * unwinding of one, and one that nobody catches ends in std::terminate, not beyond the stack. */
+ * unwinding of one, and one that nobody catches ends in std::terminate, not beyond the stack. And
+ * exceptions that pass through foreign calls and closures. */
 #include "asthra_rt.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <stdexcept>
+#include <string>
 
 enum { TASKS = 8, ROUNDS = 10, DEPTH = 20 };
 
@@ -51,6 +53,88 @@ static void *lets_one_out(void *unwound) {
     return unwound;
 }
 
+#if ASTHRA_HAS_CLOSURE
+
+struct Many {
+    long words[6];
+};
+
+static int throws(int a, double b, Many m, void *block) {
+    Counted counted = {&a};
+    if (block == NULL && a > 100) return a;
+    throw std::runtime_error(b == 2.5 && m.words[5] == 6 ? "as it should be" : "arguments lost");
+}
+
+static void handles(const AsthraFFICall *, void *, void **args, void *user) {
+    ++*static_cast<int *>(user);
+    if (*static_cast<int *>(args[0]) == 7) throw std::runtime_error("as it should be");
+}
+
+/* Whether one came through, whole. */
+static bool comes_through(const AsthraFFICall *call, int *a, double *b, Many *m, void **block) {
+    try {
+        int result;
+        ASTHRA_FFI_INVOKE(call, &result, a, b, m, block);
+    } catch (const std::runtime_error &e) {
+        return std::string(e.what()) == "as it should be";
+    }
+    return false;
+}
+
+static bool calls_let_through() {
+    AsthraFFICall call;
+    int a = 1;
+    double b = 2.5;
+    Many m = {{1, 2, 3, 4, 5, 6}};
+    void *block = asthra_manual_alloc(24);
+    const char *text = sizeof(long) == 8 ? "i(id{llllll}p)" : "i(id{iiiiii}p)";
+    if (asthra_ffi_signature(&call, ASTHRA_FN(throws), text).status) return false;
+    for (int i = 0; i < 3; i++)
+        if (!comes_through(&call, &a, &b, &m, &block)) return false;
+    /* A block that was to be handed over stays ours. */
+    void *args[] = {&a, &b, &m, &block};
+    bool is_caught = false;
+    asthra_ffi_set_transfer(&call, 3, ASTHRA_TRANSFER_FULL);
+    try {
+        asthra_ffi_call(&call, args);
+    } catch (const std::runtime_error &) {
+        is_caught = asthra_ffi_transferred_count() == 0 && asthra_pin_count(block) == 0;
+    }
+    asthra_manual_free(block);
+    asthra_ffi_release(&call);
+    return is_caught;
+}
+
+static bool closures_let_through() {
+    int handled = 0, caught = 0;
+    AsthraFFIClosure *closure = asthra_ffi_closure_bind_signature("i(idd)", handles, &handled);
+    AsthraFFICall call;
+    int seven = 7;
+    double b = 1;
+    if (closure == NULL) return false;
+    void *code = asthra_ffi_closure_function(closure);
+    if (asthra_ffi_signature(&call, code, "i(idd)").status) return false;
+    for (int i = 0; i < 3; i++) {
+        try {
+            ASTHRA_FN_AS(int (*)(int, double, double), code)(7, 1, 2);
+        } catch (const std::runtime_error &) {
+            caught++;
+        }
+        try { /* through both at once */
+            ASTHRA_FFI_INVOKE(&call, NULL, &seven, &b, &b);
+        } catch (const std::runtime_error &) {
+            caught++;
+        }
+    }
+    asthra_ffi_closure_destroy(closure);
+    return handled == 6 && caught == 6;
+}
+
+#else
+static bool calls_let_through() { return true; }
+static bool closures_let_through() { return true; }
+#endif
+
 static void terminated() {
     std::_Exit(0);
 }
@@ -65,6 +149,10 @@ int main() {
         if (divers[i].caught == ROUNDS && divers[i].unwound == ROUNDS * (DEPTH + 1)) continue;
         std::printf("caught %d, unwound %d\n", divers[i].caught, divers[i].unwound);
         return 1;
+    }
+    if (!calls_let_through() || !closures_let_through()) {
+        std::printf("an exception was lost in a foreign call or closure\n");
+        return 3;
     }
     std::set_terminate(terminated);
     asthra_await(asthra_spawn(lets_one_out, &divers[0].unwound));
