@@ -6,6 +6,8 @@
  */
 #include "ffi_internal.h"
 
+#include "../concurrency/external.h"
+#include "../concurrency/scheduler_internal.h"
 #include "../core/trace_internal.h"
 #include "../memory/heap_internal.h"
 
@@ -214,6 +216,49 @@ ASTHRA_RT_API AsthraResult asthra_ffi_call_safe(AsthraFFICall *c, void **args) {
 
 ASTHRA_RT_API AsthraResult asthra_ffi_call_into(AsthraFFICall *c, void *ret, void **args) {
     return asthra__ffi_do(c, ret, args, false);
+}
+
+/* ---- the system ---- */
+
+typedef struct Asthra__FFISyscall {
+    long number, args[6];
+} Asthra__FFISyscall;
+
+static void *asthra__ffi_make_syscall(void *call) {
+    const Asthra__FFISyscall *s = call;
+    return (void *)(intptr_t)asthra__os_syscall(s->number, s->args);
+}
+
+/* A task gives it to a helper: who waits in the system holds a worker. */
+static AsthraResult asthra__ffi_pass_syscall(Asthra__FFISyscall *s) {
+#if ASTHRA_HAS_EXTERNAL
+    const Asthra__Seat *seat = asthra__seat_if_any();
+    const AsthraExternalCallOptions options = {"syscall", 0, sizeof *s};
+    if (seat != NULL && seat->task != NULL)
+        return asthra_external_call(asthra__ffi_make_syscall, s, &options);
+#endif
+    return asthra_result_ok(asthra__ffi_make_syscall(s));
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_syscall(long number, const long *args, size_t count) {
+    Asthra__FFISyscall s = {number, {0, 0, 0, 0, 0, 0}};
+    if (count > 6 || (count > 0 && args == NULL))
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi_syscall: %zu arguments%s, at most 6", count,
+                                    args == NULL ? " at NULL" : "");
+    if (!ASTHRA_HAS_LINUX)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi_syscall: this build has no calls of "
+                                    "Linux (ASTHRA_RT_POSIX)");
+    if (count > 0) memcpy(s.args, args, count * sizeof *args);
+    int saved = errno;
+    AsthraResult r = asthra__ffi_pass_syscall(&s);
+    intptr_t value = (intptr_t)r.value.pointer;
+    *asthra__thread()->errno_place = saved;
+    if (r.status) return r;
+    asthra__thread()->ffi_errno = value < 0 && value > -4096 ? (int)-value : 0;
+    if (value < 0 && value > -4096) return asthra__ffi_failure(NULL, (int)-value);
+    return asthra__result_integer(value);
 }
 
 #endif

@@ -210,6 +210,9 @@ ASTHRA__FN size_t asthra__os_frames(Asthra__OsFrame *out, size_t room, bool *is_
  * addr2line; without a zero at the end. Returns bytes written, never more than `room`. */
 ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room);
 
+/* A call of the system by its number, with six arguments; a negative errno, or what it returned. */
+ASTHRA__FN long asthra__os_syscall(long number, const long *args);
+
 /* Hooks of fork: before in the parent, after in the parent, after in the child. They cannot be
  * taken back. Without threads there are none: the child goes on as its parent would. */
 ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void), void (*child)(void));

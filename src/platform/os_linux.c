@@ -372,4 +372,14 @@ ASTHRA__FN void asthra__os_on_fork(void (*before)(void), void (*parent)(void),
 
 #endif
 
+/* ---- calls by number ---- */
+
+ASTHRA__FN long asthra__os_syscall(long number, const long *args) {
+    int saved = errno;
+    long value = syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]);
+    if (value == -1) value = -errno;
+    errno = saved;
+    return value;
+}
+
 #endif

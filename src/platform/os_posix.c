@@ -264,4 +264,9 @@ ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, ui
     return object;
 }
 
+ASTHRA__FN long asthra__os_syscall(long number, const long *args) {
+    (void)number, (void)args;
+    return -ENOSYS;
+}
+
 #endif
