@@ -197,6 +197,39 @@ static int house_module(void) {
 }
 #endif
 
+#if ASTHRA_HAS_FFI
+static int house_sum(int a, int b) {
+    return a + b;
+}
+static int house_ffi(void) {
+    AsthraFFICall call;
+    int a = 40, b = 2, sum = 0;
+    void *args[] = {&a, &b};
+    HOUSE_EXPECT(asthra_ffi_signature(&call, ASTHRA_FN(house_sum), "i(ii)").status == ASTHRA_OK);
+    ASTHRA_FFI_INVOKE(&call, &sum, &a, &b);
+    HOUSE_EXPECT(sum == 42 && asthra_ffi_call(&call, args).value.integer == 42);
+    HOUSE_EXPECT(asthra_ffi_call_safe(&call, args).value.integer == 42);
+    HOUSE_EXPECT(asthra_ffi_reclaim(&call).status == ASTHRA_INVALID);
+    asthra_ffi_release(&call);
+    return 0;
+}
+#endif
+
+#if ASTHRA_HAS_CLOSURE
+static void house_difference(const AsthraFFICall *sig, void *ret, void **args, void *user) {
+    *(int *)ret = *(int *)args[0] - *(int *)args[1] + *(int *)user + (int)sig->param_count - 2;
+}
+static int house_closure(void) {
+    int base = 10;
+    AsthraFFIClosure *c = asthra_ffi_closure_bind_signature("i(ii)", house_difference, &base);
+    HOUSE_EXPECT(c != NULL);
+    int (*f)(int, int) = ASTHRA_FN_AS(int (*)(int, int), asthra_ffi_closure_function(c));
+    HOUSE_EXPECT(f(5, 3) == 12);
+    asthra_ffi_closure_destroy(c);
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_CORE
 #if ASTHRA_HAS_STACK
 static int house_stack(void) {
@@ -262,6 +295,12 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_MODULE
     if (!failed) failed = house_module();
+#endif
+#if ASTHRA_HAS_FFI
+    if (!failed) failed = house_ffi();
+#endif
+#if ASTHRA_HAS_CLOSURE
+    if (!failed) failed = house_closure();
 #endif
 #if ASTHRA_HAS_CORE
     asthra_runtime_shutdown();
