@@ -260,6 +260,7 @@ extern "C" {
 #include "concurrency/select_cases.c"
 #include "concurrency/mutex.c"
 #include "concurrency/scope.c"
+#include "ffi/library.c"
 #include "ffi/ffi_internal.h"
 #include "ffi/ffi_type.c"
 #include "ffi/ffi_text.c"

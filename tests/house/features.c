@@ -178,6 +178,23 @@ static int house_pool(void) {
 }
 #endif
 
+#if ASTHRA_HAS_LIBRARY
+/* A static program has no loader, and says so. */
+static int house_library(void) {
+    AsthraFFILibrary *self = NULL;
+    void *found = NULL;
+    AsthraResult r = asthra_ffi_library_open(&self, NULL);
+    if (r.status != ASTHRA_OK) {
+        HOUSE_EXPECT(self == NULL && asthra_result_message(r)[0] == 'c');
+        return 0;
+    }
+    HOUSE_EXPECT(asthra_ffi_library_symbol(self, "abs", &found).status == ASTHRA_OK && found);
+    HOUSE_EXPECT(asthra_ffi_library_symbol(self, "house", &found).status == ASTHRA_FAILED);
+    HOUSE_EXPECT(asthra_ffi_library_close(self).status == ASTHRA_OK);
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_MODULE
 static int house_inits, house_finis;
 static AsthraResult house_init(const AsthraModule *m) {
@@ -292,6 +309,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_POOL
     if (!failed) failed = house_pool();
+#endif
+#if ASTHRA_HAS_LIBRARY
+    if (!failed) failed = house_library();
 #endif
 #if ASTHRA_HAS_MODULE
     if (!failed) failed = house_module();

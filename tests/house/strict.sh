@@ -35,6 +35,11 @@ static() {
         [ "$(nm -g --defined-only "$OUT/static.o" | awk '{ print $3 }' |
             grep -vE '^(asthra__|house_)')" = main ]
 }
+# All of it in a program without a loader: neither compiler nor linker says a word.
+links_statically() {
+    quiet "$1" -std=gnu11 -O1 $WARNINGS $INCLUDES -static -o "$OUT/links" tests/house/features.c \
+        -pthread && "$OUT/links"
+}
 static_alone() { ! compile -DASTHRA_RT_STATIC -o "$OUT/alone.o" tests/house/consumer.c; }
 cpp_program() {
     "$CXX" -std=c++17 $cpp $INCLUDES -c -o "$OUT/cpp.o" tests/house/consumer.cpp &&
@@ -65,6 +70,8 @@ asan() {
 check static-holds-everything static
 check optimised-program-is-clean-under-asan asan
 check static-without-bodies-is-refused static_alone
+need "$CC" musl-gcc
+for cc in $found; do check "$cc-links-statically" links_statically "$cc"; done
 have "$CXX" && check cpp-program-runs cpp_program
 check contents-page-is-a-unity-build unity
 end
