@@ -7770,6 +7770,7 @@ struct Asthra__Thread {
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */
+    struct AsthraFFIClosure *closure;       /* closure's slot: one that has ended, for the next */
     int ffi_errno;                          /* ffi's: what its last call left in errno */
     uint32_t stack_stamp;                   /* stack's: the next scope's; 0: get some */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
@@ -7788,7 +7789,7 @@ ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 
-/* Called by an ending thread, newest registration first, while its record is whole. At most four;
+/* Called by an ending thread, newest registration first, while its record is whole. At most six;
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 
@@ -7822,7 +7823,7 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 #include <pthread.h>
 #endif
 
-enum { ASTHRA__THREAD_HOOKS = 4, ASTHRA__THREAD_ENDS = 3 };
+enum { ASTHRA__THREAD_HOOKS = 6, ASTHRA__THREAD_ENDS = 3 };
 
 static struct {
     Asthra__Lock lock;
@@ -24614,7 +24615,9 @@ typedef struct Asthra__FFIPlan {
     uint8_t abi, result_kind, error_rule;
     uint8_t result_how; /* the processor's: how a closure returns it */
     bool is_variadic;
-    uint8_t unused[3];
+    bool is_plain;    /* a closure finds every argument HERE */
+    bool has_vectors; /* the processor's: arguments in such registers */
+    uint8_t unused;
     const AsthraFFIType *result;         /* NULL: void */
     uintptr_t *heap;                     /* NULL: the words are below */
     struct Asthra__FFIRules *rules;      /* NULL: none */
@@ -25398,6 +25401,7 @@ static const char *asthra__ffi_build_parameter(Asthra__FFIBuilder *b, const Asth
     wrong = asthra__ffi_add(b, t, shape, &place);
     if (wrong == NULL && b->stack + b->behind > ASTHRA__FFI_STACK_MOST)
         return "does not fit on a stack any more";
+    if (place.how != ASTHRA__FFI_HERE) b->plan->is_plain = false;
     memcpy((Asthra__FFIPlace *)(void *)b->words + i, &place, sizeof place);
     return wrong;
 }
@@ -25452,6 +25456,7 @@ ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi ab
     p->abi = (uint8_t)abi;
     p->parameters = (uint16_t)s->nparams;
     p->is_variadic = s->is_variadic;
+    p->is_plain = true;
     const char *wrong = asthra__ffi_build(&b, s, &at);
     if (wrong == NULL && !b.is_out_of_memory) {
         if (b.is_heap) p->heap = b.words;
@@ -25463,6 +25468,11 @@ ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi ab
 }
 
 /* ---- preparing ---- */
+
+/* All but the words, which nobody reads before they are written. */
+static void asthra__ffi_clear(AsthraFFICall *c) {
+    memset(c, 0, offsetof(AsthraFFICall, plan) + offsetof(Asthra__FFIPlan, words));
+}
 
 /* The plan is filled, or r says why not. */
 static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
@@ -25484,7 +25494,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_prepare_abi(AsthraFFICall *c, AsthraFFIAbi
     Asthra__FFISignature s = {is_void ? NULL : ret, params, nparams, nfixed, nfixed < nparams};
     if (c == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_prepare: the call is NULL");
-    memset(c, 0, sizeof *c);
+    asthra__ffi_clear(c);
     c->function_ptr = fn;
     return asthra__ffi_prepared(c, asthra__ffi_plan_for(asthra__ffi_plan(c), abi, &s));
 }
@@ -25499,7 +25509,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_signature(AsthraFFICall *c, void *fn, cons
     if (c == NULL || text == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_signature: the %s is NULL",
                                     c == NULL ? "call" : "text");
-    memset(c, 0, sizeof *c);
+    asthra__ffi_clear(c);
     c->function_ptr = fn;
     return asthra__ffi_prepared(c, asthra__ffi_plan_text(asthra__ffi_plan(c), text));
 }
@@ -26228,6 +26238,7 @@ ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFITyp
 }
 
 ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b) {
+    b->plan->has_vectors = b->floats != 0;
     if (b->abi == ASTHRA_FFI_ABI_WIN64)
         asthra__ffi_win64_end(b);
     else
@@ -27402,9 +27413,13 @@ ASTHRA_RT_API const AsthraFFIType *asthra_ffi_type_of(const AsthraTypeInfo *type
 
 #if ASTHRA_HAS_CLOSURE
 
+/* What entries call. The value is the entry's: of a word entry the result itself, else what finish
+ * says. */
+typedef uint64_t (*Asthra__ClosureEnter)(AsthraFFIClosure *c, char *frame);
+
 struct AsthraFFIClosure {
-    void *entry;                                         /* what stubs jump to, at offset 0 */
-    unsigned (*enter)(AsthraFFIClosure *c, char *frame); /* what entries call: one word further */
+    void *entry;                /* what stubs jump to, at offset 0 */
+    Asthra__ClosureEnter enter; /* one word further */
     const AsthraFFICall *sig;
     AsthraFFIHandler handler;
     void *user;
@@ -27422,13 +27437,14 @@ enum {
 /* The processor's: writes a stub that will stand at `at`, for a record at an address. */
 ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record);
 
-/* The entry for calls of a plan's ABI. */
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p);
+/* The entry for calls by a plan. *is_word: it takes the result, a word or nothing, as what enter
+ * returns, and not from the frame. */
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word);
 
 /* Where the handler puts the result; and afterwards, what it left there, to where the entry takes it
  * from, integers widened. Returns what enter returns, which the entry understands. */
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
-ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
+ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
 
 /* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
 ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");
@@ -27457,8 +27473,9 @@ ASTHRA__FFI_CODE AsthraFFIClosure *asthra__closure_records __asm__("asthra__clos
 #include <string.h>
 
 static struct {
-    AsthraFFIClosure *free; /* under the floor's lock, as all of this */
+    AsthraFFIClosure *free; /* this and the next under the floor's lock */
     bool is_fixed_used;
+    Asthra__Once setup;
 } asthra__closure;
 
 ASTHRA_NORETURN static void asthra__closure_ended(void) {
@@ -27482,7 +27499,7 @@ static size_t asthra__closure_scattered(const Asthra__FFIPlace *places, size_t c
     return scattered;
 }
 
-static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
+static uint64_t asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
     const Asthra__FFIPlace *places = asthra__ffi_places(p);
     size_t count = p->parameters;
@@ -27491,22 +27508,61 @@ static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     for (size_t i = 0; i < count; i++) {
         const Asthra__FFIPlace *place = &places[i];
         args[i] = frame + place->offset;
-        if (ASTHRA__LIKELY(place->how == ASTHRA__FFI_HERE)) continue;
         if (place->how == ASTHRA__FFI_POINTED) {
             memcpy(&args[i], frame + place->offset, sizeof args[i]);
-            continue;
+        } else if (place->how == ASTHRA__FFI_SCATTERED) {
+            if (parts == NULL)
+                parts = __builtin_alloca(asthra__closure_scattered(places, count) *
+                                         ASTHRA__CLOSURE_GATHERED);
+            asthra__closure_gather(place, frame, parts);
+            args[i] = parts;
+            parts += ASTHRA__CLOSURE_GATHERED;
         }
-        if (parts == NULL)
-            parts = __builtin_alloca(asthra__closure_scattered(places, count) *
-                                     ASTHRA__CLOSURE_GATHERED);
-        asthra__closure_gather(place, frame, parts);
-        args[i] = parts;
-        parts += ASTHRA__CLOSURE_GATHERED;
     }
     args[count] = NULL;
-    c->handler(c->sig, p->result_size != 0 ? asthra__closure_result(p, frame) : NULL, args,
-               c->user);
+    void *result = p->result_size != 0 ? asthra__closure_result(p, frame) : NULL;
+    c->handler(c->sig, result, args, c->user);
     return asthra__closure_finish(p, frame);
+}
+
+/* The same for most closures: a few arguments, all of them in the frame. */
+enum { ASTHRA__CLOSURE_FEW = 8 };
+
+static inline void asthra__closure_plain_args(Asthra__FFIPlan *p, char *frame, void **args) {
+    const Asthra__FFIPlace *places = asthra__ffi_places(p);
+    size_t count = p->parameters;
+    for (size_t i = 0; i < count; i++) args[i] = frame + places[i].offset;
+    args[count] = NULL;
+}
+
+static uint64_t asthra__closure_enter_plain(AsthraFFIClosure *c, char *frame) {
+    void *args[ASTHRA__CLOSURE_FEW + 1];
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    asthra__closure_plain_args(p, frame, args);
+    void *result = p->result_size != 0 ? asthra__closure_result(p, frame) : NULL;
+    c->handler(c->sig, result, args, c->user);
+    return asthra__closure_finish(p, frame);
+}
+
+/* And with a word as the result, or nothing. */
+static uint64_t asthra__closure_enter_word(AsthraFFIClosure *c, char *frame) {
+    void *args[ASTHRA__CLOSURE_FEW + 1];
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    uint64_t word = 0;
+    asthra__closure_plain_args(p, frame, args);
+    c->handler(c->sig, p->result_size != 0 ? &word : NULL, args, c->user);
+    return p->result_kind == ASTHRA_FFI_S32
+               ? (uint64_t)(int64_t)(int32_t)(uint32_t)word
+               : asthra__ffi_widen((AsthraFFIKind)p->result_kind, &word);
+}
+
+/* How C's calls come in. */
+static void asthra__closure_wire(AsthraFFIClosure *c, const Asthra__FFIPlan *p) {
+    bool is_word = false, is_plain = p->is_plain && p->parameters <= ASTHRA__CLOSURE_FEW;
+    c->entry = asthra__closure_entry_of(p, is_plain ? &is_word : NULL);
+    c->enter = is_word    ? asthra__closure_enter_word
+               : is_plain ? asthra__closure_enter_plain
+                          : asthra__closure_enter;
 }
 
 /* ---- sheets ---- */
@@ -27552,11 +27608,44 @@ static AsthraStatus asthra__closure_use_fixed(void) {
     return ASTHRA_OK;
 }
 
-/* Under the lock. NULL: *why. */
+/* A thread keeps the one that it ended last, for the next that it makes. */
+static void asthra__closure_give(AsthraFFIClosure *c) {
+    c->entry = (void *)(uintptr_t)asthra__closure_ended;
+    Asthra__Thread *t = asthra__thread();
+    AsthraFFIClosure *before = t->closure;
+    t->closure = c;
+    if (before == NULL) return;
+    asthra__ffi_lock();
+    asthra__closure_put(before, before->code);
+    asthra__ffi_unlock();
+}
+
+static void asthra__closure_detach(Asthra__Thread *t) {
+    if (t->closure == NULL) return;
+    asthra__ffi_lock();
+    asthra__closure_put(t->closure, t->closure->code);
+    asthra__ffi_unlock();
+    t->closure = NULL;
+}
+
+static void asthra__closure_setup(void) {
+    asthra__thread_on_detach(asthra__closure_detach);
+}
+
+/* NULL: *why. */
 static AsthraFFIClosure *asthra__closure_take(AsthraStatus *why) {
+    Asthra__Thread *t = asthra__thread();
+    AsthraFFIClosure *c = t->closure;
+    if (c != NULL) {
+        t->closure = NULL;
+        return c;
+    }
+    asthra__once(&asthra__closure.setup, asthra__closure_setup);
+    asthra__ffi_lock();
     if (asthra__closure.free == NULL && !asthra__closure_map()) *why = asthra__closure_use_fixed();
-    AsthraFFIClosure *c = asthra__closure.free;
+    c = asthra__closure.free;
     if (c != NULL) asthra__closure.free = c->next;
+    asthra__ffi_unlock();
     return c;
 }
 
@@ -27588,16 +27677,13 @@ ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, voi
     *out = NULL;
     *code = NULL;
     if (!asthra__ffi_ensure(sig, &r)) return r;
-    asthra__ffi_lock();
     AsthraFFIClosure *c = asthra__closure_take(&why);
-    asthra__ffi_unlock();
     if (c == NULL) return asthra__closure_refuse(why);
     c->sig = sig;
     c->handler = fn;
     c->user = user;
     c->own = NULL;
-    c->enter = asthra__closure_enter;
-    c->entry = asthra__closure_entry_of(asthra__ffi_plan(sig));
+    asthra__closure_wire(c, asthra__ffi_plan(sig));
     *out = c;
     *code = c->code;
     return r;
@@ -27633,9 +27719,8 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure) {
     if (closure->entry == (void *)(uintptr_t)asthra__closure_ended)
         asthra_panic_at(NULL, "asthra_ffi_closure_destroy: the closure has ended already");
     AsthraFFICall *own = closure->own;
-    asthra__ffi_lock();
-    asthra__closure_put(closure, closure->code);
-    asthra__ffi_unlock();
+    asthra__closure_give(closure);
+    if (own == NULL) return;
     asthra_ffi_release(own);
     asthra__free(own);
 }
@@ -27717,6 +27802,34 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
         "ret\n"
         ".cfi_endproc\n"
         ".size asthra__closure_entry, .-asthra__closure_entry\n"
+        ".popsection\n");
+
+/* The same without vector registers, for a result of one word, which enter returns. The frame has
+ * 168 bytes: the caller's rbp is where it was. */
+__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_word\n"
+        ".hidden asthra__closure_entry_word\n"
+        ".type asthra__closure_entry_word, @function\n"
+        "asthra__closure_entry_word:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
+        ".cfi_def_cfa_offset 176\n"
+        "movq %rdi, (%rsp)\n"           /* arguments, from 0 */
+        "movq %rsi, 8(%rsp)\n"
+        "movq %rdx, 16(%rsp)\n"
+        "movq %rcx, 24(%rsp)\n"
+        "movq %r8, 32(%rsp)\n"
+        "movq %r9, 40(%rsp)\n"
+        "movq %r10, %rdi\n"             /* rdi: record */
+        "movq %rsp, %rsi\n"             /* rsi: frame */
+        "callq *8(%r10)\n"              /* rax = record->enter(record, frame) */
+        "addq $168, %rsp\n"
+        ".cfi_def_cfa_offset 8\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
         ".popsection\n");
 
 /* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
@@ -27802,6 +27915,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
+ASTHRA__FFI_CODE void asthra__closure_entry_word(void) __asm__("asthra__closure_entry_word");
 ASTHRA__FFI_CODE void asthra__closure_entry_win64(void) __asm__("asthra__closure_entry_win64");
 
 /* endbr64; leaq record(%rip), %r10; jmpq *(%r10) */
@@ -27813,9 +27927,13 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 7, &distance, sizeof distance);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p) {
-    return (void *)(uintptr_t)(p->abi == ASTHRA_FFI_ABI_WIN64 ? asthra__closure_entry_win64
-                                                              : asthra__closure_entry);
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+    if (p->abi == ASTHRA_FFI_ABI_WIN64) return (void *)(uintptr_t)asthra__closure_entry_win64;
+    if (is_word == NULL || p->has_vectors || p->is_variadic ||
+        (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
+        return (void *)(uintptr_t)asthra__closure_entry;
+    *is_word = true;
+    return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
 /* Which slot of the frame has the address that the caller gave for the result. */
@@ -27835,7 +27953,7 @@ ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
 }
 
 /* Integers are widened to 64 bits: callers may rely on 32 of them. */
-ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
+ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
     char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
     char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
     uint64_t wide;

@@ -40,6 +40,7 @@ struct Asthra__Thread {
     struct Asthra__Heap *heaps[ASTHRA__HEAP_SLOTS]; /* heap's slot: by zone; NULL: none yet */
     struct Asthra__StackRegion *stack; /* stack's slot: of the running task, else of the thread */
     struct Asthra__StackRegion *stack_idle; /* stack's: kept for the next tasks here */
+    struct AsthraFFIClosure *closure;       /* closure's slot: one that has ended, for the next */
     int ffi_errno;                          /* ffi's: what its last call left in errno */
     uint32_t stack_stamp;                   /* stack's: the next scope's; 0: get some */
     int *errno_place; /* compilers keep &errno across a switch of stacks; this is asked for anew */
@@ -58,7 +59,7 @@ ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 
-/* Called by an ending thread, newest registration first, while its record is whole. At most four;
+/* Called by an ending thread, newest registration first, while its record is whole. At most six;
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 

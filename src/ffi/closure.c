@@ -19,8 +19,9 @@
 #include <string.h>
 
 static struct {
-    AsthraFFIClosure *free; /* under the floor's lock, as all of this */
+    AsthraFFIClosure *free; /* this and the next under the floor's lock */
     bool is_fixed_used;
+    Asthra__Once setup;
 } asthra__closure;
 
 ASTHRA_NORETURN static void asthra__closure_ended(void) {
@@ -44,7 +45,7 @@ static size_t asthra__closure_scattered(const Asthra__FFIPlace *places, size_t c
     return scattered;
 }
 
-static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
+static uint64_t asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
     const Asthra__FFIPlace *places = asthra__ffi_places(p);
     size_t count = p->parameters;
@@ -53,22 +54,61 @@ static unsigned asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     for (size_t i = 0; i < count; i++) {
         const Asthra__FFIPlace *place = &places[i];
         args[i] = frame + place->offset;
-        if (ASTHRA__LIKELY(place->how == ASTHRA__FFI_HERE)) continue;
         if (place->how == ASTHRA__FFI_POINTED) {
             memcpy(&args[i], frame + place->offset, sizeof args[i]);
-            continue;
+        } else if (place->how == ASTHRA__FFI_SCATTERED) {
+            if (parts == NULL)
+                parts = __builtin_alloca(asthra__closure_scattered(places, count) *
+                                         ASTHRA__CLOSURE_GATHERED);
+            asthra__closure_gather(place, frame, parts);
+            args[i] = parts;
+            parts += ASTHRA__CLOSURE_GATHERED;
         }
-        if (parts == NULL)
-            parts = __builtin_alloca(asthra__closure_scattered(places, count) *
-                                     ASTHRA__CLOSURE_GATHERED);
-        asthra__closure_gather(place, frame, parts);
-        args[i] = parts;
-        parts += ASTHRA__CLOSURE_GATHERED;
     }
     args[count] = NULL;
-    c->handler(c->sig, p->result_size != 0 ? asthra__closure_result(p, frame) : NULL, args,
-               c->user);
+    void *result = p->result_size != 0 ? asthra__closure_result(p, frame) : NULL;
+    c->handler(c->sig, result, args, c->user);
     return asthra__closure_finish(p, frame);
+}
+
+/* The same for most closures: a few arguments, all of them in the frame. */
+enum { ASTHRA__CLOSURE_FEW = 8 };
+
+static inline void asthra__closure_plain_args(Asthra__FFIPlan *p, char *frame, void **args) {
+    const Asthra__FFIPlace *places = asthra__ffi_places(p);
+    size_t count = p->parameters;
+    for (size_t i = 0; i < count; i++) args[i] = frame + places[i].offset;
+    args[count] = NULL;
+}
+
+static uint64_t asthra__closure_enter_plain(AsthraFFIClosure *c, char *frame) {
+    void *args[ASTHRA__CLOSURE_FEW + 1];
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    asthra__closure_plain_args(p, frame, args);
+    void *result = p->result_size != 0 ? asthra__closure_result(p, frame) : NULL;
+    c->handler(c->sig, result, args, c->user);
+    return asthra__closure_finish(p, frame);
+}
+
+/* And with a word as the result, or nothing. */
+static uint64_t asthra__closure_enter_word(AsthraFFIClosure *c, char *frame) {
+    void *args[ASTHRA__CLOSURE_FEW + 1];
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    uint64_t word = 0;
+    asthra__closure_plain_args(p, frame, args);
+    c->handler(c->sig, p->result_size != 0 ? &word : NULL, args, c->user);
+    return p->result_kind == ASTHRA_FFI_S32
+               ? (uint64_t)(int64_t)(int32_t)(uint32_t)word
+               : asthra__ffi_widen((AsthraFFIKind)p->result_kind, &word);
+}
+
+/* How C's calls come in. */
+static void asthra__closure_wire(AsthraFFIClosure *c, const Asthra__FFIPlan *p) {
+    bool is_word = false, is_plain = p->is_plain && p->parameters <= ASTHRA__CLOSURE_FEW;
+    c->entry = asthra__closure_entry_of(p, is_plain ? &is_word : NULL);
+    c->enter = is_word    ? asthra__closure_enter_word
+               : is_plain ? asthra__closure_enter_plain
+                          : asthra__closure_enter;
 }
 
 /* ---- sheets ---- */
@@ -114,11 +154,44 @@ static AsthraStatus asthra__closure_use_fixed(void) {
     return ASTHRA_OK;
 }
 
-/* Under the lock. NULL: *why. */
+/* A thread keeps the one that it ended last, for the next that it makes. */
+static void asthra__closure_give(AsthraFFIClosure *c) {
+    c->entry = (void *)(uintptr_t)asthra__closure_ended;
+    Asthra__Thread *t = asthra__thread();
+    AsthraFFIClosure *before = t->closure;
+    t->closure = c;
+    if (before == NULL) return;
+    asthra__ffi_lock();
+    asthra__closure_put(before, before->code);
+    asthra__ffi_unlock();
+}
+
+static void asthra__closure_detach(Asthra__Thread *t) {
+    if (t->closure == NULL) return;
+    asthra__ffi_lock();
+    asthra__closure_put(t->closure, t->closure->code);
+    asthra__ffi_unlock();
+    t->closure = NULL;
+}
+
+static void asthra__closure_setup(void) {
+    asthra__thread_on_detach(asthra__closure_detach);
+}
+
+/* NULL: *why. */
 static AsthraFFIClosure *asthra__closure_take(AsthraStatus *why) {
+    Asthra__Thread *t = asthra__thread();
+    AsthraFFIClosure *c = t->closure;
+    if (c != NULL) {
+        t->closure = NULL;
+        return c;
+    }
+    asthra__once(&asthra__closure.setup, asthra__closure_setup);
+    asthra__ffi_lock();
     if (asthra__closure.free == NULL && !asthra__closure_map()) *why = asthra__closure_use_fixed();
-    AsthraFFIClosure *c = asthra__closure.free;
+    c = asthra__closure.free;
     if (c != NULL) asthra__closure.free = c->next;
+    asthra__ffi_unlock();
     return c;
 }
 
@@ -150,16 +223,13 @@ ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, voi
     *out = NULL;
     *code = NULL;
     if (!asthra__ffi_ensure(sig, &r)) return r;
-    asthra__ffi_lock();
     AsthraFFIClosure *c = asthra__closure_take(&why);
-    asthra__ffi_unlock();
     if (c == NULL) return asthra__closure_refuse(why);
     c->sig = sig;
     c->handler = fn;
     c->user = user;
     c->own = NULL;
-    c->enter = asthra__closure_enter;
-    c->entry = asthra__closure_entry_of(asthra__ffi_plan(sig));
+    asthra__closure_wire(c, asthra__ffi_plan(sig));
     *out = c;
     *code = c->code;
     return r;
@@ -195,9 +265,8 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure) {
     if (closure->entry == (void *)(uintptr_t)asthra__closure_ended)
         asthra_panic_at(NULL, "asthra_ffi_closure_destroy: the closure has ended already");
     AsthraFFICall *own = closure->own;
-    asthra__ffi_lock();
-    asthra__closure_put(closure, closure->code);
-    asthra__ffi_unlock();
+    asthra__closure_give(closure);
+    if (own == NULL) return;
     asthra_ffi_release(own);
     asthra__free(own);
 }

@@ -13,9 +13,13 @@
 
 #if ASTHRA_HAS_CLOSURE
 
+/* What entries call. The value is the entry's: of a word entry the result itself, else what finish
+ * says. */
+typedef uint64_t (*Asthra__ClosureEnter)(AsthraFFIClosure *c, char *frame);
+
 struct AsthraFFIClosure {
-    void *entry;                                         /* what stubs jump to, at offset 0 */
-    unsigned (*enter)(AsthraFFIClosure *c, char *frame); /* what entries call: one word further */
+    void *entry;                /* what stubs jump to, at offset 0 */
+    Asthra__ClosureEnter enter; /* one word further */
     const AsthraFFICall *sig;
     AsthraFFIHandler handler;
     void *user;
@@ -33,13 +37,14 @@ enum {
 /* The processor's: writes a stub that will stand at `at`, for a record at an address. */
 ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record);
 
-/* The entry for calls of a plan's ABI. */
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p);
+/* The entry for calls by a plan. *is_word: it takes the result, a word or nothing, as what enter
+ * returns, and not from the frame. */
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word);
 
 /* Where the handler puts the result; and afterwards, what it left there, to where the entry takes it
  * from, integers widened. Returns what enter returns, which the entry understands. */
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
-ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
+ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
 
 /* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
 ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");

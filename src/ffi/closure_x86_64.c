@@ -75,6 +75,34 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
         ".size asthra__closure_entry, .-asthra__closure_entry\n"
         ".popsection\n");
 
+/* The same without vector registers, for a result of one word, which enter returns. The frame has
+ * 168 bytes: the caller's rbp is where it was. */
+__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_word\n"
+        ".hidden asthra__closure_entry_word\n"
+        ".type asthra__closure_entry_word, @function\n"
+        "asthra__closure_entry_word:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
+        ".cfi_def_cfa_offset 176\n"
+        "movq %rdi, (%rsp)\n"           /* arguments, from 0 */
+        "movq %rsi, 8(%rsp)\n"
+        "movq %rdx, 16(%rsp)\n"
+        "movq %rcx, 24(%rsp)\n"
+        "movq %r8, 32(%rsp)\n"
+        "movq %r9, 40(%rsp)\n"
+        "movq %r10, %rdi\n"             /* rdi: record */
+        "movq %rsp, %rsi\n"             /* rsi: frame */
+        "callq *8(%r10)\n"              /* rax = record->enter(record, frame) */
+        "addq $168, %rsp\n"
+        ".cfi_def_cfa_offset 8\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
+        ".popsection\n");
+
 /* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
 __asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
         ".p2align 5\n"
@@ -158,6 +186,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
+ASTHRA__FFI_CODE void asthra__closure_entry_word(void) __asm__("asthra__closure_entry_word");
 ASTHRA__FFI_CODE void asthra__closure_entry_win64(void) __asm__("asthra__closure_entry_win64");
 
 /* endbr64; leaq record(%rip), %r10; jmpq *(%r10) */
@@ -169,9 +198,13 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 7, &distance, sizeof distance);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p) {
-    return (void *)(uintptr_t)(p->abi == ASTHRA_FFI_ABI_WIN64 ? asthra__closure_entry_win64
-                                                              : asthra__closure_entry);
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+    if (p->abi == ASTHRA_FFI_ABI_WIN64) return (void *)(uintptr_t)asthra__closure_entry_win64;
+    if (is_word == NULL || p->has_vectors || p->is_variadic ||
+        (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
+        return (void *)(uintptr_t)asthra__closure_entry;
+    *is_word = true;
+    return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
 /* Which slot of the frame has the address that the caller gave for the result. */
@@ -191,7 +224,7 @@ ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
 }
 
 /* Integers are widened to 64 bits: callers may rely on 32 of them. */
-ASTHRA__FN unsigned asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
+ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
     char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
     char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
     uint64_t wide;

@@ -113,6 +113,7 @@ static const char *asthra__ffi_build_parameter(Asthra__FFIBuilder *b, const Asth
     wrong = asthra__ffi_add(b, t, shape, &place);
     if (wrong == NULL && b->stack + b->behind > ASTHRA__FFI_STACK_MOST)
         return "does not fit on a stack any more";
+    if (place.how != ASTHRA__FFI_HERE) b->plan->is_plain = false;
     memcpy((Asthra__FFIPlace *)(void *)b->words + i, &place, sizeof place);
     return wrong;
 }
@@ -167,6 +168,7 @@ ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi ab
     p->abi = (uint8_t)abi;
     p->parameters = (uint16_t)s->nparams;
     p->is_variadic = s->is_variadic;
+    p->is_plain = true;
     const char *wrong = asthra__ffi_build(&b, s, &at);
     if (wrong == NULL && !b.is_out_of_memory) {
         if (b.is_heap) p->heap = b.words;
@@ -178,6 +180,11 @@ ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi ab
 }
 
 /* ---- preparing ---- */
+
+/* All but the words, which nobody reads before they are written. */
+static void asthra__ffi_clear(AsthraFFICall *c) {
+    memset(c, 0, offsetof(AsthraFFICall, plan) + offsetof(Asthra__FFIPlan, words));
+}
 
 /* The plan is filled, or r says why not. */
 static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
@@ -199,7 +206,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_prepare_abi(AsthraFFICall *c, AsthraFFIAbi
     Asthra__FFISignature s = {is_void ? NULL : ret, params, nparams, nfixed, nfixed < nparams};
     if (c == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_prepare: the call is NULL");
-    memset(c, 0, sizeof *c);
+    asthra__ffi_clear(c);
     c->function_ptr = fn;
     return asthra__ffi_prepared(c, asthra__ffi_plan_for(asthra__ffi_plan(c), abi, &s));
 }
@@ -214,7 +221,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_signature(AsthraFFICall *c, void *fn, cons
     if (c == NULL || text == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_signature: the %s is NULL",
                                     c == NULL ? "call" : "text");
-    memset(c, 0, sizeof *c);
+    asthra__ffi_clear(c);
     c->function_ptr = fn;
     return asthra__ffi_prepared(c, asthra__ffi_plan_text(asthra__ffi_plan(c), text));
 }

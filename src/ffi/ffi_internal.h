@@ -84,7 +84,9 @@ typedef struct Asthra__FFIPlan {
     uint8_t abi, result_kind, error_rule;
     uint8_t result_how; /* the processor's: how a closure returns it */
     bool is_variadic;
-    uint8_t unused[3];
+    bool is_plain;    /* a closure finds every argument HERE */
+    bool has_vectors; /* the processor's: arguments in such registers */
+    uint8_t unused;
     const AsthraFFIType *result;         /* NULL: void */
     uintptr_t *heap;                     /* NULL: the words are below */
     struct Asthra__FFIRules *rules;      /* NULL: none */

@@ -629,6 +629,7 @@ ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFITyp
 }
 
 ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b) {
+    b->plan->has_vectors = b->floats != 0;
     if (b->abi == ASTHRA_FFI_ABI_WIN64)
         asthra__ffi_win64_end(b);
     else
