@@ -51,13 +51,14 @@ static void asthra__win_add_register(Asthra__FFIBuilder *b, const AsthraFFIType 
         else
             asthra__ffi_x_load_general(b, r, size);
         place->offset = 8 * r;
-    } else if (b->plan->is_variadic) {
-        asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_FIRST + size - 1));
-        asthra__ffi_x_general(b, r);
-        asthra__ffi_x_vector(b, b->ints);
-        place->offset = 8 * r;
     } else {
-        asthra__ffi_x_load_vector(b, b->ints, size);
+        if (b->plan->is_variadic) {
+            asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_FIRST + size - 1));
+            asthra__ffi_x_general(b, r);
+            asthra__ffi_x_vector(b, b->ints);
+        } else {
+            asthra__ffi_x_load_vector(b, b->ints, size);
+        }
         place->offset = ASTHRA__X_FRAME_VECTORS + 8 * b->ints;
     }
 }

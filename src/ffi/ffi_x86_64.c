@@ -566,23 +566,27 @@ static uint32_t asthra__x_place_of(Asthra__XClass class, unsigned r) {
 }
 
 /* The eightbytes of a type that has registers. */
-static void asthra__x_add_registers(Asthra__FFIBuilder *b, const Asthra__XClasses *c, size_t size,
-                                    Asthra__FFIPlace *place) {
+static void asthra__x_add_registers(Asthra__FFIBuilder *b, const Asthra__XClasses *c,
+                                    Asthra__FFIShape shape, Asthra__FFIPlace *place) {
     unsigned r = c->of[0] == ASTHRA__X_SSE ? b->floats++ : b->ints++;
-    size_t n = size < 8 ? size : 8;
+    size_t n = shape.size < 8 ? shape.size : 8;
     place->offset = asthra__x_place_of(c->of[0], r);
     if (c->of[0] == ASTHRA__X_SSE)
         asthra__ffi_x_load_vector(b, r, n);
     else
         asthra__ffi_x_load_general(b, r, n);
-    if (c->of[1] == ASTHRA__X_NONE) return;
-    r = c->of[1] == ASTHRA__X_SSE ? b->floats++ : b->ints++;
-    asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_REST + size - 9));
-    if (c->of[1] == ASTHRA__X_SSE)
-        asthra__ffi_x_vector(b, r);
-    else
-        asthra__ffi_x_general(b, r);
-    if (c->of[0] == c->of[1]) return; /* side by side in the frame, too */
+    unsigned first = r;
+    if (c->of[1] != ASTHRA__X_NONE) {
+        r = c->of[1] == ASTHRA__X_SSE ? b->floats++ : b->ints++;
+        asthra__ffi_x_carry(b, (unsigned)(ASTHRA__X_REST + shape.size - 9));
+        if (c->of[1] == ASTHRA__X_SSE)
+            asthra__ffi_x_vector(b, r);
+        else
+            asthra__ffi_x_general(b, r);
+    }
+    bool is_aligned = shape.align <= 8 || place->offset % 16 == 0;
+    bool is_whole = c->of[0] == c->of[1] && r == first + 1; /* side by side in the frame, too */
+    if (shape.size <= 8 || (is_whole && is_aligned)) return;
     place->how = ASTHRA__FFI_SCATTERED;
     place->second = (uint16_t)asthra__x_place_of(c->of[1], r);
     place->split = 8;
@@ -604,7 +608,7 @@ static void asthra__x_add(Asthra__FFIBuilder *b, const AsthraFFIType *t, Asthra_
     unsigned ints = (unsigned)(c.of[0] == ASTHRA__X_INTEGER) + (c.of[1] == ASTHRA__X_INTEGER);
     unsigned floats = (unsigned)(c.of[0] == ASTHRA__X_SSE) + (c.of[1] == ASTHRA__X_SSE);
     if (!is_on_stack && b->ints + ints <= 6 && b->floats + floats <= 8) {
-        asthra__x_add_registers(b, &c, shape.size, place);
+        asthra__x_add_registers(b, &c, shape, place);
         return;
     }
     size_t at =
