@@ -2867,8 +2867,8 @@ static inline void asthra__cpu_relax(void) {
 /* ---- [os] internal ----------------------------------------------- platform/os_internal.h ---- */
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
- * What all systems do alike is in os.c, os_fault.c and os_trace.c; the rest in a set of files for
- * each system: os_linux.c and its pieces; os_posix.c and its pieces for every other. What
+ * What all systems do alike is in os.c, os_fault.c, os_trace.c and os_code.c; the rest in a set of
+ * files for each system: os_linux.c and its pieces; os_posix.c and its pieces for every other. What
  * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
@@ -2936,6 +2936,11 @@ typedef enum Asthra__OsMapping {
 } Asthra__OsMapping;
 ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address);
 
+/* Whether a function may be there: mapped, and allowed to be executed. An address outside loaded
+ * objects takes a while. Where the system does not tell what its pages may be used for (POSIX, or
+ * Linux without /proc), what is mapped outside loaded objects counts as executable. */
+ASTHRA__FN bool asthra__os_is_executable(const void *address);
+
 ASTHRA__FN int64_t asthra__os_now_ns(void);   /* monotonic */
 ASTHRA__FN uint64_t asthra__os_entropy(void); /* differs from run to run */
 ASTHRA__FN unsigned asthra__os_cores(void);   /* that it may use: affinity and quota; at least 1 */
@@ -2977,6 +2982,8 @@ typedef struct Asthra__OsThread {
 ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
                                         void *(*run)(void *), void *argument, const char *name);
 ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread);
+ASTHRA__FN void asthra__os_thread_detach(Asthra__OsThread thread); /* nobody will join it */
+ASTHRA__FN Asthra__OsThread asthra__os_thread_self(void);
 #endif
 
 /* Descriptors. One set for the process, in which descriptors are armed: once one is ready the set
@@ -3095,6 +3102,8 @@ ASTHRA__FN bool asthra__os_has_shadow_stack(void);
  * is dladdr's word or none, or better. NULL: cannot be told. */
 ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
 ASTHRA__FN bool asthra__os_is_static(const void *address); /* of the program or a library */
+/* Of an address that no loaded object calls code. is_in_object: it lies in one all the same. */
+ASTHRA__FN bool asthra__os_is_code(const void *address, bool is_in_object);
 #if ASTHRA_HAS_THREADS
 ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name);
 /* What the C library says of the calling thread's stack; of the main one, it may ask a heap. */
@@ -3304,6 +3313,19 @@ ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
     pthread_t joined;
     memcpy(&joined, &thread.handle, sizeof joined);
     pthread_join(joined, NULL);
+}
+
+ASTHRA__FN void asthra__os_thread_detach(Asthra__OsThread thread) {
+    pthread_t left;
+    memcpy(&left, &thread.handle, sizeof left);
+    pthread_detach(left);
+}
+
+ASTHRA__FN Asthra__OsThread asthra__os_thread_self(void) {
+    Asthra__OsThread out = {0};
+    pthread_t self = pthread_self();
+    memcpy(&out.handle, &self, sizeof self);
+    return out;
 }
 
 #endif
@@ -3630,6 +3652,72 @@ ASTHRA__FN size_t asthra__os_symbol(const void *address, char *out, size_t room)
     }
     asthra__os_line_text(&line, ")");
     return line.length;
+}
+
+#endif
+
+/* ---- [os] body ------------------------------------------------------- platform/os_code.c ---- */
+/* os_code - which addresses may be executed.                               [os] body: code
+ *
+ * Loaded objects are asked first, through the loader's dl_iterate_phdr, which costs some ten
+ * nanoseconds for each object before the right one. It is bound weakly, like dladdr in os_trace.c:
+ * a static program that uses it for nothing else does without. What lies in no object, or in a part
+ * of one that was not loaded to be executed (and may have been made so since), the system's own
+ * piece is asked about: code that was written at run time, the kernel's own page.
+ */
+
+#if ASTHRA_HAS_CORE
+
+/* What the loader shows, in its own layout: <link.h> declares it for GNU dialects only. */
+typedef struct Asthra__OsSegment {
+    uint32_t type;
+#if UINTPTR_MAX > UINT32_MAX
+    uint32_t flags;
+#endif
+    uintptr_t offset, address, physical, file_bytes, bytes;
+#if UINTPTR_MAX == UINT32_MAX
+    uint32_t flags;
+#endif
+    uintptr_t align;
+} Asthra__OsSegment;
+_Static_assert(sizeof(Asthra__OsSegment) == (sizeof(void *) == 8 ? 56 : 32), "an ELF header's row");
+
+typedef struct Asthra__OsObject { /* the part that all C libraries have */
+    uintptr_t moved;
+    const char *name;
+    const Asthra__OsSegment *segments;
+    uint16_t count;
+} Asthra__OsObject;
+
+enum { ASTHRA__OS_LOADED = 1, ASTHRA__OS_EXECUTED = 1 }; /* PT_LOAD, PF_X */
+
+extern int asthra__os_each_object(int (*look)(Asthra__OsObject *object, size_t bytes, void *at),
+                                  void *at) __asm__("dl_iterate_phdr") __attribute__((__weak__));
+
+typedef struct Asthra__OsCode {
+    uintptr_t at;
+    bool is_in_object, is_executable;
+} Asthra__OsCode;
+
+/* Not 0: enough seen. */
+static int asthra__os_look_for_code(Asthra__OsObject *object, size_t bytes, void *argument) {
+    Asthra__OsCode *code = argument;
+    (void)bytes;
+    for (unsigned i = 0; i < object->count && !code->is_in_object; i++) {
+        const Asthra__OsSegment *s = &object->segments[i];
+        uintptr_t start = object->moved + s->address;
+        if (s->type != ASTHRA__OS_LOADED || code->at - start >= s->bytes) continue;
+        code->is_in_object = true;
+        code->is_executable = (s->flags & ASTHRA__OS_EXECUTED) != 0;
+    }
+    return code->is_in_object;
+}
+
+ASTHRA__FN bool asthra__os_is_executable(const void *address) {
+    Asthra__OsCode code = {(uintptr_t)address & ~ASTHRA__OS_ODD, false, false};
+    if (code.at == 0) return false;
+    if (!!asthra__os_each_object) asthra__os_each_object(asthra__os_look_for_code, &code);
+    return code.is_executable || asthra__os_is_code((const void *)code.at, code.is_in_object);
 }
 
 #endif
@@ -4170,6 +4258,27 @@ ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
     if (maps.file >= 0) close(maps.file);
     errno = saved;
     return found;
+}
+
+ASTHRA__FN bool asthra__os_is_code(const void *address, bool is_in_object) {
+    int saved = errno, c = 0;
+    Asthra__OsMaps maps = {.file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+    uintptr_t at = (uintptr_t)address, page = asthra__os_page_size();
+    bool is_code = false;
+    if (maps.file < 0)
+        is_code = !is_in_object && asthra__os_is_mapped((void *)(at / page * page), page);
+    while (maps.file >= 0) {
+        uintptr_t low = asthra__os_maps_number(&maps, &c);
+        uintptr_t high = asthra__os_maps_number(&maps, &c);
+        if (c < 0) break;
+        for (int column = 0; column < 3; column++) c = asthra__os_maps_next(&maps); /* rwx */
+        is_code = at >= low && at < high && c == 'x';
+        if (at < high) break;
+        while (c >= 0 && c != '\n') c = asthra__os_maps_next(&maps);
+    }
+    if (maps.file >= 0) close(maps.file);
+    errno = saved;
+    return is_code;
 }
 
 /* ---- pages ---- */
@@ -5220,6 +5329,14 @@ ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
         found = ASTHRA__OS_MAPPING_STATIC;
     errno = saved;
     return found;
+}
+
+ASTHRA__FN bool asthra__os_is_code(const void *address, bool is_in_object) {
+    uintptr_t page = asthra__os_page_size();
+    int saved = errno;
+    bool is_mapped = asthra__os_is_mapped((void *)((uintptr_t)address / page * page), page);
+    errno = saved;
+    return is_mapped && !is_in_object;
 }
 
 /* ---- guards ---- */

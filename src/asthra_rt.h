@@ -169,6 +169,7 @@ extern "C" {
 #include "platform/os.c"
 #include "platform/os_fault.c"
 #include "platform/os_trace.c"
+#include "platform/os_code.c"
 #include "platform/os_linux.c"
 #include "platform/os_linux_pages.c"
 #include "platform/os_linux_fault.c"

@@ -192,6 +192,82 @@ TEST(os, an_address_is_of_the_program_or_the_main_stack_or_elsewhere_or_nowhere)
     CHECK_EQ(asthra__os_mapping_of((void *)16), ASTHRA__OS_MAPPING_NONE);
 }
 
+/* ---- what may be executed ---- */
+
+static bool may_be_executed(const void *address) {
+    errno = 7;
+    bool may = asthra__os_is_executable(address);
+    CHECK_EQ(errno, 7);
+    return may;
+}
+
+TEST(os, functions_may_be_executed_and_data_may_not) {
+    CHECK(may_be_executed(ASTHRA_FN(mapped)));
+    CHECK(may_be_executed(ASTHRA_FN(can_read)));
+    CHECK(may_be_executed(ASTHRA_FN(printf)));
+    CHECK(may_be_executed(ASTHRA_FN(getpid)));
+    CHECK(!may_be_executed(in_data));
+    CHECK(!may_be_executed(in_bss));
+    CHECK(!may_be_executed(&environ));
+    CHECK(!may_be_executed(NULL));
+    CHECK(!may_be_executed((void *)16));
+    CHECK(!may_be_executed((void *)UINTPTR_MAX));
+}
+
+TEST(os, pages_may_be_executed_once_they_were_made_so) {
+    char *start = mapped(2), *at = start + page / 2;
+    CHECK_EQ(may_be_executed(at), ASTHRA__SYS_POSIX); /* which knows no better */
+    CHECK_EQ(mprotect(start, page, PROT_READ | PROT_EXEC), 0);
+    CHECK(may_be_executed(at));
+    CHECK_EQ(may_be_executed(at + page), ASTHRA__SYS_POSIX);
+    if (!test_is_emulated()) { /* qemu-user does not let it be executed alone */
+        CHECK_EQ(mprotect(start, page, PROT_EXEC), 0);
+        CHECK(may_be_executed(at));
+    }
+    CHECK_EQ(mprotect(start, page, PROT_READ), 0);
+    CHECK_EQ(may_be_executed(at), ASTHRA__SYS_POSIX);
+    asthra__os_unmap(start, 2 * page);
+    NEED_UNMAPPED_ADDRESSES();
+    CHECK(ASTHRA__TSAN || !may_be_executed(at));
+}
+
+#if ASTHRA__SYS_LINUX
+
+TEST(os, what_the_kernel_maps_may_be_executed_too) {
+    const char *vdso = (const char *)getauxval(AT_SYSINFO_EHDR); /* its file header */
+    if (!vdso) SKIP("this system maps no page of code");
+    CHECK(may_be_executed(vdso + 64));
+}
+
+TEST(os, data_that_was_made_executable_is_executable) {
+    static char data[1 << 18];
+    size_t bytes = asthra__os_page_size(), step = sizeof data / 2;
+    char *at = data + (step - (uintptr_t)data % step) % step; /* of any size of page */
+    CHECK(!may_be_executed(at));
+    CHECK_EQ(mprotect(at, bytes, PROT_READ | PROT_EXEC), 0);
+    CHECK(may_be_executed(at + 5));
+    CHECK(!may_be_executed(at + bytes));
+}
+
+TEST(os, where_the_system_does_not_tell_what_is_mapped_may_be_executed) {
+    struct rlimit limit, none;
+    char *start = mapped(1);
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    none = limit;
+    none.rlim_cur = 0;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    if (open("/proc/self/maps", O_RDONLY) >= 0) SKIP("descriptors can be had above the limit");
+    bool is_told = may_be_executed(start) && may_be_executed(ASTHRA_FN(mapped));
+    asthra__os_unmap(start, page);
+    bool is_lost = may_be_executed(start);
+    setrlimit(RLIMIT_NOFILE, &limit); /* for what a sanitizer does at the end */
+    CHECK(is_told);
+    NEED_UNMAPPED_ADDRESSES();
+    CHECK(ASTHRA__TSAN || !is_lost);
+}
+
+#endif
+
 TEST(os, a_guard_outside_of_every_mapping_is_refused) {
     NEED_UNMAPPED_ADDRESSES();
     char *start = mapped(1);

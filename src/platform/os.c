@@ -188,6 +188,19 @@ ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread) {
     pthread_join(joined, NULL);
 }
 
+ASTHRA__FN void asthra__os_thread_detach(Asthra__OsThread thread) {
+    pthread_t left;
+    memcpy(&left, &thread.handle, sizeof left);
+    pthread_detach(left);
+}
+
+ASTHRA__FN Asthra__OsThread asthra__os_thread_self(void) {
+    Asthra__OsThread out = {0};
+    pthread_t self = pthread_self();
+    memcpy(&out.handle, &self, sizeof self);
+    return out;
+}
+
 #endif
 
 #endif

@@ -1,7 +1,7 @@
 /* os - what the runtime asks of the system: pages, clock, cores, parking.  [os] internal
  *
- * What all systems do alike is in os.c, os_fault.c and os_trace.c; the rest in a set of files for
- * each system: os_linux.c and its pieces; os_posix.c and its pieces for every other. What
+ * What all systems do alike is in os.c, os_fault.c, os_trace.c and os_code.c; the rest in a set of
+ * files for each system: os_linux.c and its pieces; os_posix.c and its pieces for every other. What
  * can fail says so, and errno is left as it was. Sizes and addresses of pages are multiples of
  * asthra__os_page_size(). Nothing here asks a heap, save what the C library does inside
  * asthra__os_thread_start and, on threads that are not the main one, asthra__os_stack_bounds.
@@ -73,6 +73,11 @@ typedef enum Asthra__OsMapping {
 } Asthra__OsMapping;
 ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address);
 
+/* Whether a function may be there: mapped, and allowed to be executed. An address outside loaded
+ * objects takes a while. Where the system does not tell what its pages may be used for (POSIX, or
+ * Linux without /proc), what is mapped outside loaded objects counts as executable. */
+ASTHRA__FN bool asthra__os_is_executable(const void *address);
+
 ASTHRA__FN int64_t asthra__os_now_ns(void);   /* monotonic */
 ASTHRA__FN uint64_t asthra__os_entropy(void); /* differs from run to run */
 ASTHRA__FN unsigned asthra__os_cores(void);   /* that it may use: affinity and quota; at least 1 */
@@ -114,6 +119,8 @@ typedef struct Asthra__OsThread {
 ASTHRA__FN bool asthra__os_thread_start(Asthra__OsThread *out, size_t stack_bytes,
                                         void *(*run)(void *), void *argument, const char *name);
 ASTHRA__FN void asthra__os_thread_join(Asthra__OsThread thread);
+ASTHRA__FN void asthra__os_thread_detach(Asthra__OsThread thread); /* nobody will join it */
+ASTHRA__FN Asthra__OsThread asthra__os_thread_self(void);
 #endif
 
 /* Descriptors. One set for the process, in which descriptors are armed: once one is ready the set
@@ -232,6 +239,8 @@ ASTHRA__FN bool asthra__os_has_shadow_stack(void);
  * is dladdr's word or none, or better. NULL: cannot be told. */
 ASTHRA__FN const char *asthra__os_object_of(uintptr_t at, const char *object, uintptr_t *moved);
 ASTHRA__FN bool asthra__os_is_static(const void *address); /* of the program or a library */
+/* Of an address that no loaded object calls code. is_in_object: it lies in one all the same. */
+ASTHRA__FN bool asthra__os_is_code(const void *address, bool is_in_object);
 #if ASTHRA_HAS_THREADS
 ASTHRA__FN void asthra__os_thread_show(Asthra__OsThread thread, const char *name);
 /* What the C library says of the calling thread's stack; of the main one, it may ask a heap. */

@@ -150,6 +150,27 @@ ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
     return found;
 }
 
+ASTHRA__FN bool asthra__os_is_code(const void *address, bool is_in_object) {
+    int saved = errno, c = 0;
+    Asthra__OsMaps maps = {.file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)};
+    uintptr_t at = (uintptr_t)address, page = asthra__os_page_size();
+    bool is_code = false;
+    if (maps.file < 0)
+        is_code = !is_in_object && asthra__os_is_mapped((void *)(at / page * page), page);
+    while (maps.file >= 0) {
+        uintptr_t low = asthra__os_maps_number(&maps, &c);
+        uintptr_t high = asthra__os_maps_number(&maps, &c);
+        if (c < 0) break;
+        for (int column = 0; column < 3; column++) c = asthra__os_maps_next(&maps); /* rwx */
+        is_code = at >= low && at < high && c == 'x';
+        if (at < high) break;
+        while (c >= 0 && c != '\n') c = asthra__os_maps_next(&maps);
+    }
+    if (maps.file >= 0) close(maps.file);
+    errno = saved;
+    return is_code;
+}
+
 /* ---- pages ---- */
 
 ASTHRA__FN void *asthra__os_map(size_t bytes) {

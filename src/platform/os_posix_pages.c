@@ -108,6 +108,14 @@ ASTHRA__FN Asthra__OsMapping asthra__os_mapping_of(const void *address) {
     return found;
 }
 
+ASTHRA__FN bool asthra__os_is_code(const void *address, bool is_in_object) {
+    uintptr_t page = asthra__os_page_size();
+    int saved = errno;
+    bool is_mapped = asthra__os_is_mapped((void *)((uintptr_t)address / page * page), page);
+    errno = saved;
+    return is_mapped && !is_in_object;
+}
+
 /* ---- guards ---- */
 
 /* Guards all or none. */

@@ -11,7 +11,7 @@ calls="abort calloc clock_gettime close environ fcntl free getcontext getpid get
     pthread_attr_init
     pthread_attr_setstacksize pthread_cond_destroy pthread_cond_init pthread_cond_signal
     pthread_cond_timedwait pthread_cond_wait pthread_condattr_init pthread_condattr_setclock
-    pthread_create pthread_equal pthread_join pthread_key_create pthread_mutex_init
+    pthread_create pthread_detach pthread_equal pthread_join pthread_key_create pthread_mutex_init
     pthread_mutex_lock pthread_mutex_unlock pthread_once pthread_self pthread_setcancelstate
     pthread_setspecific pthread_sigmask raise read realloc sched_yield setcontext sigaction
     sigaddset sigaltstack sigdelset sigemptyset sigfillset sigprocmask snprintf strchr strcmp
@@ -19,8 +19,8 @@ calls="abort calloc clock_gettime close environ fcntl free getcontext getpid get
 # The unwinder; errno, sysconf and thread-locals as C libraries call them; what is bound weakly: the
 # loader's names, the C++ runtime, the linker's bounds of the image.
 others="_Unwind_Backtrace _Unwind_GetCFA _Unwind_GetIPInfo __errno_location __sysconf
-    __tls_get_addr __stack_chk_fail _GLOBAL_OFFSET_TABLE_ dladdr dlclose dlerror dlsym
-    __cxa_get_globals __ehdr_start _end"
+    __tls_get_addr __stack_chk_fail _GLOBAL_OFFSET_TABLE_ dladdr dl_iterate_phdr dlclose dlerror
+    dlsym __cxa_get_globals __ehdr_start _end"
 # What Linux's C libraries say of stacks, where it is known that they do.
 known="pthread_getattr_np"
 
