@@ -7909,6 +7909,9 @@ ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 /* Called by an ending thread, newest registration first, while its record is whole. At most six;
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
+/* One more, called before those: it may call what the program has set, which may call everything.
+ * Registered once. */
+ASTHRA__FN void asthra__thread_before_detach(void (*hook)(Asthra__Thread *t));
 
 #endif
 
@@ -7942,11 +7945,14 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 
 enum { ASTHRA__THREAD_HOOKS = 6, ASTHRA__THREAD_ENDS = 3 };
 
+typedef void (*Asthra__ThreadHook)(Asthra__Thread *t);
+
 static struct {
     Asthra__Lock lock;
     Asthra__Thread *first;
     void (*hooks[ASTHRA__THREAD_HOOKS])(Asthra__Thread *t);
     size_t hook_count;
+    ASTHRA__ATOMIC(Asthra__ThreadHook) first_hook; /* NULL: none */
 #if ASTHRA_HAS_THREADS
     Asthra__Once once;
     pthread_key_t key;
@@ -8003,6 +8009,8 @@ static void asthra__thread_call_hooks(Asthra__Thread *t) {
 /* The key's destructor: `record` belongs to the calling thread, which is ending. */
 static void asthra__thread_detach(void *record) {
     Asthra__Thread *t = record;
+    Asthra__ThreadHook first = asthra__load(&asthra__thread_list.first_hook, acquire);
+    if (first != NULL) first(t);
     asthra__thread_call_hooks(t);
     asthra__lock(&asthra__thread_list.lock);
     asthra__thread_unlist(t);
@@ -8117,6 +8125,10 @@ ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t)) {
     asthra__text_report("asthra_rt: thread keeps %d detach hooks; raise ASTHRA__THREAD_HOOKS",
                         (int)ASTHRA__THREAD_HOOKS);
     abort();
+}
+
+ASTHRA__FN void asthra__thread_before_detach(void (*hook)(Asthra__Thread *t)) {
+    asthra__store(&asthra__thread_list.first_hook, hook, release);
 }
 
 #endif

@@ -113,6 +113,19 @@ TEST(thread, hooks_run_newest_first_while_the_record_is_whole) {
     CHECK_STR(hooks_called, "ba");
 }
 
+static void hook_first(Asthra__Thread *t) {
+    asthra__thread_on_detach(hook_a); /* what it calls may be the reason for others */
+    CHECK(asthra__thread() == t && t->is_attached);
+    strcat(hooks_called, "1");
+}
+
+TEST(thread, one_hook_runs_before_all_others_and_may_add_some) {
+    asthra__thread_before_detach(hook_first);
+    asthra__thread_on_detach(hook_b);
+    on_another_thread(be_worker, NULL);
+    CHECK_STR(hooks_called, "1ab");
+}
+
 TEST_PANICS(thread, fifth_hook_is_refused_aloud, "4 detach hooks") {
     asthra__thread_on_detach(hook_a);
     asthra__thread_on_detach(hook_b);

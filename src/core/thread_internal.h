@@ -62,6 +62,9 @@ ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 /* Called by an ending thread, newest registration first, while its record is whole. At most six;
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
+/* One more, called before those: it may call what the program has set, which may call everything.
+ * Registered once. */
+ASTHRA__FN void asthra__thread_before_detach(void (*hook)(Asthra__Thread *t));
 
 #endif
 #endif
