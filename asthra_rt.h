@@ -18492,6 +18492,10 @@ typedef struct Asthra__Poller {
     void (*end)(bool is_child);
 } Asthra__Poller;
 
+/* Of the floor above, whose helper threads wake tasks: no worker runs any more, and what they do
+ * for tasks that still stand must be over once this returns. */
+typedef void (*Asthra__HelpersEnd)(void);
+
 /* What the scheduler keeps for each thread, inside its Asthra__Thread. */
 struct Asthra__Seat {
     uint32_t epoch; /* of its runtime, + 1; 0: none */
@@ -18554,7 +18558,11 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
     ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips UINT32_MAX */
     bool has_fork_hook;
-    Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
+    Asthra__Lock seats_lock;
+    ASTHRA__ATOMIC(bool) helpers_spin;
+    ASTHRA__ATOMIC(uint32_t) resting; /* helpers of the floor above that wait for work */
+    ASTHRA__ATOMIC(uint32_t) moves;   /* how often one lay down or got up */
+    ASTHRA__ATOMIC(Asthra__HelpersEnd) end_helpers; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
     void *workers_block;
@@ -18689,6 +18697,14 @@ ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p); /* to the r
 /* A wait that the poller will complete: before it is published, and once it is over. */
 ASTHRA__FN void asthra__outside_begin(void);
 ASTHRA__FN void asthra__outside_end(void);
+/* A helper of the floor above, or a thread that waits for one, lies down, and does nothing until
+ * somebody says that it works. Then it is a thread that may do anything, so nobody is asleep for
+ * good. */
+ASTHRA__FN void asthra__helper_rests(void);
+ASTHRA__FN void asthra__helper_works(void);
+ASTHRA__FN bool asthra__helpers_may_spin(void); /* says the configuration of the last start */
+ASTHRA__FN void asthra__helpers_on_stop(Asthra__HelpersEnd end);
+ASTHRA__FN void asthra__helpers_forget(void); /* in a forked child: there are none */
 static inline bool asthra__outside_is_awaited(Asthra__Scheduler *g) {
     return asthra__load(&g->outside, seq_cst) != 0;
 }
@@ -19510,6 +19526,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->workers_made = asthra__count_workers(c) + (is_lone || is_hosted ? 1 : 0);
     asthra__store(&g->queue_count, asthra__count_workers(c) + (is_hosted ? 1 : 0), release);
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
+    asthra__store(&g->helpers_spin, c->spins, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     if (c->seed != 0) asthra__safepoint_ask(); /* a seed counts safepoints, from the first on */
@@ -19703,6 +19720,8 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     if (stands && !is_still) asthra__report_standing(false);
     asthra__join_workers(g);
     if (is_still) asthra__report_standing(true);
+    Asthra__HelpersEnd end_helpers = asthra__load(&g->end_helpers, acquire);
+    if (end_helpers != NULL) end_helpers();
     asthra__seats_dismiss(g);
     asthra__report_teardown();
     asthra__stack_set_owner(NULL);
@@ -20906,6 +20925,33 @@ ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, i
     return got;
 }
 
+/* ---- helpers ---- */
+
+/* Whoever adds up who rests and who waits must not count a thread that was woken by a helper with
+ * that helper, nor one that waits for a helper with that one. So `moves` is counted up before a
+ * helper rests and after it has got up, and who adds up looks at it before and after. */
+ASTHRA__FN void asthra__helper_rests(void) {
+    asthra__add(&asthra__scheduler()->moves, 1u, seq_cst);
+    asthra__add(&asthra__scheduler()->resting, 1u, seq_cst);
+}
+
+ASTHRA__FN void asthra__helper_works(void) {
+    asthra__sub(&asthra__scheduler()->resting, 1u, seq_cst);
+    asthra__add(&asthra__scheduler()->moves, 1u, seq_cst);
+}
+
+ASTHRA__FN bool asthra__helpers_may_spin(void) {
+    return asthra__load(&asthra__scheduler()->helpers_spin, relaxed);
+}
+
+ASTHRA__FN void asthra__helpers_on_stop(Asthra__HelpersEnd end) {
+    asthra__store(&asthra__scheduler()->end_helpers, end, release);
+}
+
+ASTHRA__FN void asthra__helpers_forget(void) {
+    asthra__store(&asthra__scheduler()->resting, 0u, relaxed);
+}
+
 #endif
 
 /* ---- [scheduler] body -------------------------------------- concurrency/scheduler_host.c ---- */
@@ -21068,12 +21114,12 @@ ASTHRA__FN int asthra__host_fd(void) {
 /* scheduler - who waits on what, and what a panic needs to know.           [scheduler] body: report
  *
  * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread
- * waits with a limit, and the process has no thread but the workers and threads that wait in our
- * calls, then nothing will ever run again: that is a bug of the program, told as a panic with
- * everybody who waits. `host_blocked` counts waits of plain threads that nobody has resumed yet;
- * whoever resumes one takes it out first, so a thread that is about to run is not counted as
- * blocked. A thread that the program made itself, and a sanitizer's own, keep the check silent:
- * they might still do something.
+ * waits with a limit, and the process has no thread but the workers, helpers without work, and
+ * threads that wait in our calls, then nothing will ever run again: that is a bug of the program,
+ * told as a panic with everybody who waits. `host_blocked` counts waits of plain threads that
+ * nobody has resumed yet; whoever resumes one takes it out first, so a thread that is about to run
+ * is not counted as blocked. A thread that the program made itself, and a sanitizer's own, keep the
+ * check silent: they might still do something.
  *
  * Overflow. A touch of a guard page ends the task, not the process's memory: the handler, on an
  * alternate stack, makes the thread go on in a function of ours on the free part of an idle loop's
@@ -21288,14 +21334,16 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
     uint32_t rests = asthra__load(&g->rests, seq_cst);
+    uint32_t moves = asthra__load(&g->moves, seq_cst);
     if (!asthra__rest_is_total() || asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__outside_is_awaited(g)) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
-                   (ASTHRA__TSAN ? 1 : 0);
+                   asthra__load(&g->resting, seq_cst) + (ASTHRA__TSAN ? 1 : 0);
     size_t threads = asthra__os_thread_count();
     if (threads == 0 || threads != known) return false;
-    return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests;
+    return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests &&
+           asthra__load(&g->moves, seq_cst) == moves;
 }
 
 ASTHRA__COLD ASTHRA__FN void asthra__report_asleep(void) {

@@ -299,6 +299,10 @@ typedef struct Asthra__Poller {
     void (*end)(bool is_child);
 } Asthra__Poller;
 
+/* Of the floor above, whose helper threads wake tasks: no worker runs any more, and what they do
+ * for tasks that still stand must be over once this returns. */
+typedef void (*Asthra__HelpersEnd)(void);
+
 /* What the scheduler keeps for each thread, inside its Asthra__Thread. */
 struct Asthra__Seat {
     uint32_t epoch; /* of its runtime, + 1; 0: none */
@@ -361,7 +365,11 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(uint32_t) phase; /* Asthra__Phase */
     ASTHRA__ATOMIC(uint32_t) epoch; /* counts starts and stops, skips UINT32_MAX */
     bool has_fork_hook;
-    Asthra__Lock seats_lock; /* this and what stands above outlive a stop */
+    Asthra__Lock seats_lock;
+    ASTHRA__ATOMIC(bool) helpers_spin;
+    ASTHRA__ATOMIC(uint32_t) resting; /* helpers of the floor above that wait for work */
+    ASTHRA__ATOMIC(uint32_t) moves;   /* how often one lay down or got up */
+    ASTHRA__ATOMIC(Asthra__HelpersEnd) end_helpers; /* this and what stands above outlive a stop */
     Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
     void *workers_block;
@@ -496,6 +504,14 @@ ASTHRA__FN void asthra__outside_set_poller(const Asthra__Poller *p); /* to the r
 /* A wait that the poller will complete: before it is published, and once it is over. */
 ASTHRA__FN void asthra__outside_begin(void);
 ASTHRA__FN void asthra__outside_end(void);
+/* A helper of the floor above, or a thread that waits for one, lies down, and does nothing until
+ * somebody says that it works. Then it is a thread that may do anything, so nobody is asleep for
+ * good. */
+ASTHRA__FN void asthra__helper_rests(void);
+ASTHRA__FN void asthra__helper_works(void);
+ASTHRA__FN bool asthra__helpers_may_spin(void); /* says the configuration of the last start */
+ASTHRA__FN void asthra__helpers_on_stop(Asthra__HelpersEnd end);
+ASTHRA__FN void asthra__helpers_forget(void); /* in a forked child: there are none */
 static inline bool asthra__outside_is_awaited(Asthra__Scheduler *g) {
     return asthra__load(&g->outside, seq_cst) != 0;
 }

@@ -80,4 +80,31 @@ ASTHRA__FN bool asthra__outside_sleep(Asthra__Scheduler *g, Asthra__Worker *w, i
     return got;
 }
 
+/* ---- helpers ---- */
+
+/* Whoever adds up who rests and who waits must not count a thread that was woken by a helper with
+ * that helper, nor one that waits for a helper with that one. So `moves` is counted up before a
+ * helper rests and after it has got up, and who adds up looks at it before and after. */
+ASTHRA__FN void asthra__helper_rests(void) {
+    asthra__add(&asthra__scheduler()->moves, 1u, seq_cst);
+    asthra__add(&asthra__scheduler()->resting, 1u, seq_cst);
+}
+
+ASTHRA__FN void asthra__helper_works(void) {
+    asthra__sub(&asthra__scheduler()->resting, 1u, seq_cst);
+    asthra__add(&asthra__scheduler()->moves, 1u, seq_cst);
+}
+
+ASTHRA__FN bool asthra__helpers_may_spin(void) {
+    return asthra__load(&asthra__scheduler()->helpers_spin, relaxed);
+}
+
+ASTHRA__FN void asthra__helpers_on_stop(Asthra__HelpersEnd end) {
+    asthra__store(&asthra__scheduler()->end_helpers, end, release);
+}
+
+ASTHRA__FN void asthra__helpers_forget(void) {
+    asthra__store(&asthra__scheduler()->resting, 0u, relaxed);
+}
+
 #endif

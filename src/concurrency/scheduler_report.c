@@ -1,12 +1,12 @@
 /* scheduler - who waits on what, and what a panic needs to know.           [scheduler] body: report
  *
  * Asleep. When the last worker lies down, nothing can run. If no timer is set, no plain thread
- * waits with a limit, and the process has no thread but the workers and threads that wait in our
- * calls, then nothing will ever run again: that is a bug of the program, told as a panic with
- * everybody who waits. `host_blocked` counts waits of plain threads that nobody has resumed yet;
- * whoever resumes one takes it out first, so a thread that is about to run is not counted as
- * blocked. A thread that the program made itself, and a sanitizer's own, keep the check silent:
- * they might still do something.
+ * waits with a limit, and the process has no thread but the workers, helpers without work, and
+ * threads that wait in our calls, then nothing will ever run again: that is a bug of the program,
+ * told as a panic with everybody who waits. `host_blocked` counts waits of plain threads that
+ * nobody has resumed yet; whoever resumes one takes it out first, so a thread that is about to run
+ * is not counted as blocked. A thread that the program made itself, and a sanitizer's own, keep the
+ * check silent: they might still do something.
  *
  * Overflow. A touch of a guard page ends the task, not the process's memory: the handler, on an
  * alternate stack, makes the thread go on in a function of ours on the free part of an idle loop's
@@ -224,14 +224,16 @@ ASTHRA__FN bool asthra__all_are_asleep(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     if (asthra__load(&g->phase, acquire) != ASTHRA__PHASE_RUNNING) return false;
     uint32_t rests = asthra__load(&g->rests, seq_cst);
+    uint32_t moves = asthra__load(&g->moves, seq_cst);
     if (!asthra__rest_is_total() || asthra__timers_earliest() != INT64_MAX) return false;
     if (asthra__outside_is_awaited(g)) return false;
     if (asthra__load(&g->timed_hosts, seq_cst) != 0) return false;
     size_t known = asthra__load(&g->manned, acquire) + asthra__load(&g->host_blocked, seq_cst) +
-                   (ASTHRA__TSAN ? 1 : 0);
+                   asthra__load(&g->resting, seq_cst) + (ASTHRA__TSAN ? 1 : 0);
     size_t threads = asthra__os_thread_count();
     if (threads == 0 || threads != known) return false;
-    return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests;
+    return asthra__rest_is_total() && asthra__load(&g->rests, seq_cst) == rests &&
+           asthra__load(&g->moves, seq_cst) == moves;
 }
 
 ASTHRA__COLD ASTHRA__FN void asthra__report_asleep(void) {

@@ -213,6 +213,7 @@ static bool asthra__start_locked(Asthra__Scheduler *g, const Asthra__SchedulerCo
     g->workers_made = asthra__count_workers(c) + (is_lone || is_hosted ? 1 : 0);
     asthra__store(&g->queue_count, asthra__count_workers(c) + (is_hosted ? 1 : 0), release);
     asthra__store(&g->is_deterministic, c->seed != 0, relaxed);
+    asthra__store(&g->helpers_spin, c->spins, relaxed);
     g->random_state = c->seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
     g->virtual_ns = 0;
     if (c->seed != 0) asthra__safepoint_ask(); /* a seed counts safepoints, from the first on */
@@ -406,6 +407,8 @@ ASTHRA__FN void asthra__scheduler_stop(void) {
     if (stands && !is_still) asthra__report_standing(false);
     asthra__join_workers(g);
     if (is_still) asthra__report_standing(true);
+    Asthra__HelpersEnd end_helpers = asthra__load(&g->end_helpers, acquire);
+    if (end_helpers != NULL) end_helpers();
     asthra__seats_dismiss(g);
     asthra__report_teardown();
     asthra__stack_set_owner(NULL);
