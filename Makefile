@@ -185,7 +185,7 @@ musl.few := $(filter-out %_arena %_deque %_faults %_go_semantics %_heap %_manual
     %_pinned_lock %_pool %_soak %_table %_type %_typed,$(TESTS))
 i386.few := test_swap test_select test_channel test_memory
 # Where only the system's layer is another one, the tests that wait, map and fault; all by `make posix`.
-posix.tests := $(filter %_channel %_fiber %_fork %_memory %_mutex %_os %_select %_signals %_sync %_thread,$(TESTS))
+posix.tests := $(filter %_channel %_external %_fiber %_fork %_memory %_mutex %_os %_select %_signals %_sync %_thread,$(TESTS))
 
 # usable VARIANT: its compiler makes a program that runs here.
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \

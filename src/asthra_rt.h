@@ -261,6 +261,8 @@ extern "C" {
 #include "concurrency/select_cases.c"
 #include "concurrency/mutex.c"
 #include "concurrency/scope.c"
+#include "concurrency/external.c"
+#include "concurrency/external_threads.c"
 #include "ffi/library.c"
 #include "ffi/ffi_internal.h"
 #include "ffi/ffi_type.c"

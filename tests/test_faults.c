@@ -546,6 +546,58 @@ TEST_WITHIN(120, faults, plain_threads) {
 }
 #endif
 
+/* Calls on helpers. A limit for which there is no memory is kept all the same. */
+static void *adds_to(void *args) {
+    return NUMBER(*(int *)args + 1);
+}
+static bool is_called_or_told(int n, int64_t timeout_ns) {
+    AsthraExternalCallOptions o = {"a call", timeout_ns, sizeof n};
+    AsthraResult r = asthra_external_call(adds_to, &n, &o);
+    if (r.status == ASTHRA_OK) CHECK_EQ((intptr_t)r.value.pointer, n + 1);
+    if (r.status == ASTHRA_LIMIT) {
+        CHECK(*asthra_result_message(r) != 0);
+        return false;
+    }
+    return is_fine_or_told(r);
+}
+static void *calls_functions(void *n) {
+    for (int i = 0; i < 3; i++)
+        is_called_or_told((int)(intptr_t)n, i % 2 ? ASTHRA_SECONDS(1000) : 0);
+    return n;
+}
+static void calls_on_helpers(void) {
+    AsthraTaskHandle h[5];
+    for (int i = 0; i < 5; i++) {
+        h[i] = asthra_spawn(calls_functions, NUMBER(i));
+        if (!asthra_task_is_valid(h[i])) is_told();
+    }
+    calls_functions(NUMBER(7));
+    for (int i = 0; i < 5; i++) {
+        if (asthra_task_is_valid(h[i])) CHECK_EQ((intptr_t)asthra_await(h[i]), i);
+    }
+}
+TEST_WITHIN(120, faults, external_calls) {
+    everywhere(calls_on_helpers);
+}
+
+#ifndef ASTHRA_RT_NO_THREADS
+static void registers_threads(void) {
+    pthread_t t[20]; /* more than the first array of the list holds; they need not run */
+    bool is_listed[20];
+    for (int i = 0; i < 20; i++) {
+        memset(&t[i], 0, sizeof t[i]);
+        memcpy(&t[i], &i, sizeof i);
+        is_listed[i] = asthra_register_external_thread(t[i], "registered");
+        if (!is_listed[i]) is_told();
+    }
+    for (int i = 0; i < 20; i++) CHECK_EQ(asthra_unregister_external_thread(t[i]), is_listed[i]);
+    CHECK_EQ(asthra_external_thread_count(), 0);
+}
+TEST_WITHIN(120, faults, registered_threads) {
+    everywhere(registers_threads);
+}
+#endif
+
 /* More than the first segment of descriptors and the first array of a deque hold. */
 static void spawns_many(void) {
     enum { MANY = 3000 };

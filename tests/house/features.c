@@ -98,6 +98,22 @@ static int house_mutex(void) {
 }
 #endif
 
+#if ASTHRA_HAS_EXTERNAL
+static int house_external(void) {
+    AsthraExternalCallOptions o = {"house", 0, sizeof(int)};
+    int here = 0;
+    HOUSE_EXPECT(asthra_external_call(house_same, &here, NULL).value.pointer == &here);
+    HOUSE_EXPECT(asthra_external_call(house_same, &here, &o).status == ASTHRA_OK);
+    HOUSE_EXPECT(asthra_external_call(NULL, &here, NULL).status == ASTHRA_FAILED);
+#if ASTHRA_HAS_THREADS
+    HOUSE_EXPECT(asthra_register_external_thread(pthread_self(), "house"));
+    HOUSE_EXPECT(asthra_external_thread_list(NULL, 0) == 1);
+    HOUSE_EXPECT(asthra_unregister_external_thread(pthread_self()));
+#endif
+    return 0;
+}
+#endif
+
 #if ASTHRA_HAS_FD
 static int house_fd(void) {
     HOUSE_EXPECT(asthra_wait_fd(-1, 1, 0).status == ASTHRA_INVALID);
@@ -288,6 +304,9 @@ int main(void) {
 #endif
 #if ASTHRA_HAS_MUTEX
     if (!failed) failed = house_mutex();
+#endif
+#if ASTHRA_HAS_EXTERNAL
+    if (!failed) failed = house_external();
 #endif
 #if ASTHRA_HAS_FD
     if (!failed) failed = house_fd();
