@@ -25466,11 +25466,13 @@ ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value);
 /* ---- plans ---- */
 
 /* Where a closure finds an argument, in bytes from the beginning of the frame that its entry makes
- * of the registers, with the stack behind it. */
+ * of the registers, with the stack behind it. The frame begins at a multiple of 16. */
 typedef enum Asthra__FFIHow {
-    ASTHRA__FFI_HERE,     /* at `offset` */
-    ASTHRA__FFI_POINTED,  /* its address is at `offset` */
-    ASTHRA__FFI_SCATTERED /* in two parts, of which the second, from byte `split`, is at `second` */
+    ASTHRA__FFI_HERE,      /* at `offset` */
+    ASTHRA__FFI_POINTED,   /* its address is at `offset` */
+    ASTHRA__FFI_SCATTERED, /* in two parts, the second, from byte `split` on, at `second` */
+    ASTHRA__FFI_STRIDED,   /* `second` elements of `split` bytes, one in each 16 from `offset` on */
+    ASTHRA__FFI_MOVED = 16 /* added to those: its type wants it at another multiple */
 } Asthra__FFIHow;
 typedef struct Asthra__FFIPlace {
     const AsthraFFIType *type;
@@ -25495,13 +25497,13 @@ typedef struct Asthra__FFIPlan {
     uint8_t abi, result_kind, error_rule;
     uint8_t result_how; /* the processor's: how a closure returns it */
     bool is_variadic;
-    bool is_plain;    /* a closure finds every argument HERE */
-    bool has_vectors; /* the processor's: arguments in such registers */
-    uint8_t unused;
-    const AsthraFFIType *result;         /* NULL: void */
-    uintptr_t *heap;                     /* NULL: the words are below */
-    struct Asthra__FFIRules *rules;      /* NULL: none */
-    void *types;                         /* of a text, ours; NULL: none */
+    bool is_plain;                  /* a closure finds every argument HERE */
+    bool has_vectors;               /* the processor's: arguments in such registers */
+    uint8_t result_split;           /* the processor's: where the second part of a result begins */
+    const AsthraFFIType *result;    /* NULL: void */
+    uintptr_t *heap;                /* NULL: the words are below */
+    struct Asthra__FFIRules *rules; /* NULL: none */
+    void *types;                    /* of a text, ours; NULL: none */
     uintptr_t words[ASTHRA__FFI_INLINE]; /* places, then steps */
 } Asthra__FFIPlan;
 _Static_assert(sizeof(Asthra__FFIPlan) <= sizeof(((AsthraFFICall *)0)->plan), "a plan fits");
@@ -25555,6 +25557,12 @@ typedef struct Asthra__FFIBuilder {
 ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word);
 /* Room for `size` bytes of stack arguments at a multiple of `align`; where they begin. */
 ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align);
+
+/* The last thing that is done to a place, of a type of that alignment. */
+static inline void asthra__ffi_align_place(Asthra__FFIPlace *place, size_t align) {
+    uint32_t at = place->how == ASTHRA__FFI_HERE ? place->offset | 16 : 16;
+    if (align > (at & (0 - at))) place->how |= ASTHRA__FFI_MOVED;
+}
 
 /* The file of the processor. Each returns NULL, or why that is refused as the end of a sentence.
  * begin: of the result; add: of the next parameter, whose place it fills but for the type; end:
@@ -27235,6 +27243,1428 @@ ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b) {
 
 #endif
 
+/* ---- [ffi] internal ------------------------------------------ ffi/ffi_aarch64_internal.h ---- */
+/* ffi_aarch64 - what the files of AArch64 share: frames, slots of steps.          [ffi] internal
+ *
+ * While steps run:
+ *     x19   the word of this step                  x29   frame, below
+ *     x9    the next argument's address in args    x10   address of the argument just read
+ *     x11   the carry, from one step to the next   x12, x13, x16, x17, v16   scratch
+ *     x14   where the next stack argument goes     x15   function
+ *     x0-x7, x8, v0-v7                             what is already loaded
+ *
+ * Frame of a call, offsets from x29:
+ *     24   ret
+ *     16   the caller's x19
+ *      0   the caller's x29, return address
+ *          copies of what is passed by address, downwards
+ *          stack arguments, from sp on
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_AARCH64
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "ffi knows little-endian AArch64 alone: define ASTHRA_RT_NO_FFI and ASTHRA_RT_NO_CLOSURE"
+#endif
+
+/* What the entries of closures make: x0 to x7, x8, v0 to v7 of 16 bytes each, a result, the frame
+ * pointer and return address of the caller, the stack. */
+enum {
+    ASTHRA__A_FRAME_HIDDEN = 64,
+    ASTHRA__A_FRAME_VECTORS = 80,
+    ASTHRA__A_FRAME_RESULT = 208,
+    ASTHRA__A_FRAME_STACK = 288
+};
+
+/* result_how; else the number of elements in vector registers, and their size times 8. */
+enum { ASTHRA__A_GENERAL, ASTHRA__A_MEMORY /* x8 says where */ };
+
+/* Steps, in slots of 32 bytes: by their numbers, as comments in ffi_aarch64_steps.c tell them. */
+ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
+ASTHRA__FFI_CODE void asthra__ffi_vector(void) __asm__("asthra__ffi_vector");
+ASTHRA__FFI_CODE void asthra__ffi_carry(void) __asm__("asthra__ffi_carry");
+ASTHRA__FFI_CODE void asthra__ffi_to_stack(void) __asm__("asthra__ffi_to_stack");
+ASTHRA__FFI_CODE void asthra__ffi_result(void) __asm__("asthra__ffi_result");
+
+enum {
+    ASTHRA__A_WORD = 5, /* of kinds: eight bytes */
+    ASTHRA__A_CARRY = 6,
+    ASTHRA__A_PAIR = 56,
+    ASTHRA__A_PIECE = 63,
+    ASTHRA__A_HIDDEN = 70,
+    ASTHRA__A_VECTORS = 26, /* of an element's size */
+    ASTHRA__A_COPY = 4,
+    ASTHRA__A_COPY_ALIGNED = 5,
+    ASTHRA__A_PUSH_PAIR = 6,
+    ASTHRA__A_PUSH_PIECE = 7,
+    ASTHRA__A_PUSH_WORDS = 8,
+    ASTHRA__A_PUSH_CARRY = 9,
+    ASTHRA__A_PUSH_NOTHING = 10,
+    ASTHRA__A_STORE_PAIR = 5,
+    ASTHRA__A_STORE_PIECE = 6,
+    ASTHRA__A_STORE_VECTORS = 7
+};
+
+#endif
+
+/* ---- [ffi] body ------------------------------------------------- ffi/ffi_aarch64_steps.c ---- */
+/* ffi_aarch64_steps - machine code of calls for AArch64.                     [ffi] body: steps
+ *
+ * Steps stand in slots of 32 bytes, so that the address of one is the first's and a multiple. Each
+ * begins with a landing pad: whoever guards the pages of the program guards these. Registers and
+ * frame are drawn in ffi_aarch64_internal.h.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_AARCH64
+
+/* clang-format off */
+#define ASTHRA__A_BEGIN(name)                        \
+    ".pushsection .text." name ",\"ax\",%progbits\n" \
+    ".p2align 5\n"                                   \
+    ".globl " name "\n"                              \
+    ".hidden " name "\n"                             \
+    ".type " name ", %function\n"                    \
+    name ":\n"                                       \
+    ".cfi_startproc\n"
+/* Inside the frame that asthra__ffi_enter has made. */
+#define ASTHRA__A_FRAME       \
+    ".cfi_def_cfa x29, 32\n"  \
+    ".cfi_offset x29, -32\n"  \
+    ".cfi_offset x30, -24\n"  \
+    ".cfi_offset x19, -16\n"
+#define ASTHRA__A_END(name)       \
+    ".cfi_endproc\n"              \
+    ".size " name ", .-" name "\n" \
+    ".popsection\n"
+/* A slot begins, with bti j. */
+#define ASTHRA__A_SLOT ".p2align 5\n" "hint #36\n"
+/* To the next step, behind so many operands. */
+#define ASTHRA__A_NEXT0 "ldr x17, [x19, #8]!\n" "br x17\n"
+#define ASTHRA__A_NEXT1 "ldr x17, [x19, #16]!\n" "br x17\n"
+#define ASTHRA__A_NEXT2 "ldr x17, [x19, #24]!\n" "br x17\n"
+/* x10: the address of the next argument. */
+#define ASTHRA__A_ARGUMENT "ldr x10, [x9], #8\n"
+
+/* steps: x0; ret: x1; args: x2; stack bytes: x3, a multiple of 16; function: x4 */
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_enter")
+        "hint #34\n"                    /* bti c */
+        "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
+        ".cfi_def_cfa_offset 32\n"
+        ".cfi_offset x29, -32\n"
+        ".cfi_offset x30, -24\n"
+        "stp x19, x1, [sp, #16]\n"      /* the caller's x19, at 16; ret, at 24 */
+        ".cfi_offset x19, -16\n"
+        "mov x29, sp\n"
+        ".cfi_def_cfa_register x29\n"
+        "mov x19, x0\n"                 /* x19: the first step */
+        "mov x9, x2\n"                  /* x9: args */
+        "mov x15, x4\n"                 /* x15: function */
+        "cmp x3, #4096\n"
+        "b.hi 2f\n"
+        "1:\n"
+        "sub sp, sp, x3\n"              /* room for copies and stack arguments */
+        "mov x14, sp\n"                 /* x14: the first stack argument */
+        "ldr x17, [x19]\n"
+        "br x17\n"
+        "2:\n"                          /* no page is stepped over: one of them is the guard */
+        "sub sp, sp, #4096\n"
+        "str xzr, [sp]\n"
+        "sub x3, x3, #4096\n"
+        "cmp x3, #4096\n"
+        "b.hi 2b\n"
+        "b 1b\n"
+        ASTHRA__A_END("asthra__ffi_enter"));
+
+/* Into x0 to x7, eight slots of each kind: an s8, u8, s16, u16, four bytes, eight bytes of the next
+ * argument; the carry. Into two of them, from x0, x1 to x6, x7: 56 sixteen bytes; 63 nine to
+ * fifteen, where operands say at which byte the last eight begin, and how many bits of these belong
+ * to the first register too. 70: ret, into x8. */
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_general")
+        ASTHRA__A_FRAME
+        ".macro asthra__load op, x\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "\\op \\x\\r, [x10]\n"
+        ASTHRA__A_NEXT0
+        ".endr\n"
+        ".endm\n"
+        "asthra__load ldrsb, w\n"
+        "asthra__load ldrb, w\n"
+        "asthra__load ldrsh, w\n"
+        "asthra__load ldrh, w\n"
+        "asthra__load ldr, w\n"
+        "asthra__load ldr, x\n"
+        ".purgem asthra__load\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__A_SLOT
+        "mov x\\r, x11\n"               /* the carry */
+        ASTHRA__A_NEXT0
+        ".endr\n"
+        ".macro asthra__pair a, b\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldp x\\a, x\\b, [x10]\n"
+        ASTHRA__A_NEXT0
+        ".endm\n"
+        "asthra__pair 0, 1\n"
+        "asthra__pair 1, 2\n"
+        "asthra__pair 2, 3\n"
+        "asthra__pair 3, 4\n"
+        "asthra__pair 4, 5\n"
+        "asthra__pair 5, 6\n"
+        "asthra__pair 6, 7\n"
+        ".purgem asthra__pair\n"
+        ".macro asthra__piece a, b\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldp x12, x13, [x19, #8]\n"     /* where, bits */
+        "ldr x\\a, [x10]\n"
+        "ldr x\\b, [x10, x12]\n"
+        "lsr x\\b, x\\b, x13\n"
+        ASTHRA__A_NEXT2
+        ".endm\n"
+        "asthra__piece 0, 1\n"
+        "asthra__piece 1, 2\n"
+        "asthra__piece 2, 3\n"
+        "asthra__piece 3, 4\n"
+        "asthra__piece 4, 5\n"
+        "asthra__piece 5, 6\n"
+        "asthra__piece 6, 7\n"
+        ".purgem asthra__piece\n"
+        ASTHRA__A_SLOT
+        "ldr x8, [x29, #24]\n"          /* ret */
+        ASTHRA__A_NEXT0
+        ASTHRA__A_END("asthra__ffi_general"));
+
+/* Into v0 to v7: floats, then doubles, then quads, 26 slots each: one, from v0 to v7; two, from v0,
+ * v1 to v6, v7; three; four. */
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_vector")
+        ASTHRA__A_FRAME
+        ".macro asthra__two v, a, b\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldp \\v\\a, \\v\\b, [x10]\n"
+        ASTHRA__A_NEXT0
+        ".endm\n"
+        ".macro asthra__three v, n, a, b, c\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldp \\v\\a, \\v\\b, [x10]\n"
+        "ldr \\v\\c, [x10, #2 * \\n]\n"
+        ASTHRA__A_NEXT0
+        ".endm\n"
+        ".macro asthra__four v, n, a, b, c, d\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldp \\v\\a, \\v\\b, [x10]\n"
+        "ldp \\v\\c, \\v\\d, [x10, #2 * \\n]\n"
+        ASTHRA__A_NEXT0
+        ".endm\n"
+        ".macro asthra__elements v, n\n" /* registers, and bytes of each */
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldr \\v\\r, [x10]\n"
+        ASTHRA__A_NEXT0
+        ".endr\n"
+        "asthra__two \\v, 0, 1\n"
+        "asthra__two \\v, 1, 2\n"
+        "asthra__two \\v, 2, 3\n"
+        "asthra__two \\v, 3, 4\n"
+        "asthra__two \\v, 4, 5\n"
+        "asthra__two \\v, 5, 6\n"
+        "asthra__two \\v, 6, 7\n"
+        "asthra__three \\v, \\n, 0, 1, 2\n"
+        "asthra__three \\v, \\n, 1, 2, 3\n"
+        "asthra__three \\v, \\n, 2, 3, 4\n"
+        "asthra__three \\v, \\n, 3, 4, 5\n"
+        "asthra__three \\v, \\n, 4, 5, 6\n"
+        "asthra__three \\v, \\n, 5, 6, 7\n"
+        "asthra__four \\v, \\n, 0, 1, 2, 3\n"
+        "asthra__four \\v, \\n, 1, 2, 3, 4\n"
+        "asthra__four \\v, \\n, 2, 3, 4, 5\n"
+        "asthra__four \\v, \\n, 3, 4, 5, 6\n"
+        "asthra__four \\v, \\n, 4, 5, 6, 7\n"
+        ".endm\n"
+        "asthra__elements s, 4\n"
+        "asthra__elements d, 8\n"
+        "asthra__elements q, 16\n"
+        ".purgem asthra__two\n"
+        ".purgem asthra__three\n"
+        ".purgem asthra__four\n"
+        ".purgem asthra__elements\n"
+        ASTHRA__A_END("asthra__ffi_vector"));
+
+/* Into the carry, of the next argument: 0 to 3 its 3, 5, 6, 7 bytes, of which no other is read. The
+ * address of a copy of it, whose first byte is so many below x29 as an operand says and which has
+ * as many bytes as the next, and 16: 4. 5: with a mask for the address as the first operand. */
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_carry")
+        ASTHRA__A_FRAME
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldrh w11, [x10]\n"
+        "ldrb w12, [x10, #2]\n"
+        "orr w11, w11, w12, lsl #16\n"
+        ASTHRA__A_NEXT0
+        ".irp more, 1, 2, 3\n"          /* two words that share bytes */
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldr w11, [x10]\n"
+        "ldur w12, [x10, #\\more]\n"
+        "orr x11, x11, x12, lsl #8 * \\more\n"
+        ASTHRA__A_NEXT0
+        ".endr\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldp x12, x13, [x19, #8]\n"     /* how far below, bytes but for 16 */
+        "sub x11, x29, x12\n"
+        "b 1f\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldr x16, [x19, #8]!\n"         /* the mask */
+        "ldp x12, x13, [x19, #8]\n"
+        "sub x11, x29, x12\n"
+        "and x11, x11, x16\n"
+        "1:\n"
+        "ldr q16, [x10, x13]\n"         /* from the end on */
+        "str q16, [x11, x13]\n"
+        "subs x13, x13, #16\n"
+        "b.hi 1b\n"
+        "ldr q16, [x10]\n"              /* the first sixteen, some of them again */
+        "str q16, [x11]\n"
+        ASTHRA__A_NEXT2
+        ASTHRA__A_END("asthra__ffi_carry"));
+
+/* To the stack, the next argument: 0 to 5 an s8, u8, s16, u16, four bytes, eight; 6 sixteen bytes;
+ * 7 nine to fifteen, where the operand is eight less; 8 as many as the operand says, by eight. 9:
+ * the carry. 10: eight bytes stay free. */
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
+        ASTHRA__A_FRAME
+        ".macro asthra__push op, x\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "\\op \\x, [x10]\n"
+        "str x12, [x14], #8\n"
+        ASTHRA__A_NEXT0
+        ".endm\n"
+        "asthra__push ldrsb, w12\n"
+        "asthra__push ldrb, w12\n"
+        "asthra__push ldrsh, w12\n"
+        "asthra__push ldrh, w12\n"
+        "asthra__push ldr, w12\n"
+        "asthra__push ldr, x12\n"
+        ".purgem asthra__push\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "ldr q16, [x10]\n"
+        "str q16, [x14], #16\n"
+        ASTHRA__A_NEXT0
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "b 1f\n"
+        ASTHRA__A_SLOT
+        ASTHRA__A_ARGUMENT
+        "b 2f\n"
+        ASTHRA__A_SLOT
+        "str x11, [x14], #8\n"          /* the carry */
+        ASTHRA__A_NEXT0
+        ASTHRA__A_SLOT
+        "add x14, x14, #8\n"
+        ASTHRA__A_NEXT0
+        "1:\n"                          /* the last eight, then the first */
+        "ldr x12, [x19, #8]\n"
+        "ldr x13, [x10, x12]\n"
+        "str x13, [x14, x12]\n"
+        "ldr x13, [x10]\n"
+        "str x13, [x14], #16\n"
+        ASTHRA__A_NEXT1
+        "2:\n"
+        "ldr x12, [x19, #8]\n"          /* x12: bytes */
+        "3:\n"
+        "ldr x13, [x10], #8\n"
+        "str x13, [x14], #8\n"
+        "subs x12, x12, #8\n"
+        "b.hi 3b\n"
+        ASTHRA__A_NEXT1
+        ASTHRA__A_END("asthra__ffi_to_stack"));
+
+/* The call and what is done with its result: 0 nothing; 1 to 4 store 1, 2, 4, 8 bytes of x0; 5 x0
+ * and x1; 6 as many bytes of these as the operand says. From 7 on, one to four floats, doubles,
+ * quads from v0. */
+#define ASTHRA__A_CALL        \
+    ASTHRA__A_SLOT            \
+    "blr x15\n" /* function(...) */
+#define ASTHRA__A_RET "ldr x9, [x29, #24]\n"
+#define ASTHRA__A_LEAVE       \
+    ".cfi_remember_state\n"   \
+    "ldr x19, [x29, #16]\n"   \
+    ".cfi_restore x19\n"      \
+    "mov sp, x29\n"           \
+    ".cfi_def_cfa_register sp\n" \
+    "ldp x29, x30, [sp], #32\n" \
+    ".cfi_def_cfa_offset 0\n" \
+    ".cfi_restore x29\n"      \
+    ".cfi_restore x30\n"      \
+    "ret\n"                   \
+    ".cfi_restore_state\n"
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
+        ASTHRA__A_FRAME
+        ASTHRA__A_CALL
+        ASTHRA__A_LEAVE
+        ".macro asthra__store op, r\n"
+        ASTHRA__A_CALL
+        ASTHRA__A_RET
+        "\\op \\r, [x9]\n"
+        ASTHRA__A_LEAVE
+        ".endm\n"
+        ".macro asthra__two op, r, s\n"
+        ASTHRA__A_CALL
+        ASTHRA__A_RET
+        "\\op \\r, \\s, [x9]\n"
+        ASTHRA__A_LEAVE
+        ".endm\n"
+        "asthra__store strb, w0\n"
+        "asthra__store strh, w0\n"
+        "asthra__store str, w0\n"
+        "asthra__store str, x0\n"
+        "asthra__two stp, x0, x1\n"
+        ASTHRA__A_CALL
+        "b 1f\n"
+        ".macro asthra__elements v, n\n" /* registers, and bytes of each */
+        "asthra__store str, \\v\\()0\n"
+        "asthra__two stp, \\v\\()0, \\v\\()1\n"
+        ASTHRA__A_CALL
+        ASTHRA__A_RET
+        "stp \\v\\()0, \\v\\()1, [x9]\n"
+        "str \\v\\()2, [x9, #2 * \\n]\n"
+        "b 6f\n"
+        ASTHRA__A_CALL
+        ASTHRA__A_RET
+        "stp \\v\\()0, \\v\\()1, [x9]\n"
+        "stp \\v\\()2, \\v\\()3, [x9, #2 * \\n]\n"
+        "b 6f\n"
+        ".endm\n"
+        "asthra__elements s, 4\n"
+        "asthra__elements d, 8\n"
+        "asthra__elements q, 16\n"
+        ".purgem asthra__store\n"
+        ".purgem asthra__two\n"
+        ".purgem asthra__elements\n"
+        "1:\n"
+        ASTHRA__A_RET
+        "ldr x10, [x19, #8]\n"          /* bytes, 3 to 15: what is left of them is in x0 */
+        "tbz x10, #3, 2f\n"
+        "str x0, [x9], #8\n"
+        "mov x0, x1\n"
+        "2:\n"
+        "tbz x10, #2, 3f\n"
+        "str w0, [x9], #4\n"
+        "lsr x0, x0, #32\n"
+        "3:\n"
+        "tbz x10, #1, 4f\n"
+        "strh w0, [x9], #2\n"
+        "lsr x0, x0, #16\n"
+        "4:\n"
+        "tbz x10, #0, 6f\n"
+        "strb w0, [x9]\n"
+        "6:\n"
+        ASTHRA__A_LEAVE
+        ASTHRA__A_END("asthra__ffi_result"));
+
+/* run: x0; record: x1. While run runs x19 is the record, as asthra__ffi_personality knows. */
+__asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
+        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        "hint #34\n"                    /* bti c */
+        "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
+        ".cfi_def_cfa_offset 32\n"
+        ".cfi_offset x29, -32\n"
+        ".cfi_offset x30, -24\n"
+        "str x19, [sp, #16]\n"          /* the caller's x19, at 16 */
+        ".cfi_offset x19, -16\n"
+        "mov x29, sp\n"
+        "mov x19, x1\n"
+        "mov x9, x0\n"
+        "mov x0, x1\n"
+        "blr x9\n"                      /* run(record) */
+        "ldr x19, [sp, #16]\n"
+        ".cfi_restore x19\n"
+        "ldp x29, x30, [sp], #32\n"
+        ".cfi_def_cfa_offset 0\n"
+        ".cfi_restore x29\n"
+        ".cfi_restore x30\n"
+        "ret\n"
+        ASTHRA__A_END("asthra__ffi_guard"));
+/* clang-format on */
+
+#endif
+
+/* ---- [ffi] body ------------------------------------------------------- ffi/ffi_aarch64.c ---- */
+/* ffi_aarch64 - plans for AArch64.                                        [ffi] body: processor
+ *
+ * AAPCS64, section 6.8.2: integers go to x0 to x7, floats and homogeneous aggregates of one to four
+ * of them to v0 to v7, each element to a register of its own; other composites of at most 16 bytes
+ * go to general registers, larger ones by the address of a copy that the caller makes. What does
+ * not fit goes to the stack, whole, and so does all that follows of its class. A result is where a
+ * first argument would be; one that would be copied is written where x8 says. Variadic arguments
+ * are like others (Apple's go to the stack, one in eight bytes each: not here).
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_AARCH64
+
+static void asthra__ffi_step(Asthra__FFIBuilder *b, void (*first)(void), size_t slot) {
+    asthra__ffi_emit(b, (uintptr_t)first + 32 * slot);
+}
+
+/* ---- what a type is ---- */
+
+/* How one of 1, 2, 4 or 8 bytes is loaded, by its slots; else -1. Integers are widened as C does
+ * it, which nobody here asks for but Apple. */
+static int asthra__a_word(AsthraFFIKind kind, size_t size) {
+    if (kind == ASTHRA_FFI_S8) return 0;
+    if (kind == ASTHRA_FFI_S16) return 2;
+    return size == 8 ? ASTHRA__A_WORD : size == 4 ? 4 : size == 2 ? 3 : size == 1 ? 1 : -1;
+}
+
+/* Section 5.10.5, homogeneous floating-point aggregates, or a float itself: how many elements it
+ * has, of *element bytes, which is 0 before; 0: it is none. Nothing in it is padded. */
+static size_t asthra__a_elements(const AsthraFFIType *t, size_t *element) {
+    bool is_complex = t->kind >= ASTHRA_FFI_CF32 && t->kind <= ASTHRA_FFI_CLDBL;
+    bool is_real = t->kind >= ASTHRA_FFI_F32 && t->kind <= ASTHRA_FFI_LDBL;
+    size_t count = is_complex ? 2 : 1, size;
+    if (is_complex || is_real) {
+        size = asthra__ffi_size_of(t->kind) / count;
+        if (*element == 0) *element = size;
+        return *element == size ? count : 0;
+    }
+    if (!asthra__ffi_is_block(t->kind)) return 0;
+    size_t members = t->kind == ASTHRA_FFI_ARRAY ? 1 : t->count, all = 0;
+    for (size_t i = 0; i < members; i++) {
+        count = asthra__a_elements(t->fields[i], element);
+        if (count == 0) return 0;
+        all = t->kind != ASTHRA_FFI_UNION ? all + count : count > all ? count : all;
+    }
+    if (t->kind == ASTHRA_FFI_ARRAY) all *= t->count;
+    (void)asthra_ffi_layout(t, &size, NULL, NULL);
+    return all * *element == size ? all : 0;
+}
+
+static unsigned asthra__a_vectors(const AsthraFFIType *t, size_t size, size_t *element) {
+    *element = 0;
+    if (asthra__ffi_is_integer(t->kind) || size > 64) return 0;
+    size_t count = asthra__a_elements(t, element);
+    return count <= 4 ? (unsigned)count : 0;
+}
+
+/* Section 5.9, natural alignment: of a composite the strictest of its members', whatever it says
+ * itself. */
+static size_t asthra__a_alignment(const AsthraFFIType *t, Asthra__FFIShape shape) {
+    size_t natural = 1, cap = t->size != 0 ? t->align : SIZE_MAX, end = 0;
+    if (!asthra__ffi_is_block(t->kind)) {
+        bool is_quad = t->kind == ASTHRA_FFI_LDBL || t->kind == ASTHRA_FFI_CLDBL;
+        return is_quad && sizeof(long double) == 16 ? 16 : 8;
+    }
+    for (size_t i = 0; i < t->count; i++) {
+        size_t size, align;
+        (void)asthra_ffi_layout(t->fields[i], &size, &align, NULL);
+        if (align > cap) align = cap;
+        if (align > natural) natural = align;
+        end = ((t->kind == ASTHRA_FFI_UNION ? 0 : end) + align - 1) / align * align + size;
+        if (end > shape.size) return 8; /* packed */
+    }
+    return natural < 16 ? 8 : 16;
+}
+
+/* ---- steps ---- */
+
+/* Where the next stack argument of `size` bytes lies, in the frame of a closure. */
+static uint32_t asthra__a_stack(Asthra__FFIBuilder *b, size_t size, size_t align) {
+    size_t last = b->stack, at = asthra__ffi_stack(b, (size + 7) & ~(size_t)7, align);
+    for (; last < at; last += 8) asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__A_PUSH_NOTHING);
+    return (uint32_t)(ASTHRA__A_FRAME_STACK + at);
+}
+
+/* The next argument, of n bytes, to the stack. */
+static void asthra__a_push(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n) {
+    int word = asthra__a_word(kind, n);
+    if (word >= 0) {
+        asthra__ffi_step(b, asthra__ffi_to_stack, (size_t)word);
+    } else if (n < 8) {
+        asthra__ffi_step(b, asthra__ffi_carry, n == 3 ? 0 : n - 4);
+        asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__A_PUSH_CARRY);
+    } else if (n == 16) {
+        asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__A_PUSH_PAIR);
+    } else {
+        asthra__ffi_step(b, asthra__ffi_to_stack,
+                         n < 16 ? ASTHRA__A_PUSH_PIECE : ASTHRA__A_PUSH_WORDS);
+        asthra__ffi_emit(b, n < 16 ? n - 8 : n);
+    }
+}
+
+/* The next argument, of n bytes, at most 16, to general registers from r on. */
+static void asthra__a_load(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n, unsigned r) {
+    int word = asthra__a_word(kind, n);
+    if (word >= 0) {
+        asthra__ffi_step(b, asthra__ffi_general, 8 * (size_t)word + r);
+    } else if (n < 8) {
+        asthra__ffi_step(b, asthra__ffi_carry, n == 3 ? 0 : n - 4);
+        asthra__ffi_step(b, asthra__ffi_general, 8 * (size_t)ASTHRA__A_CARRY + r);
+    } else if (n == 16) {
+        asthra__ffi_step(b, asthra__ffi_general, ASTHRA__A_PAIR + r);
+    } else {
+        asthra__ffi_step(b, asthra__ffi_general, ASTHRA__A_PIECE + r);
+        asthra__ffi_emit(b, n - 8);
+        asthra__ffi_emit(b, 8 * (16 - n));
+    }
+}
+
+/* Of elements of 4, 8, 16 bytes the first, second, third. */
+static size_t asthra__a_size_class(size_t element) {
+    return element == 4 ? 0 : element == 8 ? 1 : 2;
+}
+
+/* ---- plans ---- */
+
+ASTHRA__FN const char *asthra__ffi_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                         Asthra__FFIShape shape) {
+    size_t element;
+    b->plan->result_how = ASTHRA__A_GENERAL;
+    unsigned vectors = result == NULL ? 0 : asthra__a_vectors(result, shape.size, &element);
+    if (vectors != 0) {
+        b->plan->result_how = (uint8_t)(element << 3 | vectors);
+    } else if (shape.size > 16) {
+        b->plan->result_how = ASTHRA__A_MEMORY;
+        asthra__ffi_step(b, asthra__ffi_general, ASTHRA__A_HIDDEN);
+    }
+    return NULL;
+}
+
+/* Stage C, rules 1 to 6. */
+static void asthra__a_add_vectors(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                  Asthra__FFIShape shape, Asthra__FFIPlace *place, unsigned count,
+                                  size_t element) {
+    static const uint8_t first[] = {0, 8, 15, 21}; /* slot of so many elements and one */
+    if (b->floats + count > 8) {
+        b->floats = 8;
+        place->offset = asthra__a_stack(b, shape.size, asthra__a_alignment(t, shape));
+        asthra__a_push(b, t->kind, shape.size);
+        return;
+    }
+    asthra__ffi_step(b, asthra__ffi_vector,
+                     ASTHRA__A_VECTORS * asthra__a_size_class(element) + first[count - 1] +
+                         b->floats);
+    place->offset = ASTHRA__A_FRAME_VECTORS + 16 * b->floats;
+    if (count > 1 && element < 16) {
+        place->how = ASTHRA__FFI_STRIDED;
+        place->second = (uint16_t)count;
+        place->split = (uint8_t)element;
+    }
+    b->floats += count;
+}
+
+/* Stage B, rule 4: the address of a copy, which lies as its type wants it. */
+static void asthra__a_add_copy(Asthra__FFIBuilder *b, Asthra__FFIShape shape,
+                               Asthra__FFIPlace *place) {
+    size_t below = (b->behind + shape.size + 15) & ~(size_t)15;
+    if (shape.align <= 16) {
+        asthra__ffi_step(b, asthra__ffi_carry, ASTHRA__A_COPY);
+    } else {
+        asthra__ffi_step(b, asthra__ffi_carry, ASTHRA__A_COPY_ALIGNED);
+        asthra__ffi_emit(b, ~(shape.align - 1));
+    }
+    asthra__ffi_emit(b, below);
+    asthra__ffi_emit(b, shape.size - 16);
+    b->behind = shape.align <= 16 ? below : below + shape.align - 16;
+    place->how = ASTHRA__FFI_POINTED;
+    if (b->ints < 8) {
+        place->offset = 8 * b->ints;
+        asthra__ffi_step(b, asthra__ffi_general, 8 * (size_t)ASTHRA__A_CARRY + b->ints++);
+    } else {
+        place->offset = asthra__a_stack(b, 8, 8);
+        asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__A_PUSH_CARRY);
+    }
+}
+
+/* Stage C, rules 9 to 17. */
+static void asthra__a_add_general(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                  Asthra__FFIShape shape, Asthra__FFIPlace *place) {
+    unsigned words = shape.size > 8 ? 2 : 1;
+    size_t align = words == 1 ? 8 : asthra__a_alignment(t, shape);
+    if (align == 16) b->ints = (b->ints + 1) & ~1U;
+    if (b->ints + words <= 8) {
+        place->offset = 8 * b->ints;
+        asthra__a_load(b, t->kind, shape.size, b->ints);
+        b->ints += words;
+    } else {
+        b->ints = 8;
+        place->offset = asthra__a_stack(b, shape.size, align);
+        asthra__a_push(b, t->kind, shape.size);
+    }
+}
+
+ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                       Asthra__FFIShape shape, Asthra__FFIPlace *place) {
+    size_t element;
+    unsigned vectors = asthra__a_vectors(t, shape.size, &element);
+    if (vectors != 0)
+        asthra__a_add_vectors(b, t, shape, place, vectors, element);
+    else if (shape.size > 16)
+        asthra__a_add_copy(b, shape, place);
+    else
+        asthra__a_add_general(b, t, shape, place);
+    asthra__ffi_align_place(place, shape.align);
+    return NULL;
+}
+
+static size_t asthra__a_result_slot(const Asthra__FFIPlan *p) {
+    static const uint8_t words[] = {0, 1, 2, ASTHRA__A_STORE_PIECE, 3};
+    unsigned count = p->result_how & 7U;
+    if (p->result_how == ASTHRA__A_MEMORY) return 0;
+    if (p->result_how != ASTHRA__A_GENERAL)
+        return ASTHRA__A_STORE_VECTORS + 4 * asthra__a_size_class(p->result_how >> 3) + count - 1;
+    if (p->result_size <= 4) return words[p->result_size];
+    return p->result_size == 8    ? 4
+           : p->result_size == 16 ? ASTHRA__A_STORE_PAIR
+                                  : ASTHRA__A_STORE_PIECE;
+}
+
+ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b) {
+    b->plan->has_vectors = b->floats != 0;
+    size_t slot = asthra__a_result_slot(b->plan);
+    asthra__ffi_step(b, asthra__ffi_result, slot);
+    if (slot == ASTHRA__A_STORE_PIECE) asthra__ffi_emit(b, b->plan->result_size);
+    b->plan->stack_bytes = (uint32_t)(((b->stack + 15) & ~(size_t)15) + b->behind);
+}
+
+#endif
+
+/* ---- [ffi] internal ------------------------------------------ ffi/ffi_riscv64_internal.h ---- */
+/* ffi_riscv64 - what the files of RISC-V 64 share: frames, slots of steps.        [ffi] internal
+ *
+ * While steps run:
+ *     s1   the word of this step                  s0   frame, below
+ *     t0   the next argument's address in args    t1   address of the argument just read
+ *     t3   the carry, from one step to the next   t2, t4   scratch
+ *     t5   where the next stack argument goes     t6   function
+ *     a0-a7, fa0-fa7                              what is already loaded
+ *
+ * Frame of a call, offsets from s0, which is the stack pointer at entry:
+ *     -8   return address
+ *    -16   the caller's s0
+ *    -24   the caller's s1
+ *    -32   ret
+ *          copies of what is passed by address, downwards
+ *          stack arguments, from sp on
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_RISCV64
+
+enum { ASTHRA__R_KEPT = 32 }; /* bytes of a call's frame above the copies */
+
+/* What the entries of closures make: fa0 to fa7, a result, the caller's frame pointer, the return
+ * address, a0 to a7, the stack: an argument can lie across the border. */
+enum {
+    ASTHRA__R_FRAME_FLOATS = 0,
+    ASTHRA__R_FRAME_RESULT = 64,
+    ASTHRA__R_FRAME_RESULT_BYTES = 128,
+    ASTHRA__R_FRAME_GENERAL = 208,
+    ASTHRA__R_FRAME_STACK = 272
+};
+
+/* result_how; else the kinds of the two scalars that it is in registers, the second times 16. */
+enum { ASTHRA__R_WORDS = 0, ASTHRA__R_MEMORY = 15 /* a0 said where */ };
+
+static inline bool asthra__r_is_float(AsthraFFIKind kind) {
+    return kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
+}
+
+/* Steps, in slots of 32 bytes: by their numbers, as comments in ffi_riscv64_steps.c tell them. */
+ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
+ASTHRA__FFI_CODE void asthra__ffi_float(void) __asm__("asthra__ffi_float");
+ASTHRA__FFI_CODE void asthra__ffi_carry(void) __asm__("asthra__ffi_carry");
+ASTHRA__FFI_CODE void asthra__ffi_to_stack(void) __asm__("asthra__ffi_to_stack");
+ASTHRA__FFI_CODE void asthra__ffi_result(void) __asm__("asthra__ffi_result");
+
+enum {
+    ASTHRA__R_32 = 4,
+    ASTHRA__R_64 = 5,
+    ASTHRA__R_MOVE = 6, /* of the carry, into a0 to a7 */
+    ASTHRA__R_PAIR = 56,
+    ASTHRA__R_HIDDEN = 63,
+    ASTHRA__R_LATER = 16, /* floats inside the argument just read */
+    ASTHRA__R_HALVES = 6,
+    ASTHRA__R_BYTES = 7,
+    ASTHRA__R_TAKE = 8,
+    ASTHRA__R_PUSH_PAIR = 6,
+    ASTHRA__R_PUSH_CARRY = 7,
+    ASTHRA__R_PUSH_NOTHING = 8,
+    ASTHRA__R_COPY = 9,
+    ASTHRA__R_COPY_ALIGNED = 12,
+    ASTHRA__R_STORE_FLOAT = 5,
+    ASTHRA__R_STORE_PAIR = 7,
+    ASTHRA__R_STORE_FLOATS = 8,
+    ASTHRA__R_STORE_UNITS = 10,
+    ASTHRA__R_JUST_CALL = 12,
+    ASTHRA__R_PART = 13,
+    ASTHRA__R_PART_FLOAT = 17,
+    ASTHRA__R_LEAVE = 21
+};
+
+#endif
+
+/* ---- [ffi] body ------------------------------------------------- ffi/ffi_riscv64_steps.c ---- */
+/* ffi_riscv64_steps - machine code of calls for RISC-V 64.                   [ffi] body: steps
+ *
+ * Steps stand in slots of 32 bytes, so that the address of one is the first's and a multiple. They
+ * are reached through t2, which asks for no landing pad. A load or store that its value's type does
+ * not align is made of smaller ones: processors may leave it to a trap. Registers and the frame are
+ * drawn in ffi_riscv64_internal.h.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_RISCV64
+
+/* clang-format off */
+#define ASTHRA__R_BEGIN(name)                        \
+    ".pushsection .text." name ",\"ax\",%progbits\n" \
+    ".option push\n"                                 \
+    ".option norelax\n" /* aligned by the assembler, not by the linker */ \
+    ".p2align 5\n"                                   \
+    ".globl " name "\n"                              \
+    ".hidden " name "\n"                             \
+    ".type " name ", %function\n"                    \
+    name ":\n"                                       \
+    ".cfi_startproc\n"
+/* Inside the frame that asthra__ffi_enter has made. */
+#define ASTHRA__R_FRAME     \
+    ".cfi_def_cfa s0, 0\n"  \
+    ".cfi_offset ra, -8\n"  \
+    ".cfi_offset s0, -16\n" \
+    ".cfi_offset s1, -24\n"
+#define ASTHRA__R_END(name)       \
+    ".cfi_endproc\n"              \
+    ".size " name ", .-" name "\n" \
+    ".option pop\n"               \
+    ".popsection\n"
+#define ASTHRA__R_SLOT ".p2align 5\n"
+/* To the next step, behind so many operands. */
+#define ASTHRA__R_NEXT0 "ld t2, 8(s1)\n" "addi s1, s1, 8\n" "jr t2\n"
+#define ASTHRA__R_NEXT1 "ld t2, 16(s1)\n" "addi s1, s1, 16\n" "jr t2\n"
+#define ASTHRA__R_NEXT2 "ld t2, 24(s1)\n" "addi s1, s1, 24\n" "jr t2\n"
+/* t1: the address of the next argument. */
+#define ASTHRA__R_ARGUMENT "ld t1, 0(t0)\n" "addi t0, t0, 8\n"
+
+/* steps: a0; ret: a1; args: a2; stack bytes: a3, a multiple of 16; function: a4 */
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_enter")
+        "auipc zero, 0\n"               /* lpad 0 */
+        "addi sp, sp, -32\n"
+        ".cfi_def_cfa_offset 32\n"
+        "sd ra, 24(sp)\n"               /* the return address, at -8 */
+        ".cfi_offset ra, -8\n"
+        "sd s0, 16(sp)\n"               /* the caller's s0, at -16 */
+        ".cfi_offset s0, -16\n"
+        "sd s1, 8(sp)\n"                /* the caller's s1, at -24 */
+        ".cfi_offset s1, -24\n"
+        "sd a1, 0(sp)\n"                /* ret, at -32 */
+        "addi s0, sp, 32\n"
+        ".cfi_def_cfa s0, 0\n"
+        "mv s1, a0\n"                   /* s1: the first step */
+        "mv t0, a2\n"                   /* t0: args */
+        "mv t6, a4\n"                   /* t6: function */
+        "lui t1, 1\n"
+        "bgtu a3, t1, 2f\n"
+        "1:\n"
+        "sub sp, sp, a3\n"              /* room for copies and stack arguments */
+        "mv t5, sp\n"                   /* t5: the first stack argument */
+        "ld t2, 0(s1)\n"
+        "jr t2\n"
+        "2:\n"                          /* no page is stepped over: one of them is the guard */
+        "sub sp, sp, t1\n"
+        "sd zero, 0(sp)\n"
+        "sub a3, a3, t1\n"
+        "bgtu a3, t1, 2b\n"
+        "j 1b\n"
+        ASTHRA__R_END("asthra__ffi_enter"));
+
+/* Into a0 to a7, eight slots of each kind: an s8, u8, s16, u16, 32 bits with their sign, 64 bits of
+ * the next argument; the carry. 56 two words into two of them, from a0, a1 to a6, a7. 63 ret, into
+ * a0. */
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_general")
+        ASTHRA__R_FRAME
+        ".irp op, lb, lbu, lh, lhu, lw, ld\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "\\op a\\r, 0(t1)\n"
+        ASTHRA__R_NEXT0
+        ".endr\n"
+        ".endr\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__R_SLOT
+        "mv a\\r, t3\n"                 /* the carry */
+        ASTHRA__R_NEXT0
+        ".endr\n"
+        ".macro asthra__pair a, b\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "ld a\\a, 0(t1)\n"
+        "ld a\\b, 8(t1)\n"
+        ASTHRA__R_NEXT0
+        ".endm\n"
+        "asthra__pair 0, 1\n"
+        "asthra__pair 1, 2\n"
+        "asthra__pair 2, 3\n"
+        "asthra__pair 3, 4\n"
+        "asthra__pair 4, 5\n"
+        "asthra__pair 5, 6\n"
+        "asthra__pair 6, 7\n"
+        ".purgem asthra__pair\n"
+        ASTHRA__R_SLOT
+        "ld a0, -32(s0)\n"              /* ret */
+        ASTHRA__R_NEXT0
+        ASTHRA__R_END("asthra__ffi_general"));
+
+/* Into fa0 to fa7, eight slots of each kind: a float, a double, the next argument's; a float, a
+ * double, so many bytes into the argument just read as the operand says. */
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_float")
+        ASTHRA__R_FRAME
+        ".irp op, flw, fld\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "\\op fa\\r, 0(t1)\n"
+        ASTHRA__R_NEXT0
+        ".endr\n"
+        ".endr\n"
+        ".irp op, flw, fld\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        ASTHRA__R_SLOT
+        "ld t4, 8(s1)\n"                /* the offset */
+        "add t4, t4, t1\n"
+        "\\op fa\\r, 0(t4)\n"
+        ASTHRA__R_NEXT1
+        ".endr\n"
+        ".endr\n"
+        ASTHRA__R_END("asthra__ffi_float"));
+
+/* Into the carry, so many bytes into the argument just read as the operand says: 0 to 5 an s8, u8,
+ * s16, u16, 32 bits, 64; 6 two of 32 bits; 7 as many bytes as the next operand says. 8: nothing,
+ * the next argument is taken as just read. */
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_carry")
+        ASTHRA__R_FRAME
+        ".irp op, lb, lbu, lh, lhu, lw, ld\n"
+        ASTHRA__R_SLOT
+        "ld t4, 8(s1)\n"                /* the offset */
+        "add t4, t4, t1\n"
+        "\\op t3, 0(t4)\n"
+        ASTHRA__R_NEXT1
+        ".endr\n"
+        ASTHRA__R_SLOT
+        "ld t4, 8(s1)\n"
+        "add t4, t4, t1\n"
+        "lwu t3, 0(t4)\n"
+        "lw t4, 4(t4)\n"
+        "j 1f\n"
+        ASTHRA__R_SLOT
+        "ld t4, 8(s1)\n"
+        "ld t2, 16(s1)\n"               /* bytes */
+        "add t4, t4, t1\n"              /* t4: the first */
+        "add t2, t2, t4\n"              /* t2: behind the last that is not in the carry */
+        "li t3, 0\n"
+        "j 2f\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        ASTHRA__R_NEXT0
+        "1:\n"
+        "slli t4, t4, 32\n"
+        "or t3, t3, t4\n"
+        ASTHRA__R_NEXT1
+        "2:\n"
+        "addi t2, t2, -1\n"
+        "lbu t1, 0(t2)\n"
+        "slli t3, t3, 8\n"
+        "or t3, t3, t1\n"
+        "bne t2, t4, 2b\n"
+        "ld t1, -8(t0)\n"
+        ASTHRA__R_NEXT2
+        ASTHRA__R_END("asthra__ffi_carry"));
+
+/* To the stack, the next argument: 0 to 5 an s8, u8, s16, u16, 32 bits, 64; 6 two words. 7: the
+ * carry. 8: a word stays free. Into the carry, the address of a copy of the next argument, which
+ * begins so many bytes below s0 as an operand says and has as many as the next: 9 by 8 bytes, 10 by
+ * 4, 11 by 1; 12 by 8, with a mask for the address as the first operand. */
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
+        ASTHRA__R_FRAME
+        ".irp op, lb, lbu, lh, lhu, lw, ld\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "\\op t4, 0(t1)\n"
+        "sd t4, 0(t5)\n"
+        "addi t5, t5, 8\n"
+        ASTHRA__R_NEXT0
+        ".endr\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "ld t4, 0(t1)\n"
+        "sd t4, 0(t5)\n"
+        "j 1f\n"
+        ASTHRA__R_SLOT
+        "sd t3, 0(t5)\n"
+        "addi t5, t5, 8\n"
+        ASTHRA__R_NEXT0
+        ASTHRA__R_SLOT
+        "addi t5, t5, 8\n"
+        ASTHRA__R_NEXT0
+        ".irp unit, 8, 4, 1\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "ld t3, 8(s1)\n"                /* how far below */
+        "ld t4, 16(s1)\n"               /* bytes */
+        "sub t3, s0, t3\n"
+        "j 2\\unit\\()f\n"
+        ".endr\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_ARGUMENT
+        "addi s1, s1, 8\n"
+        "ld t2, 0(s1)\n"                /* the mask */
+        "ld t3, 8(s1)\n"
+        "ld t4, 16(s1)\n"
+        "sub t3, s0, t3\n"
+        "j 20f\n"
+        "1:\n"
+        "ld t4, 8(t1)\n"
+        "sd t4, 8(t5)\n"
+        "addi t5, t5, 16\n"
+        ASTHRA__R_NEXT0
+        "20:\n"
+        "and t3, t3, t2\n"
+        ".macro asthra__copy unit, load, store\n"
+        "2\\unit:\n"
+        "\\load t2, 0(t1)\n"
+        "\\store t2, 0(t3)\n"
+        "addi t1, t1, \\unit\n"
+        "addi t3, t3, \\unit\n"
+        "addi t4, t4, -\\unit\n"
+        "bnez t4, 2\\unit\\()b\n"
+        "j 3f\n"
+        ".endm\n"
+        "asthra__copy 8, ld, sd\n"
+        "asthra__copy 4, lw, sw\n"
+        "asthra__copy 1, lbu, sb\n"
+        ".purgem asthra__copy\n"
+        "3:\n"
+        "ld t4, 16(s1)\n"               /* back to its first byte */
+        "sub t3, t3, t4\n"
+        ASTHRA__R_NEXT2
+        ASTHRA__R_END("asthra__ffi_to_stack"));
+
+/* The call and what is done with its result: 0 nothing; 1 to 4 store 1, 2, 4, 8 bytes of a0; 5, 6 a
+ * float, a double; 7 a0 and a1; 8, 9 two floats, two doubles; 10, 11 as many bytes of a0 and a1 as
+ * the operand says, by 4 and by 1. 12 just calls; and then, at the offset that the operand says, 13
+ * to 16 store 1, 2, 4, 8 bytes of a0; 17, 18 a float of fa0, of fa1; 19, 20 a double. 21 ends. */
+#define ASTHRA__R_CALL              \
+    ASTHRA__R_SLOT                  \
+    "mv t2, t6\n"                   \
+    "jalr t2\n" /* function(...) */
+#define ASTHRA__R_RET "ld t0, -32(s0)\n"
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
+        ASTHRA__R_FRAME
+        ASTHRA__R_CALL
+        "j 6f\n"
+        ".macro asthra__store op, r\n"
+        ASTHRA__R_CALL
+        ASTHRA__R_RET
+        "\\op \\r, 0(t0)\n"
+        "j 6f\n"
+        ".endm\n"
+        "asthra__store sb, a0\n"
+        "asthra__store sh, a0\n"
+        "asthra__store sw, a0\n"
+        "asthra__store sd, a0\n"
+        "asthra__store fsw, fa0\n"
+        "asthra__store fsd, fa0\n"
+        ".purgem asthra__store\n"
+        ".macro asthra__two op, r, second\n"
+        ASTHRA__R_CALL
+        ASTHRA__R_RET
+        "\\op \\r\\()0, 0(t0)\n"
+        "\\op \\r\\()1, \\second(t0)\n"
+        "j 6f\n"
+        ".endm\n"
+        "asthra__two sd, a, 8\n"
+        "asthra__two fsw, fa, 4\n"
+        "asthra__two fsd, fa, 8\n"
+        ".purgem asthra__two\n"
+        ASTHRA__R_CALL
+        ASTHRA__R_RET
+        "ld t4, 8(s1)\n"                /* bytes */
+        "j 4f\n"
+        ASTHRA__R_CALL
+        ASTHRA__R_RET
+        "ld t4, 8(s1)\n"
+        "j 5f\n"
+        ASTHRA__R_CALL
+        ASTHRA__R_NEXT0
+        ".macro asthra__part op, r\n"
+        ASTHRA__R_SLOT
+        ASTHRA__R_RET
+        "ld t4, 8(s1)\n"                /* the offset */
+        "add t0, t0, t4\n"
+        "\\op \\r, 0(t0)\n"
+        ASTHRA__R_NEXT1
+        ".endm\n"
+        "asthra__part sb, a0\n"
+        "asthra__part sh, a0\n"
+        "asthra__part sw, a0\n"
+        "asthra__part sd, a0\n"
+        "asthra__part fsw, fa0\n"
+        "asthra__part fsw, fa1\n"
+        "asthra__part fsd, fa0\n"
+        "asthra__part fsd, fa1\n"
+        ".purgem asthra__part\n"
+        ASTHRA__R_SLOT
+        "j 6f\n"
+        ".macro asthra__units bytes, op\n"
+        "\\op a0, 0(t0)\n"              /* and what is in a0 and a1 moves down */
+        "srli a0, a0, 8 * \\bytes\n"
+        "slli t1, a1, 64 - 8 * \\bytes\n"
+        "or a0, a0, t1\n"
+        "srli a1, a1, 8 * \\bytes\n"
+        "addi t0, t0, \\bytes\n"
+        "addi t4, t4, -\\bytes\n"
+        ".endm\n"
+        "4:\n"
+        "asthra__units 4, sw\n"
+        "bnez t4, 4b\n"
+        "j 6f\n"
+        "5:\n"
+        "asthra__units 1, sb\n"
+        "bnez t4, 5b\n"
+        ".purgem asthra__units\n"
+        "6:\n"
+        "ld ra, -8(s0)\n"
+        ".cfi_restore ra\n"
+        "ld s1, -24(s0)\n"
+        ".cfi_restore s1\n"
+        "mv t0, s0\n"
+        ".cfi_def_cfa_register t0\n"
+        "ld s0, -16(s0)\n"
+        ".cfi_restore s0\n"
+        "mv sp, t0\n"
+        ".cfi_def_cfa_register sp\n"
+        "ret\n"
+        ASTHRA__R_END("asthra__ffi_result"));
+
+/* run: a0; record: a1. While run runs s1 is the record, as asthra__ffi_personality knows. */
+__asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
+        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        "auipc zero, 0\n"               /* lpad 0 */
+        "addi sp, sp, -32\n"
+        ".cfi_def_cfa_offset 32\n"
+        "sd ra, 24(sp)\n"               /* the return address, at -8 */
+        ".cfi_offset ra, -8\n"
+        "sd s0, 16(sp)\n"               /* the caller's s0, at -16 */
+        ".cfi_offset s0, -16\n"
+        "sd s1, 8(sp)\n"                /* the caller's s1, at -24 */
+        ".cfi_offset s1, -24\n"
+        "addi s0, sp, 32\n"
+        "mv s1, a1\n"
+        "mv t2, a0\n"
+        "mv a0, a1\n"
+        "jalr t2\n"                     /* run(record) */
+        "ld ra, 24(sp)\n"
+        ".cfi_restore ra\n"
+        "ld s0, 16(sp)\n"
+        ".cfi_restore s0\n"
+        "ld s1, 8(sp)\n"
+        ".cfi_restore s1\n"
+        "addi sp, sp, 32\n"
+        ".cfi_def_cfa_offset 0\n"
+        "ret\n"
+        ASTHRA__R_END("asthra__ffi_guard"));
+/* clang-format on */
+
+#endif
+
+/* ---- [ffi] body ------------------------------------------------------- ffi/ffi_riscv64.c ---- */
+/* ffi_riscv64 - plans for RISC-V 64, LP64D.                               [ffi] body: processor
+ *
+ * RISC-V ELF psABI, "Procedure Calling Convention". A float, or a struct that comes to one or two
+ * scalars of which one at least is a float, goes to fa0 to fa7 and, for an integer in it, a0 to a7;
+ * where these do not suffice, and as variadic argument, it is passed as anything else: in one or
+ * two words in a0 to a7 or on the stack, the first perhaps in a7 and the second on the stack; what
+ * is larger, by the address of a copy that the caller makes. A result is where a first argument
+ * would be; of one that would be copied the caller gives the address first. Compilers agree that a
+ * pointer is no integer there, and that unions come to nothing.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_RISCV64
+
+static void asthra__ffi_step(Asthra__FFIBuilder *b, void (*first)(void), size_t slot) {
+    asthra__ffi_emit(b, (uintptr_t)first + 32 * slot);
+}
+
+/* ---- what a type is ---- */
+
+/* The scalars that a type comes to. */
+typedef struct Asthra__RParts {
+    AsthraFFIKind kind[2];
+    size_t offset[2];
+    unsigned count, floats;
+} Asthra__RParts;
+
+static bool asthra__r_part_leaf(const Asthra__FFILeaf *leaf, void *user) {
+    Asthra__RParts *p = user;
+    AsthraFFIKind kind = leaf->kind == ASTHRA_FFI_CF32   ? ASTHRA_FFI_F32
+                         : leaf->kind == ASTHRA_FFI_CF64 ? ASTHRA_FFI_F64
+                                                         : leaf->kind;
+    unsigned parts = kind != leaf->kind ? 2 : 1;
+    if (leaf->size > 8 * parts || kind == ASTHRA_FFI_PTR || p->count + parts > 2) return false;
+    for (unsigned i = 0; i < parts; i++, p->count++) {
+        p->kind[p->count] = kind;
+        p->offset[p->count] = leaf->offset + i * (leaf->size / parts);
+        p->floats += asthra__r_is_float(kind);
+    }
+    return true;
+}
+
+static bool asthra__r_has_union(const AsthraFFIType *t) {
+    if (!asthra__ffi_is_block(t->kind)) return false;
+    if (t->kind == ASTHRA_FFI_UNION) return true;
+    for (size_t i = 0; i < (t->kind == ASTHRA_FFI_ARRAY ? 1 : t->count); i++)
+        if (asthra__r_has_union(t->fields[i])) return true;
+    return false;
+}
+
+/* "Hardware Floating-point Calling Convention": floats, or none and the rest is void. */
+static Asthra__RParts asthra__r_parts(const AsthraFFIType *t) {
+    Asthra__RParts p = {{ASTHRA_FFI_VOID, ASTHRA_FFI_VOID}, {0, 0}, 0, 0};
+    if (asthra__ffi_is_integer(t->kind)) return p;
+    if (!asthra__ffi_leaves(t, asthra__r_part_leaf, &p) || asthra__r_has_union(t)) p.floats = 0;
+    return p;
+}
+
+/* On the stack: no less than a word, no more than the stack itself. */
+static size_t asthra__r_alignment(const AsthraFFIType *t, Asthra__FFIShape shape) {
+    bool is_strict = asthra__ffi_is_block(t->kind)
+                         ? shape.align >= 16
+                         : t->kind == ASTHRA_FFI_LDBL || t->kind == ASTHRA_FFI_CLDBL;
+    return is_strict ? 16 : 8;
+}
+
+/* How n bytes that lie at a multiple of `align` are loaded at once; -1: they cannot be. */
+static int asthra__r_form_of(size_t n, size_t align) {
+    if (n > align) return -1;
+    return n == 8 ? ASTHRA__R_64 : n == 4 ? ASTHRA__R_32 : n == 2 ? 3 : n == 1 ? 1 : -1;
+}
+
+/* Integers are widened as C does it, and those of 32 bits always with a sign. */
+static int asthra__r_form(AsthraFFIKind kind, Asthra__FFIShape shape) {
+    if (kind == ASTHRA_FFI_S8) return 0;
+    if (kind == ASTHRA_FFI_S16) return 2;
+    if (asthra__ffi_is_integer(kind) || asthra__r_is_float(kind))
+        return asthra__r_form_of(shape.size, 8);
+    return asthra__r_form_of(shape.size, shape.align);
+}
+
+/* ---- steps ---- */
+
+/* n bytes of the argument just read into the carry. */
+static void asthra__r_carry(Asthra__FFIBuilder *b, size_t offset, size_t n, size_t align) {
+    int form = asthra__r_form_of(n, align);
+    if (form < 0) form = n == 8 && align == 4 ? ASTHRA__R_HALVES : ASTHRA__R_BYTES;
+    asthra__ffi_step(b, asthra__ffi_carry, (size_t)form);
+    asthra__ffi_emit(b, offset);
+    if (form == ASTHRA__R_BYTES) asthra__ffi_emit(b, n);
+}
+
+/* The carry to where the next word of an argument goes. */
+static void asthra__r_put(Asthra__FFIBuilder *b) {
+    if (b->ints < 8) {
+        asthra__ffi_step(b, asthra__ffi_general, 8 * (size_t)ASTHRA__R_MOVE + b->ints++);
+    } else {
+        asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__R_PUSH_CARRY);
+        b->stack += 8;
+    }
+}
+
+/* Where the next argument that goes to words begins, in the frame of a closure. */
+static uint32_t asthra__r_place(Asthra__FFIBuilder *b, size_t align) {
+    if (b->ints < 8) return ASTHRA__R_FRAME_GENERAL + 8 * b->ints;
+    size_t last = b->stack, at = asthra__ffi_stack(b, 0, align);
+    for (; last < at; last += 8) asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__R_PUSH_NOTHING);
+    return (uint32_t)(ASTHRA__R_FRAME_STACK + at);
+}
+
+/* The next argument, of at most 16 bytes, as words. */
+static void asthra__r_put_words(Asthra__FFIBuilder *b, AsthraFFIKind kind, Asthra__FFIShape shape) {
+    int form = asthra__r_form(kind, shape);
+    bool is_pair = shape.size == 16 && shape.align >= 8;
+    if (b->ints == 8 && (form >= 0 || is_pair)) {
+        asthra__ffi_step(b, asthra__ffi_to_stack, is_pair ? ASTHRA__R_PUSH_PAIR : (size_t)form);
+        b->stack += is_pair ? 16 : 8;
+    } else if (form >= 0) {
+        asthra__ffi_step(b, asthra__ffi_general, 8 * (size_t)form + b->ints++);
+    } else if (is_pair && b->ints < 7) {
+        asthra__ffi_step(b, asthra__ffi_general, ASTHRA__R_PAIR + b->ints);
+        b->ints += 2;
+    } else {
+        asthra__ffi_step(b, asthra__ffi_carry, ASTHRA__R_TAKE);
+        asthra__r_carry(b, 0, shape.size < 8 ? shape.size : 8, shape.align);
+        asthra__r_put(b);
+        if (shape.size <= 8) return;
+        asthra__r_carry(b, 8, shape.size - 8, shape.align);
+        asthra__r_put(b);
+    }
+}
+
+/* ---- plans ---- */
+
+/* What comes to scalars and has much else in it; no compiler's headers have such a type. */
+static const char *asthra__r_refuse(Asthra__FFIShape shape) {
+    return shape.size > ASTHRA__R_FRAME_RESULT_BYTES ? "has more than 128 bytes for its one or two "
+                                                       "floats, which go to registers"
+                                                     : NULL;
+}
+
+ASTHRA__FN const char *asthra__ffi_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                         Asthra__FFIShape shape) {
+    b->plan->result_how = ASTHRA__R_WORDS;
+    if (result == NULL) return NULL;
+    Asthra__RParts p = asthra__r_parts(result);
+    if (p.floats != 0) {
+        b->plan->result_how = (uint8_t)(p.kind[0] | p.kind[1] << 4);
+        b->plan->result_split = (uint8_t)p.offset[1];
+        return asthra__r_refuse(shape);
+    }
+    if (shape.size <= 16) return NULL;
+    b->plan->result_how = ASTHRA__R_MEMORY;
+    asthra__ffi_step(b, asthra__ffi_general, ASTHRA__R_HIDDEN);
+    b->ints++;
+    return NULL;
+}
+
+static const char *asthra__r_add_parts(Asthra__FFIBuilder *b, const Asthra__RParts *p,
+                                       Asthra__FFIShape shape, Asthra__FFIPlace *place) {
+    for (unsigned i = 0; i < p->count; i++) {
+        bool is_float = asthra__r_is_float(p->kind[i]);
+        unsigned r = is_float ? b->floats++ : b->ints++;
+        uint32_t at = (is_float ? ASTHRA__R_FRAME_FLOATS : ASTHRA__R_FRAME_GENERAL) + 8 * r;
+        size_t size = asthra__ffi_size_of(p->kind[i]);
+        if (is_float) {
+            asthra__ffi_step(b, asthra__ffi_float,
+                             (i == 0 ? 0 : (size_t)ASTHRA__R_LATER) + (size == 8 ? 8 : 0) + r);
+            if (i != 0) asthra__ffi_emit(b, p->offset[i]);
+        } else {
+            size_t form =
+                (size_t)asthra__r_form(p->kind[i], (Asthra__FFIShape){.size = size, .align = size});
+            asthra__ffi_step(b, i == 0 ? asthra__ffi_general : asthra__ffi_carry,
+                             i == 0 ? 8 * form + r : form);
+            if (i != 0) asthra__ffi_emit(b, p->offset[i]);
+            if (i != 0) asthra__ffi_step(b, asthra__ffi_general, 8 * (size_t)ASTHRA__R_MOVE + r);
+        }
+        if (i == 0) place->offset = at;
+        if (i == 0) continue;
+        place->how = ASTHRA__FFI_SCATTERED;
+        place->second = (uint16_t)at;
+        place->split = (uint8_t)p->offset[i];
+    }
+    if (p->count == 1 && shape.size > 8) place->how |= ASTHRA__FFI_MOVED; /* there is more of it */
+    return asthra__r_refuse(shape);
+}
+
+/* The address of a copy, which lies as its type wants it. */
+static void asthra__r_add_copy(Asthra__FFIBuilder *b, Asthra__FFIShape shape,
+                               Asthra__FFIPlace *place) {
+    size_t below = (b->behind + shape.size + 15) & ~(size_t)15;
+    if (shape.align <= 16) {
+        size_t unit = shape.align >= 8 ? 0 : shape.align == 4 ? 1 : 2;
+        asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__R_COPY + unit);
+    } else {
+        asthra__ffi_step(b, asthra__ffi_to_stack, ASTHRA__R_COPY_ALIGNED);
+        asthra__ffi_emit(b, ~(shape.align - 1));
+    }
+    asthra__ffi_emit(b, ASTHRA__R_KEPT + below);
+    asthra__ffi_emit(b, shape.size);
+    b->behind = shape.align <= 16 ? below : below + shape.align - 16;
+    place->how = ASTHRA__FFI_POINTED;
+    place->offset = asthra__r_place(b, 8);
+    asthra__r_put(b);
+}
+
+ASTHRA__FN const char *asthra__ffi_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                       Asthra__FFIShape shape, Asthra__FFIPlace *place) {
+    const char *wrong = NULL;
+    Asthra__RParts p = asthra__r_parts(t);
+    if (p.floats != 0 && !b->is_variadic && b->floats + p.floats <= 8 &&
+        b->ints + p.count - p.floats <= 8) {
+        wrong = asthra__r_add_parts(b, &p, shape, place);
+    } else if (shape.size > 16) {
+        asthra__r_add_copy(b, shape, place);
+    } else {
+        size_t align = asthra__r_alignment(t, shape);
+        if (b->is_variadic && align == 16) b->ints += b->ints & 1;
+        place->offset = asthra__r_place(b, align);
+        asthra__r_put_words(b, t->kind, shape);
+    }
+    asthra__ffi_align_place(place, shape.align);
+    return wrong;
+}
+
+/* ---- results ---- */
+
+static void asthra__r_store_part(Asthra__FFIBuilder *b, unsigned kind, size_t offset, unsigned r) {
+    size_t size = asthra__ffi_size_of((AsthraFFIKind)kind), width = 0;
+    for (; (size_t)1 << width < size; width++) continue;
+    asthra__ffi_step(b, asthra__ffi_result,
+                     asthra__r_is_float((AsthraFFIKind)kind)
+                         ? ASTHRA__R_PART_FLOAT + 2 * (width - 2) + r
+                         : ASTHRA__R_PART + width);
+    asthra__ffi_emit(b, offset);
+}
+
+static void asthra__r_end_parts(Asthra__FFIBuilder *b) {
+    unsigned first = b->plan->result_how & 15U, second = b->plan->result_how >> 4;
+    size_t split = b->plan->result_split;
+    size_t size = asthra__ffi_size_of((AsthraFFIKind)first);
+    if (second == ASTHRA_FFI_VOID) {
+        asthra__ffi_step(b, asthra__ffi_result, ASTHRA__R_STORE_FLOAT + (size == 8));
+    } else if (first == second && split == size) {
+        asthra__ffi_step(b, asthra__ffi_result, ASTHRA__R_STORE_FLOATS + (size == 8));
+    } else {
+        asthra__ffi_step(b, asthra__ffi_result, ASTHRA__R_JUST_CALL);
+        asthra__r_store_part(b, first, 0, 0);
+        asthra__r_store_part(b, second, split, first == ASTHRA_FFI_F32 || first == ASTHRA_FFI_F64);
+        asthra__ffi_step(b, asthra__ffi_result, ASTHRA__R_LEAVE);
+    }
+}
+
+static void asthra__r_end_words(Asthra__FFIBuilder *b) {
+    Asthra__FFIShape shape = {0, 1};
+    const AsthraFFIType *t = b->plan->result;
+    size_t slot = 0;
+    if (t != NULL && b->plan->result_how == ASTHRA__R_WORDS) {
+        static const uint8_t stores[] = {1, 1, 2, 2, 3, 4}; /* of a form */
+        (void)asthra__ffi_measure(t, &shape);
+        int form = asthra__r_form(t->kind, shape);
+        slot = form >= 0                              ? stores[form]
+               : shape.size == 16 && shape.align >= 8 ? ASTHRA__R_STORE_PAIR
+                                                      : ASTHRA__R_STORE_UNITS + (shape.align < 4);
+    }
+    asthra__ffi_step(b, asthra__ffi_result, slot);
+    if (slot >= ASTHRA__R_STORE_UNITS) asthra__ffi_emit(b, shape.size);
+}
+
+ASTHRA__FN void asthra__ffi_end(Asthra__FFIBuilder *b) {
+    b->plan->has_vectors = b->floats != 0;
+    if (b->plan->result_how == ASTHRA__R_WORDS || b->plan->result_how == ASTHRA__R_MEMORY)
+        asthra__r_end_words(b);
+    else
+        asthra__r_end_parts(b);
+    b->plan->stack_bytes = (uint32_t)(((b->stack + 15) & ~(size_t)15) + b->behind);
+}
+
+#endif
+
 /* ---- [ffi] body ---------------------------------------------------------- ffi/ffi_call.c ---- */
 /* ffi_call - calls that check, note errno and tell failures.                  [ffi] body: calls
  *
@@ -28314,8 +29744,8 @@ struct AsthraFFIClosure {
 };
 
 enum {
-    ASTHRA__CLOSURE_STUB = 16,   /* bytes of a stub */
-    ASTHRA__CLOSURE_FIXED = 128, /* stubs in the program itself */
+    ASTHRA__CLOSURE_STUB = ASTHRA__CPU_RISCV64 ? 32 : 16, /* bytes of a stub */
+    ASTHRA__CLOSURE_FIXED = 128,                          /* stubs in the program itself */
     ASTHRA__CLOSURE_RECORD = sizeof(AsthraFFIClosure)
 };
 
@@ -28369,19 +29799,60 @@ ASTHRA_NORETURN static void asthra__closure_ended(void) {
 
 /* ---- from stub to handler ---- */
 
-/* An argument in two parts, put together. */
-static void asthra__closure_gather(const Asthra__FFIPlace *place, const char *frame, char *whole) {
-    memcpy(whole, frame + place->offset, sizeof(uint64_t));
-    memcpy(whole + place->split, frame + place->second, sizeof(uint64_t));
+/* Elements that are 16 bytes apart, moved together where they are. */
+static void asthra__closure_close_up(const Asthra__FFIPlace *place, char *frame) {
+    char *first = frame + place->offset; /* eight bytes of each, of which the next covers some */
+    for (size_t i = 1; i < place->second; i++)
+        memcpy(first + i * place->split, first + 16 * i, sizeof(uint64_t));
 }
 
-enum { ASTHRA__CLOSURE_GATHERED = 16 };
+/* The address that is in the frame in place of an argument. */
+static char *asthra__closure_pointed(const Asthra__FFIPlace *place, const char *frame) {
+    char *at;
+    memcpy(&at, frame + place->offset, sizeof at);
+    return at;
+}
 
-/* How many arguments are in parts. */
-static size_t asthra__closure_scattered(const Asthra__FFIPlace *places, size_t count) {
-    size_t scattered = 0;
-    for (size_t i = 0; i < count; i++) scattered += places[i].how == ASTHRA__FFI_SCATTERED;
-    return scattered;
+/* Bytes that an argument needs when it cannot stay where it is. Of a copy that the caller has made
+ * it shows now: some compilers align none more strictly than the stack. */
+static size_t asthra__closure_room(const Asthra__FFIPlace *place, const char *frame) {
+    Asthra__FFIShape shape;
+    if (place->how == ASTHRA__FFI_SCATTERED)
+        return (place->split + sizeof(uint64_t) + 15) & ~(size_t)15;
+    if ((place->how & ASTHRA__FFI_MOVED) == 0) return 0;
+    (void)asthra__ffi_measure(place->type, &shape);
+    if (place->how == (ASTHRA__FFI_POINTED | ASTHRA__FFI_MOVED) &&
+        ((uintptr_t)asthra__closure_pointed(place, frame) & (shape.align - 1)) == 0)
+        return 0;
+    return (shape.size + sizeof(uint64_t) + shape.align + 15) & ~(size_t)15;
+}
+
+static size_t asthra__closure_rooms(const Asthra__FFIPlace *places, size_t count,
+                                    const char *frame) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) bytes += asthra__closure_room(&places[i], frame);
+    return bytes;
+}
+
+/* An argument in two parts, or one that its type wants elsewhere, put together in a room of so many
+ * bytes, which begins at a multiple of 16. */
+static void *asthra__closure_gather(const Asthra__FFIPlace *place, char *frame, char *room,
+                                    size_t bytes) {
+    Asthra__FFIShape shape = {0, 1};
+    unsigned how = place->how & ~(unsigned)ASTHRA__FFI_MOVED;
+    char *from =
+        how == ASTHRA__FFI_POINTED ? asthra__closure_pointed(place, frame) : frame + place->offset;
+    if (bytes == 0) return from;
+    if (how != place->how) (void)asthra__ffi_measure(place->type, &shape);
+    room += -(uintptr_t)room & (shape.align - 1);
+    if (how == ASTHRA__FFI_STRIDED) asthra__closure_close_up(place, frame);
+    if (how != ASTHRA__FFI_SCATTERED) {
+        memcpy(room, from, shape.size);
+    } else {
+        memcpy(room, from, sizeof(uint64_t));
+        memcpy(room + place->split, frame + place->second, sizeof(uint64_t));
+    }
+    return room;
 }
 
 static uint64_t asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
@@ -28393,15 +29864,17 @@ static uint64_t asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     for (size_t i = 0; i < count; i++) {
         const Asthra__FFIPlace *place = &places[i];
         args[i] = frame + place->offset;
+        if (ASTHRA__LIKELY(place->how == ASTHRA__FFI_HERE)) continue;
         if (place->how == ASTHRA__FFI_POINTED) {
-            memcpy(&args[i], frame + place->offset, sizeof args[i]);
-        } else if (place->how == ASTHRA__FFI_SCATTERED) {
+            args[i] = asthra__closure_pointed(place, frame);
+        } else if (place->how == ASTHRA__FFI_STRIDED) {
+            asthra__closure_close_up(place, frame);
+        } else {
+            size_t room = asthra__closure_room(place, frame);
             if (parts == NULL)
-                parts = __builtin_alloca(asthra__closure_scattered(places, count) *
-                                         ASTHRA__CLOSURE_GATHERED);
-            asthra__closure_gather(place, frame, parts);
-            args[i] = parts;
-            parts += ASTHRA__CLOSURE_GATHERED;
+                parts = __builtin_alloca(asthra__closure_rooms(places, count, frame));
+            args[i] = asthra__closure_gather(place, frame, parts, room);
+            parts += room;
         }
     }
     args[count] = NULL;
@@ -28858,6 +30331,382 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     case ASTHRA__X_X87_PAIR: return 2;
     default: break;
     }
+    return 0;
+}
+
+#endif
+
+/* ---- [closure] body ----------------------------------------------- ffi/closure_aarch64.c ---- */
+/* closure_aarch64 - stubs and entries for AArch64.                  [closure] body: processor
+ *
+ * The frame, offsets from its beginning, as ffi_aarch64_internal.h names them; arguments of the
+ * stack follow at 288, so that one base serves for all:
+ *
+ *      0   x0 to x7                            208   result: x0, x1; or v0 to v3, 16 bytes of each
+ *     64   x8, where a result goes; 8 unused   272   the caller's x29, return address
+ *     80   v0 to v7, 16 bytes of each          288   the stack
+ *
+ * A stub brings its record in x17, and leaves it through x16: so it may go to a landing pad for
+ * calls.
+ */
+
+#if ASTHRA_HAS_CLOSURE && ASTHRA__CPU_AARCH64
+
+#include <string.h>
+
+/* clang-format off */
+/* record: x17 */
+__asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry\n"
+        ".hidden asthra__closure_entry\n"
+        ".type asthra__closure_entry, %function\n"
+        "asthra__closure_entry:\n"
+        ".cfi_startproc\n"
+        "hint #34\n"                    /* bti c */
+        "sub sp, sp, #288\n"            /* sp: the frame */
+        ".cfi_def_cfa_offset 288\n"
+        "stp x29, x30, [sp, #272]\n"    /* a frame record, at 272 */
+        ".cfi_offset x29, -16\n"
+        ".cfi_offset x30, -8\n"
+        "add x29, sp, #272\n"
+        "stp x0, x1, [sp]\n"            /* arguments, from 0 */
+        "stp x2, x3, [sp, #16]\n"
+        "stp x4, x5, [sp, #32]\n"
+        "stp x6, x7, [sp, #48]\n"
+        "str x8, [sp, #64]\n"
+        "stp q0, q1, [sp, #80]\n"
+        "stp q2, q3, [sp, #112]\n"
+        "stp q4, q5, [sp, #144]\n"
+        "stp q6, q7, [sp, #176]\n"
+        "mov x0, x17\n"                 /* x0: record */
+        "mov x1, sp\n"                  /* x1: frame */
+        "ldr x16, [x17, #8]\n"
+        "blr x16\n"                     /* record->enter(record, frame) */
+        "ldp x0, x1, [sp, #208]\n"      /* results, whichever of them count */
+        "ldp q0, q1, [sp, #208]\n"
+        "ldp q2, q3, [sp, #240]\n"
+        "ldp x29, x30, [sp, #272]\n"
+        ".cfi_restore x29\n"
+        ".cfi_restore x30\n"
+        "add sp, sp, #288\n"
+        ".cfi_def_cfa_offset 0\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry, .-asthra__closure_entry\n"
+        ".popsection\n");
+
+/* The same without vector registers, for a result of one word, which enter returns. */
+__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_word\n"
+        ".hidden asthra__closure_entry_word\n"
+        ".type asthra__closure_entry_word, %function\n"
+        "asthra__closure_entry_word:\n"
+        ".cfi_startproc\n"
+        "hint #34\n"                    /* bti c */
+        "sub sp, sp, #288\n"            /* sp: the frame */
+        ".cfi_def_cfa_offset 288\n"
+        "stp x29, x30, [sp, #272]\n"    /* a frame record, at 272 */
+        ".cfi_offset x29, -16\n"
+        ".cfi_offset x30, -8\n"
+        "add x29, sp, #272\n"
+        "stp x0, x1, [sp]\n"            /* arguments, from 0 */
+        "stp x2, x3, [sp, #16]\n"
+        "stp x4, x5, [sp, #32]\n"
+        "stp x6, x7, [sp, #48]\n"
+        "mov x0, x17\n"                 /* x0: record */
+        "mov x1, sp\n"                  /* x1: frame */
+        "ldr x16, [x17, #8]\n"
+        "blr x16\n"                     /* x0 = record->enter(record, frame) */
+        "ldp x29, x30, [sp, #272]\n"
+        ".cfi_restore x29\n"
+        ".cfi_restore x30\n"
+        "add sp, sp, #288\n"
+        ".cfi_def_cfa_offset 0\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
+        ".popsection\n");
+
+/* The program's own stubs, 16 bytes each, and where they find the first record, of 64. */
+__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__closure_records\n"
+        ".hidden asthra__closure_records\n"
+        ".type asthra__closure_records, %object\n"
+        "asthra__closure_records:\n"
+        ".zero 8\n"
+        ".size asthra__closure_records, 8\n"
+        ".popsection\n"
+        ".pushsection .text.asthra__closure_stubs,\"ax\",%progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_stubs\n"
+        ".hidden asthra__closure_stubs\n"
+        ".type asthra__closure_stubs, %function\n"
+        "asthra__closure_stubs:\n"
+        ".cfi_startproc\n"
+        ".set asthra__stub, 0\n"
+        ".rept 128\n"
+        ".p2align 4\n"
+        "hint #34\n"                    /* bti c */
+        "mov x17, #64 * asthra__stub\n"
+        ".set asthra__stub, asthra__stub + 1\n"
+        "b 1f\n"
+        ".endr\n"
+        "1:\n"
+        "adrp x16, asthra__closure_records\n"
+        "ldr x16, [x16, #:lo12:asthra__closure_records]\n"
+        "add x17, x17, x16\n"           /* x17: record */
+        "ldr x16, [x17]\n"              /* record->entry */
+        "br x16\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
+        ".popsection\n");
+/* clang-format on */
+
+ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
+ASTHRA__FFI_CODE void asthra__closure_entry_word(void) __asm__("asthra__closure_entry_word");
+
+/* bti c; adr x17, record; ldr x16, [x17]; br x16 */
+ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record) {
+    uint32_t distance = (uint32_t)(record - (at + 4)); /* below 1 MiB */
+    uint32_t stub[] = {0xd503245f, 0x10000011 | (distance & 3) << 29 | distance >> 2 << 5,
+                       0xf9400230, 0xd61f0200};
+    _Static_assert(sizeof stub == ASTHRA__CLOSURE_STUB, "a stub");
+    memcpy(bytes, stub, sizeof stub);
+}
+
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+    if (is_word == NULL || p->has_vectors ||
+        (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
+        return (void *)(uintptr_t)asthra__closure_entry;
+    *is_word = true;
+    return (void *)(uintptr_t)asthra__closure_entry_word;
+}
+
+ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
+    void *result = frame + ASTHRA__A_FRAME_RESULT;
+    if (p->result_how == ASTHRA__A_MEMORY)
+        memcpy(&result, frame + ASTHRA__A_FRAME_HIDDEN, sizeof result);
+    return result;
+}
+
+/* Elements go apart, from the last on: to the beginning of 16 bytes each. */
+static void asthra__a_spread(char *result, size_t element, size_t count) {
+    for (size_t i = count; i-- > 1;)
+        memmove(result + 16 * i, result + element * i, element == 4 ? 4 : 8);
+}
+
+/* Integers are widened to 64 bits, though nobody may rely on it. */
+ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
+    char *result = frame + ASTHRA__A_FRAME_RESULT;
+    if (p->result_how == ASTHRA__A_MEMORY) return 0;
+    if (p->result_how != ASTHRA__A_GENERAL) {
+        size_t element = p->result_how >> 3;
+        if (element < 16) asthra__a_spread(result, element, p->result_how & 7U);
+    } else if (asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)) {
+        uint64_t wide = asthra__ffi_widen((AsthraFFIKind)p->result_kind, result);
+        memcpy(result, &wide, sizeof wide);
+    }
+    return 0;
+}
+
+#endif
+
+/* ---- [closure] body ----------------------------------------------- ffi/closure_riscv64.c ---- */
+/* closure_riscv64 - stubs and entries for RISC-V 64.                [closure] body: processor
+ *
+ * The frame, offsets from its beginning, as ffi_riscv64_internal.h names them. a0 to a7 lie right
+ * below the arguments of the stack, which follow at 272: one may begin in a7 and end there.
+ *
+ *      0   fa0 to fa7                                        192   the caller's s0, return address
+ *     64   result: 128 bytes of it; or a0, a1, fa0, fa1      208   a0 to a7
+ *
+ * A stub brings its record in t3, and leaves it through t2, which asks for no landing pad. With the
+ * one that it has itself, for calls, it needs more than 16 bytes.
+ */
+
+#if ASTHRA_HAS_CLOSURE && ASTHRA__CPU_RISCV64
+
+#include <string.h>
+
+/* clang-format off */
+/* record: t3 */
+__asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
+        ".option push\n"
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
+        ".p2align 5\n"
+        ".globl asthra__closure_entry\n"
+        ".hidden asthra__closure_entry\n"
+        ".type asthra__closure_entry, %function\n"
+        "asthra__closure_entry:\n"
+        ".cfi_startproc\n"
+        "addi sp, sp, -272\n"           /* sp: the frame */
+        ".cfi_def_cfa_offset 272\n"
+        "sd ra, 200(sp)\n"              /* the return address, at 200 */
+        ".cfi_offset ra, -72\n"
+        "sd s0, 192(sp)\n"              /* the caller's s0, at 192 */
+        ".cfi_offset s0, -80\n"
+        "addi s0, sp, 208\n"            /* a frame record, for those who walk along s0 */
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        "sd a\\r, 208 + 8 * \\r(sp)\n"  /* arguments */
+        ".endr\n"
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        "fsd fa\\r, 8 * \\r(sp)\n"
+        ".endr\n"
+        "mv a0, t3\n"                   /* a0: record */
+        "mv a1, sp\n"                   /* a1: frame */
+        "ld t2, 8(t3)\n"
+        "jalr t2\n"                     /* record->enter(record, frame) */
+        "ld a0, 64(sp)\n"               /* results, whichever of them count */
+        "ld a1, 72(sp)\n"
+        "fld fa0, 80(sp)\n"
+        "fld fa1, 88(sp)\n"
+        "ld ra, 200(sp)\n"
+        ".cfi_restore ra\n"
+        "ld s0, 192(sp)\n"
+        ".cfi_restore s0\n"
+        "addi sp, sp, 272\n"
+        ".cfi_def_cfa_offset 0\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry, .-asthra__closure_entry\n"
+        ".option pop\n"
+        ".popsection\n");
+
+/* The same without fa0 to fa7, for a result of one word, which enter returns. */
+__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
+        ".option push\n"
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_word\n"
+        ".hidden asthra__closure_entry_word\n"
+        ".type asthra__closure_entry_word, %function\n"
+        "asthra__closure_entry_word:\n"
+        ".cfi_startproc\n"
+        "addi sp, sp, -272\n"           /* sp: the frame */
+        ".cfi_def_cfa_offset 272\n"
+        "sd ra, 200(sp)\n"              /* the return address, at 200 */
+        ".cfi_offset ra, -72\n"
+        "sd s0, 192(sp)\n"              /* the caller's s0, at 192 */
+        ".cfi_offset s0, -80\n"
+        "addi s0, sp, 208\n"            /* a frame record, for those who walk along s0 */
+        ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
+        "sd a\\r, 208 + 8 * \\r(sp)\n"  /* arguments */
+        ".endr\n"
+        "mv a0, t3\n"                   /* a0: record */
+        "mv a1, sp\n"                   /* a1: frame */
+        "ld t2, 8(t3)\n"
+        "jalr t2\n"                     /* a0 = record->enter(record, frame) */
+        "ld ra, 200(sp)\n"
+        ".cfi_restore ra\n"
+        "ld s0, 192(sp)\n"
+        ".cfi_restore s0\n"
+        "addi sp, sp, 272\n"
+        ".cfi_def_cfa_offset 0\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
+        ".option pop\n"
+        ".popsection\n");
+
+/* The program's own stubs, 32 bytes each, and where they find the first record, of 64. */
+__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__closure_records\n"
+        ".hidden asthra__closure_records\n"
+        ".type asthra__closure_records, %object\n"
+        "asthra__closure_records:\n"
+        ".zero 8\n"
+        ".size asthra__closure_records, 8\n"
+        ".popsection\n"
+        ".pushsection .text.asthra__closure_stubs,\"ax\",%progbits\n"
+        ".option push\n"
+        ".option norelax\n" /* aligned by the assembler, not by the linker */
+        ".p2align 5\n"
+        ".globl asthra__closure_stubs\n"
+        ".hidden asthra__closure_stubs\n"
+        ".type asthra__closure_stubs, %function\n"
+        "asthra__closure_stubs:\n"
+        ".cfi_startproc\n"
+        ".set asthra__stub, 0\n"
+        ".rept 128\n"
+        ".p2align 5\n"
+        "auipc zero, 0\n"               /* lpad 0 */
+        "li t3, 64 * asthra__stub\n"
+        ".set asthra__stub, asthra__stub + 1\n"
+        "j 1f\n"
+        ".endr\n"
+        "1:\n"
+        "lla t4, asthra__closure_records\n"
+        "ld t4, 0(t4)\n"
+        "add t3, t3, t4\n"              /* t3: record */
+        "ld t2, 0(t3)\n"                /* record->entry */
+        "jr t2\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
+        ".option pop\n"
+        ".popsection\n");
+/* clang-format on */
+
+ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
+ASTHRA__FFI_CODE void asthra__closure_entry_word(void) __asm__("asthra__closure_entry_word");
+
+/* lpad 0; auipc t3, record; addi t3, t3, record; ld t2, 0(t3); jr t2 */
+ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record) {
+    uint32_t distance = (uint32_t)(record - (at + 4)), high = distance + 0x800;
+    uint32_t stub[ASTHRA__CLOSURE_STUB / 4] = {0x00000017, 0x00000e17 | (high & 0xfffff000),
+                                               0x000e0e13 | distance << 20, 0x000e3383, 0x00038067};
+    memcpy(bytes, stub, sizeof stub);
+}
+
+/* What enter returns has not the sign that a u32 needs. */
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+    if (is_word == NULL || p->has_vectors || p->result_kind == ASTHRA_FFI_U32 ||
+        (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
+        return (void *)(uintptr_t)asthra__closure_entry;
+    *is_word = true;
+    return (void *)(uintptr_t)asthra__closure_entry_word;
+}
+
+ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
+    void *result = frame + ASTHRA__R_FRAME_RESULT;
+    if (p->result_how == ASTHRA__R_MEMORY)
+        memcpy(&result, frame + ASTHRA__R_FRAME_GENERAL, sizeof result);
+    return result;
+}
+
+/* A scalar as its register has it: an integer of 32 bits with its sign, whatever its type; a float
+ * below ones. */
+static uint64_t asthra__r_scalar(unsigned kind, const char *value) {
+    uint32_t narrow;
+    uint64_t wide;
+    memcpy(&narrow, value, sizeof narrow);
+    memcpy(&wide, value, sizeof wide);
+    if (kind == ASTHRA_FFI_U32) return (uint64_t)(int64_t)(int32_t)narrow;
+    if (kind == ASTHRA_FFI_F32) return narrow | (uint64_t)UINT32_MAX << 32;
+    return kind == ASTHRA_FFI_F64 ? wide : asthra__ffi_widen((AsthraFFIKind)kind, value);
+}
+
+/* To the places of a0, a1, fa0, fa1. */
+ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame) {
+    char *result = frame + ASTHRA__R_FRAME_RESULT;
+    unsigned kinds[] = {p->result_how & 15U, p->result_how >> 4}, words = 0, floats = 2;
+    uint64_t to[4] = {0}, values[2];
+    if (p->result_how == ASTHRA__R_MEMORY) return 0;
+    if (p->result_how == ASTHRA__R_WORDS) {
+        if (!asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)) return 0;
+        to[0] = asthra__r_scalar(p->result_kind, result);
+        memcpy(result, to, sizeof *to);
+        return 0;
+    }
+    values[0] = asthra__r_scalar(kinds[0], result);
+    values[1] = kinds[1] != 0 ? asthra__r_scalar(kinds[1], result + p->result_split) : 0;
+    for (unsigned i = 0; i < 2; i++)
+        to[kinds[i] == ASTHRA_FFI_F32 || kinds[i] == ASTHRA_FFI_F64 ? floats++ : words++] =
+            values[i];
+    memcpy(result, to, sizeof to);
     return 0;
 }
 

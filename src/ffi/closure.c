@@ -30,19 +30,60 @@ ASTHRA_NORETURN static void asthra__closure_ended(void) {
 
 /* ---- from stub to handler ---- */
 
-/* An argument in two parts, put together. */
-static void asthra__closure_gather(const Asthra__FFIPlace *place, const char *frame, char *whole) {
-    memcpy(whole, frame + place->offset, sizeof(uint64_t));
-    memcpy(whole + place->split, frame + place->second, sizeof(uint64_t));
+/* Elements that are 16 bytes apart, moved together where they are. */
+static void asthra__closure_close_up(const Asthra__FFIPlace *place, char *frame) {
+    char *first = frame + place->offset; /* eight bytes of each, of which the next covers some */
+    for (size_t i = 1; i < place->second; i++)
+        memcpy(first + i * place->split, first + 16 * i, sizeof(uint64_t));
 }
 
-enum { ASTHRA__CLOSURE_GATHERED = 16 };
+/* The address that is in the frame in place of an argument. */
+static char *asthra__closure_pointed(const Asthra__FFIPlace *place, const char *frame) {
+    char *at;
+    memcpy(&at, frame + place->offset, sizeof at);
+    return at;
+}
 
-/* How many arguments are in parts. */
-static size_t asthra__closure_scattered(const Asthra__FFIPlace *places, size_t count) {
-    size_t scattered = 0;
-    for (size_t i = 0; i < count; i++) scattered += places[i].how == ASTHRA__FFI_SCATTERED;
-    return scattered;
+/* Bytes that an argument needs when it cannot stay where it is. Of a copy that the caller has made
+ * it shows now: some compilers align none more strictly than the stack. */
+static size_t asthra__closure_room(const Asthra__FFIPlace *place, const char *frame) {
+    Asthra__FFIShape shape;
+    if (place->how == ASTHRA__FFI_SCATTERED)
+        return (place->split + sizeof(uint64_t) + 15) & ~(size_t)15;
+    if ((place->how & ASTHRA__FFI_MOVED) == 0) return 0;
+    (void)asthra__ffi_measure(place->type, &shape);
+    if (place->how == (ASTHRA__FFI_POINTED | ASTHRA__FFI_MOVED) &&
+        ((uintptr_t)asthra__closure_pointed(place, frame) & (shape.align - 1)) == 0)
+        return 0;
+    return (shape.size + sizeof(uint64_t) + shape.align + 15) & ~(size_t)15;
+}
+
+static size_t asthra__closure_rooms(const Asthra__FFIPlace *places, size_t count,
+                                    const char *frame) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++) bytes += asthra__closure_room(&places[i], frame);
+    return bytes;
+}
+
+/* An argument in two parts, or one that its type wants elsewhere, put together in a room of so many
+ * bytes, which begins at a multiple of 16. */
+static void *asthra__closure_gather(const Asthra__FFIPlace *place, char *frame, char *room,
+                                    size_t bytes) {
+    Asthra__FFIShape shape = {0, 1};
+    unsigned how = place->how & ~(unsigned)ASTHRA__FFI_MOVED;
+    char *from =
+        how == ASTHRA__FFI_POINTED ? asthra__closure_pointed(place, frame) : frame + place->offset;
+    if (bytes == 0) return from;
+    if (how != place->how) (void)asthra__ffi_measure(place->type, &shape);
+    room += -(uintptr_t)room & (shape.align - 1);
+    if (how == ASTHRA__FFI_STRIDED) asthra__closure_close_up(place, frame);
+    if (how != ASTHRA__FFI_SCATTERED) {
+        memcpy(room, from, shape.size);
+    } else {
+        memcpy(room, from, sizeof(uint64_t));
+        memcpy(room + place->split, frame + place->second, sizeof(uint64_t));
+    }
+    return room;
 }
 
 static uint64_t asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
@@ -54,15 +95,17 @@ static uint64_t asthra__closure_enter(AsthraFFIClosure *c, char *frame) {
     for (size_t i = 0; i < count; i++) {
         const Asthra__FFIPlace *place = &places[i];
         args[i] = frame + place->offset;
+        if (ASTHRA__LIKELY(place->how == ASTHRA__FFI_HERE)) continue;
         if (place->how == ASTHRA__FFI_POINTED) {
-            memcpy(&args[i], frame + place->offset, sizeof args[i]);
-        } else if (place->how == ASTHRA__FFI_SCATTERED) {
+            args[i] = asthra__closure_pointed(place, frame);
+        } else if (place->how == ASTHRA__FFI_STRIDED) {
+            asthra__closure_close_up(place, frame);
+        } else {
+            size_t room = asthra__closure_room(place, frame);
             if (parts == NULL)
-                parts = __builtin_alloca(asthra__closure_scattered(places, count) *
-                                         ASTHRA__CLOSURE_GATHERED);
-            asthra__closure_gather(place, frame, parts);
-            args[i] = parts;
-            parts += ASTHRA__CLOSURE_GATHERED;
+                parts = __builtin_alloca(asthra__closure_rooms(places, count, frame));
+            args[i] = asthra__closure_gather(place, frame, parts, room);
+            parts += room;
         }
     }
     args[count] = NULL;

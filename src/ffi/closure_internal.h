@@ -29,8 +29,8 @@ struct AsthraFFIClosure {
 };
 
 enum {
-    ASTHRA__CLOSURE_STUB = 16,   /* bytes of a stub */
-    ASTHRA__CLOSURE_FIXED = 128, /* stubs in the program itself */
+    ASTHRA__CLOSURE_STUB = ASTHRA__CPU_RISCV64 ? 32 : 16, /* bytes of a stub */
+    ASTHRA__CLOSURE_FIXED = 128,                          /* stubs in the program itself */
     ASTHRA__CLOSURE_RECORD = sizeof(AsthraFFIClosure)
 };
 

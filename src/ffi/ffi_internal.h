@@ -55,11 +55,13 @@ ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value);
 /* ---- plans ---- */
 
 /* Where a closure finds an argument, in bytes from the beginning of the frame that its entry makes
- * of the registers, with the stack behind it. */
+ * of the registers, with the stack behind it. The frame begins at a multiple of 16. */
 typedef enum Asthra__FFIHow {
-    ASTHRA__FFI_HERE,     /* at `offset` */
-    ASTHRA__FFI_POINTED,  /* its address is at `offset` */
-    ASTHRA__FFI_SCATTERED /* in two parts, of which the second, from byte `split`, is at `second` */
+    ASTHRA__FFI_HERE,      /* at `offset` */
+    ASTHRA__FFI_POINTED,   /* its address is at `offset` */
+    ASTHRA__FFI_SCATTERED, /* in two parts, the second, from byte `split` on, at `second` */
+    ASTHRA__FFI_STRIDED,   /* `second` elements of `split` bytes, one in each 16 from `offset` on */
+    ASTHRA__FFI_MOVED = 16 /* added to those: its type wants it at another multiple */
 } Asthra__FFIHow;
 typedef struct Asthra__FFIPlace {
     const AsthraFFIType *type;
@@ -84,13 +86,13 @@ typedef struct Asthra__FFIPlan {
     uint8_t abi, result_kind, error_rule;
     uint8_t result_how; /* the processor's: how a closure returns it */
     bool is_variadic;
-    bool is_plain;    /* a closure finds every argument HERE */
-    bool has_vectors; /* the processor's: arguments in such registers */
-    uint8_t unused;
-    const AsthraFFIType *result;         /* NULL: void */
-    uintptr_t *heap;                     /* NULL: the words are below */
-    struct Asthra__FFIRules *rules;      /* NULL: none */
-    void *types;                         /* of a text, ours; NULL: none */
+    bool is_plain;                  /* a closure finds every argument HERE */
+    bool has_vectors;               /* the processor's: arguments in such registers */
+    uint8_t result_split;           /* the processor's: where the second part of a result begins */
+    const AsthraFFIType *result;    /* NULL: void */
+    uintptr_t *heap;                /* NULL: the words are below */
+    struct Asthra__FFIRules *rules; /* NULL: none */
+    void *types;                    /* of a text, ours; NULL: none */
     uintptr_t words[ASTHRA__FFI_INLINE]; /* places, then steps */
 } Asthra__FFIPlan;
 _Static_assert(sizeof(Asthra__FFIPlan) <= sizeof(((AsthraFFICall *)0)->plan), "a plan fits");
@@ -144,6 +146,12 @@ typedef struct Asthra__FFIBuilder {
 ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word);
 /* Room for `size` bytes of stack arguments at a multiple of `align`; where they begin. */
 ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align);
+
+/* The last thing that is done to a place, of a type of that alignment. */
+static inline void asthra__ffi_align_place(Asthra__FFIPlace *place, size_t align) {
+    uint32_t at = place->how == ASTHRA__FFI_HERE ? place->offset | 16 : 16;
+    if (align > (at & (0 - at))) place->how |= ASTHRA__FFI_MOVED;
+}
 
 /* The file of the processor. Each returns NULL, or why that is refused as the end of a sentence.
  * begin: of the result; add: of the next parameter, whose place it fills but for the type; end:
