@@ -142,8 +142,7 @@
 #else
 #define ASTHRA_HAS_FD 1
 #endif
-#if defined(ASTHRA_RT_NO_EXTERNAL) || \
-    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_EXTERNAL))
+#if defined(ASTHRA_RT_NO_EXTERNAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_EXTERNAL))
 #define ASTHRA_HAS_EXTERNAL 0
 #else
 #define ASTHRA_HAS_EXTERNAL 1
@@ -155,13 +154,15 @@
 #else
 #define ASTHRA_HAS_FFI 1
 #endif
-#if defined(ASTHRA_RT_NO_CLOSURE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CLOSURE)) || \
+#if defined(ASTHRA_RT_NO_CLOSURE) ||                                 \
+    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CLOSURE)) || \
     (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_CLOSURE))
 #define ASTHRA_HAS_CLOSURE 0
 #else
 #define ASTHRA_HAS_CLOSURE 1
 #endif
-#if defined(ASTHRA_RT_NO_MARSHAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MARSHAL)) || \
+#if defined(ASTHRA_RT_NO_MARSHAL) ||                                 \
+    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MARSHAL)) || \
     (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_MARSHAL))
 #define ASTHRA_HAS_MARSHAL 0
 #else
@@ -259,12 +260,12 @@
 
 /* Results, panics, threads, the system: below all parts but arenas, which alone want nothing but a
  * compiler. The list names every other part. */
-#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
-    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
-      ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
-      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||  \
-      ASTHRA_HAS_EXTERNAL || ASTHRA_HAS_FFI || ASTHRA_HAS_CLOSURE ||                    \
-      ASTHRA_HAS_MARSHAL || ASTHRA_HAS_LIBRARY || ASTHRA_HAS_GDB)
+#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                         \
+    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX ||    \
+      ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||         \
+      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||     \
+      ASTHRA_HAS_EXTERNAL || ASTHRA_HAS_FFI || ASTHRA_HAS_CLOSURE || ASTHRA_HAS_MARSHAL || \
+      ASTHRA_HAS_LIBRARY || ASTHRA_HAS_GDB)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1
@@ -2154,10 +2155,10 @@ ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), AS
     ASTHRA__FFI(f64, F64), ASTHRA__FFI(ldbl, LDBL), ASTHRA__FFI(cf32, CF32),
     ASTHRA__FFI(cf64, CF64), ASTHRA__FFI(cldbl, CLDBL), ASTHRA__FFI(ptr, PTR);
 
-/* Size, alignment and, of a struct or union, the offset of each field (offset: `count` of them); all
- * three in bytes, each pointer may be NULL. Fields of a type whose size is given lie as if no field
- * were aligned more strictly than the type (#pragma pack); where they do not fit then, as if the
- * type were packed.
+/* Size, alignment and, of a struct or union, the offset of each field (offset: `count` of them);
+ * all three in bytes, each pointer may be NULL. Fields of a type whose size is given lie as if no
+ * field were aligned more strictly than the type (#pragma pack); where they do not fit then, as if
+ * the type were packed.
  *
  * Returns   OK; ASTHRA_INVALID: the descriptor makes no sense, and the message says why.
  */
@@ -2928,9 +2929,9 @@ ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node)
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
 ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
-/* What the pages of a mapping hold becomes code: they may be executed, and not written any more. They
- * are those of a file without a name, so that none was ever both. false: refused; the mapping may be
- * gone, its addresses are still the caller's. */
+/* What the pages of a mapping hold becomes code: they may be executed, and not written any more.
+ * They are those of a file without a name, so that none was ever both. false: refused; the mapping
+ * may be gone, its addresses are still the caller's. */
 ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes);
 
 /* Bytes of whole pages; where the system does not tell, all of them. */
@@ -17622,7 +17623,7 @@ struct Asthra__Task;
 struct Asthra__Slab;
 
 /* Something on a stack that must be put right before a panic abandons its frames. It lies in the
- * frame that it guards, and knows it: a guard that a longjmp has left behind is not one any more. */
+ * frame that it guards, and knows it: what a longjmp has left behind is no guard any more. */
 typedef struct Asthra__FiberGuard Asthra__FiberGuard;
 struct Asthra__FiberGuard {
     Asthra__FiberGuard *outer;
@@ -25673,8 +25674,8 @@ ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size);
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
                                         void *record) __asm__("asthra__ffi_guard");
-/* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that is
- * NULL. */
+/* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that
+ * is NULL. */
 ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args);
 /* The same with marshaling and ownership; args are our values. */
 ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args);
@@ -25748,9 +25749,9 @@ ASTHRA__FN void asthra__ffi_unlock(void);
 /* ---- [ffi] body ---------------------------------------------------------- ffi/ffi_type.c ---- */
 /* ffi_type - sizes, alignments and offsets.                                   [ffi] body: types
  *
- * A descriptor is data of the caller, and may be nonsense: everything is looked at once, when a call
- * is prepared, and trusted afterwards. A type that contains itself is found by its depth; one whose
- * fields are many by being the same again and again, by how many were looked at.
+ * A descriptor is data of the caller, and may be nonsense: everything is looked at once, when a
+ * call is prepared, and trusted afterwards. A type that contains itself is found by its depth; one
+ * whose fields are many by being the same again and again, by how many were looked at.
  */
 
 #if ASTHRA_HAS_FFI
@@ -26499,10 +26500,10 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 /* ffi_x86_64 - steps and plans for x86-64.                              [ffi] body: processor
  *
  * System V ABI, x86-64 psABI 1.0, section 3.2.3: a type of at most 16 bytes is cut into eightbytes,
- * each of which goes to a general or a vector register by what scalars lie in it; what is larger, or
- * finds too few registers, or has a scalar where it should not be, goes to the stack. Long doubles
- * do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other rules, the
- * same steps.
+ * each of which goes to a general or a vector register by what scalars lie in it; what is larger,
+ * or finds too few registers, or has a scalar where it should not be, goes to the stack. Long
+ * doubles do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other
+ * rules, the same steps.
  *
  * While steps run:
  *     rbx   the word of this step                 rbp   frame, below
@@ -28928,8 +28929,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_syscall(long number, const long *args, siz
 /* ---- [ffi] body --------------------------------------------------------- ffi/ffi_rules.c ---- */
 /* ffi_rules - what a call does with its arguments beside passing them.        [ffi] body: rules
  *
- * A call without rules is a plan and nothing else. Rules are kept apart, on the heap, a row for each
- * parameter that has any, in the order of parameters; making them is rare, and for one thread.
+ * A call without rules is a plan and nothing else. Rules are kept apart, on the heap, a row for
+ * each parameter that has any, in the order of parameters; making them is rare, and for one thread.
  */
 
 #if ASTHRA_HAS_FFI
@@ -29103,14 +29104,14 @@ ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c) {
 /* ---- [ffi] body ------------------------------------------------------ ffi/ffi_transfer.c ---- */
 /* ffi_transfer - memory that is on the other side.                        [ffi] body: transfers
  *
- * A table remembers, by address, blocks that went out to C and results that came in to stay. What is
- * out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
+ * A table remembers, by address, blocks that went out to C and results that came in to stay. What
+ * is out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
  * memory of others, which C may free by its own means, would be remembered for ever, or until the
  * same address comes up again for something else.
  *
- * Open addressing with linear probing; a removal moves later entries of the run up. The table stands
- * under the floor's lock, pins are taken and undone outside of it: an address is pinned before it
- * is in the table and unpinned after it has left.
+ * Open addressing with linear probing; a removal moves later entries of the run up. The table
+ * stands under the floor's lock, pins are taken and undone outside of it: an address is pinned
+ * before it is in the table and unpinned after it has left.
  */
 
 #if ASTHRA_HAS_FFI
@@ -29606,8 +29607,8 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
  *
  * Ready-made scalars are known by name and size. A type with a field table becomes a struct whose
  * fields lie where the table says, which they must do by C's rules, packed or not; a base is its
- * first field. Each is made once, and kept in a list that only grows: there are as many as a program
- * has types.
+ * first field. Each is made once, and kept in a list that only grows: there are as many as a
+ * program has types.
  */
 
 #if ASTHRA_HAS_FFI
@@ -29756,12 +29757,12 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
  * returns, and not from the frame. */
 ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word);
 
-/* Where the handler puts the result; and afterwards, what it left there, to where the entry takes it
- * from, integers widened. Returns what enter returns, which the entry understands. */
+/* Where the handler puts the result; and afterwards, what it left there, to where the entry takes
+ * it from, integers widened. Returns what enter returns, which the entry understands. */
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
 ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
 
-/* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
+/* The fixed stubs, side by side, and where they find their records, side by side too. */
 ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");
 ASTHRA__FFI_CODE AsthraFFIClosure *asthra__closure_records __asm__("asthra__closure_records");
 
@@ -29770,11 +29771,12 @@ ASTHRA__FFI_CODE AsthraFFIClosure *asthra__closure_records __asm__("asthra__clos
 /* ---- [closure] body ------------------------------------------------------- ffi/closure.c ---- */
 /* closure - functions made at run time, for C to call.                       [closure] body
  *
- * Stubs come in sheets: a page of code, then a record for each stub. The code is written into a file
- * in memory, once, and mapped without the right to write; the records, which it reads, are private
- * memory without the right to execute. So no page ever has both, and a forked child that makes or
- * ends closures writes to records of its own. Where no such file can be had or mapped, there is one
- * sheet in the program: stubs by hand-written assembly, records where a pointer beside them says.
+ * Stubs come in sheets: a page of code, then a record for each stub. The code is written into a
+ * file in memory, once, and mapped without the right to write; the records, which it reads, are
+ * private memory without the right to execute. So no page ever has both, and a forked child that
+ * makes or ends closures writes to records of its own. Where no such file can be had or mapped,
+ * there is one sheet in the program: stubs by hand-written assembly, records where a pointer beside
+ * them says.
  *
  * Free records form a list under the floor's lock; sheets are never given back. A free record's
  * entry is a function that panics, so a call of a closure that has ended is told, until the stub is
@@ -30088,8 +30090,8 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure) {
 /* ---- [closure] body ------------------------------------------------ ffi/closure_x86_64.c ---- */
 /* closure_x86_64 - stubs and entries for x86-64.                    [closure] body: processor
  *
- * The frame, offsets from its beginning, as ffi_internal.h names them; arguments of the stack follow
- * at 176, so that one base serves for all:
+ * The frame, offsets from its beginning, as ffi_internal.h names them; arguments of the stack
+ * follow at 176, so that one base serves for all:
  *
  *      0   rdi, rsi, rdx, rcx, r8, r9          112   results: rax, rdx; or st0
  *     48   xmm0 to xmm7, 8 bytes of each       128   results: xmm0, xmm1; or st1
@@ -31037,10 +31039,14 @@ static AsthraResult asthra__fd_poll(int fd, int events, int64_t timeout_ns) {
     return asthra__fd_ready(got);
 }
 
-/* Not armed: gives the wait, which nobody has seen, up again. */
+/* Not armed: gives the wait up again. Nobody has seen it but whoever cancels the task, whose wake
+ * is under way then and must find us parked. */
 static AsthraResult asthra__fd_refuse(Asthra__FdEntry *e, Asthra__Wait *w, int fd,
                                       Asthra__OsArmed how, Asthra__FdNode *closed, int wanted) {
-    (void)asthra__wait_retract(w);
+    if (ASTHRA__UNLIKELY(!asthra__wait_retract(w))) {
+        asthra__fd_wake(closed);
+        return asthra__result_of(asthra__wait_park(w, ASTHRA_FOREVER));
+    }
     asthra__unlock(&e->lock);
     asthra__fd_wake(closed);
     if (how == ASTHRA__OS_ARMED_NEVER) return asthra__fd_ready(wanted & (POLLIN | POLLOUT));

@@ -30,7 +30,7 @@ struct Asthra__Task;
 struct Asthra__Slab;
 
 /* Something on a stack that must be put right before a panic abandons its frames. It lies in the
- * frame that it guards, and knows it: a guard that a longjmp has left behind is not one any more. */
+ * frame that it guards, and knows it: what a longjmp has left behind is no guard any more. */
 typedef struct Asthra__FiberGuard Asthra__FiberGuard;
 struct Asthra__FiberGuard {
     Asthra__FiberGuard *outer;

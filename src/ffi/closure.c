@@ -1,10 +1,11 @@
 /* closure - functions made at run time, for C to call.                       [closure] body
  *
- * Stubs come in sheets: a page of code, then a record for each stub. The code is written into a file
- * in memory, once, and mapped without the right to write; the records, which it reads, are private
- * memory without the right to execute. So no page ever has both, and a forked child that makes or
- * ends closures writes to records of its own. Where no such file can be had or mapped, there is one
- * sheet in the program: stubs by hand-written assembly, records where a pointer beside them says.
+ * Stubs come in sheets: a page of code, then a record for each stub. The code is written into a
+ * file in memory, once, and mapped without the right to write; the records, which it reads, are
+ * private memory without the right to execute. So no page ever has both, and a forked child that
+ * makes or ends closures writes to records of its own. Where no such file can be had or mapped,
+ * there is one sheet in the program: stubs by hand-written assembly, records where a pointer beside
+ * them says.
  *
  * Free records form a list under the floor's lock; sheets are never given back. A free record's
  * entry is a function that panics, so a call of a closure that has ended is told, until the stub is

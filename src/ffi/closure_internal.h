@@ -41,12 +41,12 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
  * returns, and not from the frame. */
 ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word);
 
-/* Where the handler puts the result; and afterwards, what it left there, to where the entry takes it
- * from, integers widened. Returns what enter returns, which the entry understands. */
+/* Where the handler puts the result; and afterwards, what it left there, to where the entry takes
+ * it from, integers widened. Returns what enter returns, which the entry understands. */
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame);
 ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame);
 
-/* The fixed stubs, which stand side by side, and where they find their records, side by side too. */
+/* The fixed stubs, side by side, and where they find their records, side by side too. */
 ASTHRA__FFI_CODE void asthra__closure_stubs(void) __asm__("asthra__closure_stubs");
 ASTHRA__FFI_CODE AsthraFFIClosure *asthra__closure_records __asm__("asthra__closure_records");
 

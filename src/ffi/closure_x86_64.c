@@ -1,7 +1,7 @@
 /* closure_x86_64 - stubs and entries for x86-64.                    [closure] body: processor
  *
- * The frame, offsets from its beginning, as ffi_internal.h names them; arguments of the stack follow
- * at 176, so that one base serves for all:
+ * The frame, offsets from its beginning, as ffi_internal.h names them; arguments of the stack
+ * follow at 176, so that one base serves for all:
  *
  *      0   rdi, rsi, rdx, rcx, r8, r9          112   results: rax, rdx; or st0
  *     48   xmm0 to xmm7, 8 bytes of each       128   results: xmm0, xmm1; or st1

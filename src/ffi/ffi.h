@@ -69,10 +69,10 @@ ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), AS
     ASTHRA__FFI(f64, F64), ASTHRA__FFI(ldbl, LDBL), ASTHRA__FFI(cf32, CF32),
     ASTHRA__FFI(cf64, CF64), ASTHRA__FFI(cldbl, CLDBL), ASTHRA__FFI(ptr, PTR);
 
-/* Size, alignment and, of a struct or union, the offset of each field (offset: `count` of them); all
- * three in bytes, each pointer may be NULL. Fields of a type whose size is given lie as if no field
- * were aligned more strictly than the type (#pragma pack); where they do not fit then, as if the
- * type were packed.
+/* Size, alignment and, of a struct or union, the offset of each field (offset: `count` of them);
+ * all three in bytes, each pointer may be NULL. Fields of a type whose size is given lie as if no
+ * field were aligned more strictly than the type (#pragma pack); where they do not fit then, as if
+ * the type were packed.
  *
  * Returns   OK; ASTHRA_INVALID: the descriptor makes no sense, and the message says why.
  */

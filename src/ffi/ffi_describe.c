@@ -2,8 +2,8 @@
  *
  * Ready-made scalars are known by name and size. A type with a field table becomes a struct whose
  * fields lie where the table says, which they must do by C's rules, packed or not; a base is its
- * first field. Each is made once, and kept in a list that only grows: there are as many as a program
- * has types.
+ * first field. Each is made once, and kept in a list that only grows: there are as many as a
+ * program has types.
  */
 #include "ffi_internal.h"
 

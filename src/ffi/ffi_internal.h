@@ -262,8 +262,8 @@ ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size);
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
                                         void *record) __asm__("asthra__ffi_guard");
-/* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that is
- * NULL. */
+/* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that
+ * is NULL. */
 ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args);
 /* The same with marshaling and ownership; args are our values. */
 ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args);

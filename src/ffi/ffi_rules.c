@@ -1,7 +1,7 @@
 /* ffi_rules - what a call does with its arguments beside passing them.        [ffi] body: rules
  *
- * A call without rules is a plan and nothing else. Rules are kept apart, on the heap, a row for each
- * parameter that has any, in the order of parameters; making them is rare, and for one thread.
+ * A call without rules is a plan and nothing else. Rules are kept apart, on the heap, a row for
+ * each parameter that has any, in the order of parameters; making them is rare, and for one thread.
  */
 #include "ffi_internal.h"
 

@@ -1,13 +1,13 @@
 /* ffi_transfer - memory that is on the other side.                        [ffi] body: transfers
  *
- * A table remembers, by address, blocks that went out to C and results that came in to stay. What is
- * out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
+ * A table remembers, by address, blocks that went out to C and results that came in to stay. What
+ * is out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
  * memory of others, which C may free by its own means, would be remembered for ever, or until the
  * same address comes up again for something else.
  *
- * Open addressing with linear probing; a removal moves later entries of the run up. The table stands
- * under the floor's lock, pins are taken and undone outside of it: an address is pinned before it
- * is in the table and unpinned after it has left.
+ * Open addressing with linear probing; a removal moves later entries of the run up. The table
+ * stands under the floor's lock, pins are taken and undone outside of it: an address is pinned
+ * before it is in the table and unpinned after it has left.
  */
 #include "ffi_internal.h"
 

@@ -1,8 +1,8 @@
 /* ffi_type - sizes, alignments and offsets.                                   [ffi] body: types
  *
- * A descriptor is data of the caller, and may be nonsense: everything is looked at once, when a call
- * is prepared, and trusted afterwards. A type that contains itself is found by its depth; one whose
- * fields are many by being the same again and again, by how many were looked at.
+ * A descriptor is data of the caller, and may be nonsense: everything is looked at once, when a
+ * call is prepared, and trusted afterwards. A type that contains itself is found by its depth; one
+ * whose fields are many by being the same again and again, by how many were looked at.
  */
 #include "ffi_internal.h"
 

@@ -1,10 +1,10 @@
 /* ffi_x86_64 - steps and plans for x86-64.                              [ffi] body: processor
  *
  * System V ABI, x86-64 psABI 1.0, section 3.2.3: a type of at most 16 bytes is cut into eightbytes,
- * each of which goes to a general or a vector register by what scalars lie in it; what is larger, or
- * finds too few registers, or has a scalar where it should not be, goes to the stack. Long doubles
- * do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other rules, the
- * same steps.
+ * each of which goes to a general or a vector register by what scalars lie in it; what is larger,
+ * or finds too few registers, or has a scalar where it should not be, goes to the stack. Long
+ * doubles do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other
+ * rules, the same steps.
  *
  * While steps run:
  *     rbx   the word of this step                 rbp   frame, below

@@ -327,10 +327,14 @@ static AsthraResult asthra__fd_poll(int fd, int events, int64_t timeout_ns) {
     return asthra__fd_ready(got);
 }
 
-/* Not armed: gives the wait, which nobody has seen, up again. */
+/* Not armed: gives the wait up again. Nobody has seen it but whoever cancels the task, whose wake
+ * is under way then and must find us parked. */
 static AsthraResult asthra__fd_refuse(Asthra__FdEntry *e, Asthra__Wait *w, int fd,
                                       Asthra__OsArmed how, Asthra__FdNode *closed, int wanted) {
-    (void)asthra__wait_retract(w);
+    if (ASTHRA__UNLIKELY(!asthra__wait_retract(w))) {
+        asthra__fd_wake(closed);
+        return asthra__result_of(asthra__wait_park(w, ASTHRA_FOREVER));
+    }
     asthra__unlock(&e->lock);
     asthra__fd_wake(closed);
     if (how == ASTHRA__OS_ARMED_NEVER) return asthra__fd_ready(wanted & (POLLIN | POLLOUT));

@@ -42,8 +42,7 @@
 #else
 #define ASTHRA_HAS_FD 1
 #endif
-#if defined(ASTHRA_RT_NO_EXTERNAL) || \
-    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_EXTERNAL))
+#if defined(ASTHRA_RT_NO_EXTERNAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_EXTERNAL))
 #define ASTHRA_HAS_EXTERNAL 0
 #else
 #define ASTHRA_HAS_EXTERNAL 1
@@ -55,13 +54,15 @@
 #else
 #define ASTHRA_HAS_FFI 1
 #endif
-#if defined(ASTHRA_RT_NO_CLOSURE) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CLOSURE)) || \
+#if defined(ASTHRA_RT_NO_CLOSURE) ||                                 \
+    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_CLOSURE)) || \
     (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_CLOSURE))
 #define ASTHRA_HAS_CLOSURE 0
 #else
 #define ASTHRA_HAS_CLOSURE 1
 #endif
-#if defined(ASTHRA_RT_NO_MARSHAL) || (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MARSHAL)) || \
+#if defined(ASTHRA_RT_NO_MARSHAL) ||                                 \
+    (defined(ASTHRA_RT_ONLY) && !defined(ASTHRA_RT_WITH_MARSHAL)) || \
     (defined(ASTHRA_RT_NO_ASM) && !defined(ASTHRA_RT_WITH_MARSHAL))
 #define ASTHRA_HAS_MARSHAL 0
 #else
@@ -159,12 +160,12 @@
 
 /* Results, panics, threads, the system: below all parts but arenas, which alone want nothing but a
  * compiler. The list names every other part. */
-#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                      \
-    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX || \
-      ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||      \
-      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||  \
-      ASTHRA_HAS_EXTERNAL || ASTHRA_HAS_FFI || ASTHRA_HAS_CLOSURE ||                    \
-      ASTHRA_HAS_MARSHAL || ASTHRA_HAS_LIBRARY || ASTHRA_HAS_GDB)
+#if defined(ASTHRA_RT_ONLY) && ASTHRA_HAS_ARENA &&                                         \
+    !(ASTHRA_HAS_TASK || ASTHRA_HAS_CHANNEL || ASTHRA_HAS_SELECT || ASTHRA_HAS_MUTEX ||    \
+      ASTHRA_HAS_SCOPE || ASTHRA_HAS_FD || ASTHRA_HAS_TYPE || ASTHRA_HAS_MANUAL ||         \
+      ASTHRA_HAS_PINNED || ASTHRA_HAS_STACK || ASTHRA_HAS_POOL || ASTHRA_HAS_MODULE ||     \
+      ASTHRA_HAS_EXTERNAL || ASTHRA_HAS_FFI || ASTHRA_HAS_CLOSURE || ASTHRA_HAS_MARSHAL || \
+      ASTHRA_HAS_LIBRARY || ASTHRA_HAS_GDB)
 #define ASTHRA_HAS_CORE 0
 #else
 #define ASTHRA_HAS_CORE 1

@@ -56,9 +56,9 @@ ASTHRA__FN void asthra__os_prefer_node(void *start, size_t bytes, unsigned node)
 ASTHRA__FN bool asthra__os_close_pages(void *start, size_t bytes);
 ASTHRA__FN bool asthra__os_open_pages(void *start, size_t bytes);
 
-/* What the pages of a mapping hold becomes code: they may be executed, and not written any more. They
- * are those of a file without a name, so that none was ever both. false: refused; the mapping may be
- * gone, its addresses are still the caller's. */
+/* What the pages of a mapping hold becomes code: they may be executed, and not written any more.
+ * They are those of a file without a name, so that none was ever both. false: refused; the mapping
+ * may be gone, its addresses are still the caller's. */
 ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes);
 
 /* Bytes of whole pages; where the system does not tell, all of them. */

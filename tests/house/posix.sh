@@ -6,7 +6,8 @@
 
 # Of POSIX.1-2008 with XSI, and of C.
 calls="abort calloc clock_gettime close environ fcntl free getcontext getpid getrlimit isatty
-    makecontext malloc memchr memcmp memcpy memmove memset mkstemp mmap mlock mprotect msync munlock munmap
+    makecontext malloc memchr memcmp memcpy memmove memset mkstemp mmap mlock mprotect msync munlock
+    munmap
     nanosleep open pipe poll pthread_atfork pthread_attr_destroy pthread_attr_getstack
     pthread_attr_init
     pthread_attr_setstacksize pthread_cond_destroy pthread_cond_init pthread_cond_signal
