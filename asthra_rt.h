@@ -25579,53 +25579,6 @@ ASTHRA__FFI_CODE void asthra__ffi_enter(const uintptr_t *steps, void *ret, void 
                                         size_t stack_bytes,
                                         void *function) __asm__("asthra__ffi_enter");
 
-#if ASTHRA__CPU_X86_64
-
-/* What its two ABIs share: steps, by their numbers in ffi_x86_64.c, and the frame that the entries
- * of closures make: six general registers, eight vector registers of 8 bytes, two results of 16
- * bytes, the caller's frame pointer, a return address, the stack. */
-enum {
-    ASTHRA__X_FIRST = 4,    /* of the carry: the first byte of the next argument */
-    ASTHRA__X_REST = 12,    /* byte 8 of the argument at hand */
-    ASTHRA__X_ADDRESS = 20, /* the address of the next argument */
-    ASTHRA__X_CARRY_TO_STACK = 2,
-    ASTHRA__X_STACK_TO_CARRY = 6, /* its address */
-    ASTHRA__X_FRAME_VECTORS = 48,
-    ASTHRA__X_FRAME_GENERAL_RESULT = 112,
-    ASTHRA__X_FRAME_VECTOR_RESULT = 128,
-    ASTHRA__X_FRAME_BYTES = 160,
-    ASTHRA__X_FRAME_STACK = ASTHRA__X_FRAME_BYTES + 16
-};
-/* result_how: in general and vector registers, a first and a second of each. */
-enum {
-    ASTHRA__X_II,
-    ASTHRA__X_IV,
-    ASTHRA__X_VI,
-    ASTHRA__X_VV,
-    ASTHRA__X_X87,
-    ASTHRA__X_X87_PAIR,
-    ASTHRA__X_MEMORY /* the caller said where */
-};
-ASTHRA__FN void asthra__ffi_x_carry(Asthra__FFIBuilder *b, unsigned step);
-ASTHRA__FN void asthra__ffi_x_general(Asthra__FFIBuilder *b, unsigned r); /* of the carry */
-ASTHRA__FN void asthra__ffi_x_vector(Asthra__FFIBuilder *b, unsigned r);
-ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t operand);
-ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n);
-ASTHRA__FN void asthra__ffi_x_load_vector(Asthra__FFIBuilder *b, unsigned r, size_t n);
-ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n,
-                                         size_t offset);
-ASTHRA__FN bool asthra__ffi_x_widen(Asthra__FFIBuilder *b, AsthraFFIKind kind);
-ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r);
-ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors);
-
-ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
-                                               Asthra__FFIShape shape);
-ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
-                                             Asthra__FFIShape shape, Asthra__FFIPlace *place);
-ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
-
-#endif
-
 /* ---- shared by the modules of this floor ---- */
 
 /* ---- rules: what a call does with its arguments beside passing them ---- */
@@ -26496,14 +26449,8 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 
 #endif
 
-/* ---- [ffi] body -------------------------------------------------------- ffi/ffi_x86_64.c ---- */
-/* ffi_x86_64 - steps and plans for x86-64.                              [ffi] body: processor
- *
- * System V ABI, x86-64 psABI 1.0, section 3.2.3: a type of at most 16 bytes is cut into eightbytes,
- * each of which goes to a general or a vector register by what scalars lie in it; what is larger,
- * or finds too few registers, or has a scalar where it should not be, goes to the stack. Long
- * doubles do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other
- * rules, the same steps.
+/* ---- [ffi] internal ------------------------------------------- ffi/ffi_x86_64_internal.h ---- */
+/* ffi_x86_64 - steps and frames of x86-64.                                          [ffi] internal
  *
  * While steps run:
  *     rbx   the word of this step                 rbp   frame, below
@@ -26518,15 +26465,71 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
  *    -16   ret
  *    -24   function
  *          stack arguments, from rsp on
- *
- * Steps that come for each register stand in slots of 32 bytes, so that the address of one is the
- * first's and a multiple; steps of other kinds have such slots too. A step ends in notrack jmp: its
- * target is one of ours and has no landing pad.
  */
 
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
 
-#include <string.h>
+/* What its two ABIs share: steps, by their numbers in ffi_x86_64_steps.c, and the frame that the
+ * entries of closures make: six general registers, eight vector registers of 8 bytes, two results
+ * of 16 bytes, the caller's frame pointer, a return address, the stack. */
+enum {
+    ASTHRA__X_FIRST = 4, /* of the carry: the first byte of the next argument */
+    ASTHRA__X_REST = 12, /* byte 8 of the argument at hand */
+    ASTHRA__X_CARRY_TO_STACK = 2,
+    ASTHRA__X_STACK_TO_CARRY = 6, /* its address */
+    ASTHRA__X_FRAME_VECTORS = 48,
+    ASTHRA__X_FRAME_GENERAL_RESULT = 112,
+    ASTHRA__X_FRAME_VECTOR_RESULT = 128,
+    ASTHRA__X_FRAME_BYTES = 160,
+    ASTHRA__X_FRAME_STACK = ASTHRA__X_FRAME_BYTES + 16
+};
+/* result_how: in general and vector registers, a first and a second of each. */
+enum {
+    ASTHRA__X_II,
+    ASTHRA__X_IV,
+    ASTHRA__X_VI,
+    ASTHRA__X_VV,
+    ASTHRA__X_X87,
+    ASTHRA__X_X87_PAIR,
+    ASTHRA__X_MEMORY /* the caller said where */
+};
+ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
+ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
+ASTHRA__FFI_CODE void asthra__ffi_vector(void) __asm__("asthra__ffi_vector");
+ASTHRA__FFI_CODE void asthra__ffi_carry(void) __asm__("asthra__ffi_carry");
+ASTHRA__FFI_CODE void asthra__ffi_to_stack(void) __asm__("asthra__ffi_to_stack");
+ASTHRA__FFI_CODE void asthra__ffi_result(void) __asm__("asthra__ffi_result");
+
+ASTHRA__FN void asthra__ffi_x_carry(Asthra__FFIBuilder *b, unsigned step);
+ASTHRA__FN void asthra__ffi_x_general(Asthra__FFIBuilder *b, unsigned r); /* of the carry */
+ASTHRA__FN void asthra__ffi_x_vector(Asthra__FFIBuilder *b, unsigned r);
+ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t operand);
+ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n);
+ASTHRA__FN void asthra__ffi_x_load_vector(Asthra__FFIBuilder *b, unsigned r, size_t n);
+ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind kind, size_t n,
+                                         size_t offset);
+ASTHRA__FN bool asthra__ffi_x_widen(Asthra__FFIBuilder *b, AsthraFFIKind kind);
+ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r);
+ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors);
+
+ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
+                                               Asthra__FFIShape shape);
+ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const AsthraFFIType *t,
+                                             Asthra__FFIShape shape, Asthra__FFIPlace *place);
+ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
+
+#endif
+
+/* ---- [ffi] body -------------------------------------------------- ffi/ffi_x86_64_steps.c ---- */
+/* ffi_x86_64_steps - machine code of calls for x86-64.                     [ffi] body: steps
+ *
+ * Steps that come for each register stand in slots of 32 bytes, so that the address of one is the
+ * first's and a multiple; steps of other kinds have such slots too. A step ends in notrack jmp: its
+ * target is one of ours and has no landing pad. Registers and the frame are drawn in
+ * ffi_x86_64_internal.h.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
 
 /* clang-format off */
 #define ASTHRA__X_BEGIN(name)                        \
@@ -26639,8 +26642,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_vector")
         ASTHRA__X_END("asthra__ffi_vector"));
 
 /* Into the carry, of the next argument: 0 to 3 an s8, u8, s16, u16; 4 to 11 the first 1 to 8 bytes,
- * of which no other is read; 12 to 19 so many from its byte 8 on, of the argument just read. 20 its
- * address. */
+ * of which no other is read; 12 to 19 so many from its byte 8 on, of the argument just read. */
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
         ASTHRA__X_FRAME
         ".irp op, movsbl, movzbl, movswl, movzwl\n"
@@ -26689,10 +26691,6 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
         ".endm\n"
         "asthra__piece 0\n"
         "asthra__piece 8\n"
-        ".p2align 5\n"
-        ASTHRA__X_ARGUMENT
-        "movq %rax, %r11\n"
-        ASTHRA__X_NEXT0
         ".purgem asthra__piece\n"
         ASTHRA__X_END("asthra__ffi_carry"));
 
@@ -26872,12 +26870,21 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
         ASTHRA__X_END("asthra__ffi_guard"));
 /* clang-format on */
 
-ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
-ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
-ASTHRA__FFI_CODE void asthra__ffi_vector(void) __asm__("asthra__ffi_vector");
-ASTHRA__FFI_CODE void asthra__ffi_carry(void) __asm__("asthra__ffi_carry");
-ASTHRA__FFI_CODE void asthra__ffi_to_stack(void) __asm__("asthra__ffi_to_stack");
-ASTHRA__FFI_CODE void asthra__ffi_result(void) __asm__("asthra__ffi_result");
+#endif
+
+/* ---- [ffi] body -------------------------------------------------------- ffi/ffi_x86_64.c ---- */
+/* ffi_x86_64 - plans for x86-64.                                       [ffi] body: processor
+ *
+ * System V ABI, x86-64 psABI 1.0, section 3.2.3: a type of at most 16 bytes is cut into eightbytes,
+ * each of which goes to a general or a vector register by what scalars lie in it; what is larger,
+ * or finds too few registers, or has a scalar where it should not be, goes to the stack. Long
+ * doubles do too, and come back on the x87 stack. Win64, gcc's ms_abi, is in ffi_win64.c: other
+ * rules, the same steps.
+ */
+
+#if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
+
+#include <string.h>
 
 /* ---- steps, for both ABIs ---- */
 

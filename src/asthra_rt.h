@@ -268,6 +268,8 @@ extern "C" {
 #include "ffi/ffi_type.c"
 #include "ffi/ffi_text.c"
 #include "ffi/ffi.c"
+#include "ffi/ffi_x86_64_internal.h"
+#include "ffi/ffi_x86_64_steps.c"
 #include "ffi/ffi_x86_64.c"
 #include "ffi/ffi_win64.c"
 #include "ffi/ffi_aarch64_internal.h"

@@ -11,6 +11,7 @@
  * rsi and xmm6 to xmm15 are the caller's: they are kept below the frame.
  */
 #include "closure_internal.h"
+#include "ffi_x86_64_internal.h"
 
 #if ASTHRA_HAS_CLOSURE && ASTHRA__CPU_X86_64
 

@@ -5,7 +5,7 @@
  * value as if they were integers, all others by the address of a copy that the caller makes; 32
  * bytes of the stack belong to the callee. A variadic function finds doubles in both registers.
  */
-#include "ffi_internal.h"
+#include "ffi_x86_64_internal.h"
 
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
 
