@@ -634,9 +634,27 @@ typedef struct AsthraClosure {
     ASTHRA__CONST AsthraTypeInfo T##_type =                \
         ASTHRA__TYPE(#T, T, T##__pointers, sizeof T##__pointers / sizeof *T##__pointers)
 
+/* Types made of others. An enum is what its base is; an optional of "Node", called "Node?", is a
+ * pointer to one or NULL; a slice of them, "Node[]", an AsthraSlice; a callback an AsthraClosure
+ * whose code is an AsthraFFIHandler, called "callback " and the signature that C calls it by.
+ *
+ *     static const AsthraTypeInfo Color_type = ASTHRA_TYPE_ENUM(Color, &asthra_type_i32),
+ *                                 maybe_node = ASTHRA_TYPE_OPTIONAL("Node", &Node_type),
+ *                                 compare = ASTHRA_TYPE_CALLBACK("i(pp)"); */
+#define ASTHRA__TYPE_OF(name, T, offsets, n, base) \
+    { name, sizeof(T), ASTHRA__ALIGNOF(T), offsets, n, NULL, NULL, (base), NULL, 0, NULL, 0 }
+#define ASTHRA_TYPE_ENUM(T, base) ASTHRA__TYPE_OF(#T, T, NULL, 0, base)
+#define ASTHRA_TYPE_OPTIONAL(name, base) \
+    ASTHRA__TYPE_OF(name "?", void *, asthra__word_at_0, 1, base)
+#define ASTHRA_TYPE_SLICE(name, base) \
+    ASTHRA__TYPE_OF(name "[]", AsthraSlice, asthra__word_at_0, 1, base)
+#define ASTHRA_TYPE_CALLBACK(signature) \
+    ASTHRA__TYPE_OF("callback " signature, AsthraClosure, asthra__closure_env, 1, NULL)
+
 /* Ready-made types, &asthra_type_i32. Each unit has copies of its own, so that static data can name
  * them; addresses do not matter. */
 ASTHRA__CONST uint32_t asthra__word_at_0[] = {0};
+ASTHRA__CONST uint32_t asthra__closure_env[] = {ASTHRA__OFFSET(AsthraClosure, env)};
 ASTHRA__CONST uint32_t asthra__string_data[] = {ASTHRA__OFFSET(AsthraString, data)};
 #define ASTHRA__SCALAR(word, T) asthra_type_##word = ASTHRA__TYPE(#word, T, NULL, 0)
 ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8_t),
@@ -645,7 +663,8 @@ ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8
     ASTHRA__SCALAR(u64, uint64_t), ASTHRA__SCALAR(f32, float), ASTHRA__SCALAR(f64, double),
     asthra_type_pointer = ASTHRA__TYPE("pointer", void *, asthra__word_at_0, 1),
     asthra_type_string = ASTHRA__TYPE("string", AsthraString, asthra__string_data, 1),
-    asthra_type_optional_string = ASTHRA__TYPE("string?", AsthraString *, asthra__word_at_0, 1);
+    asthra_type_optional_string = ASTHRA__TYPE("string?", AsthraString *, asthra__word_at_0, 1),
+    asthra_type_slice = ASTHRA__TYPE("slice", AsthraSlice, asthra__word_at_0, 1);
 
 #endif
 
@@ -2165,8 +2184,8 @@ ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), AS
 ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
                                              size_t *offset);
 
-/* The descriptor of a type description: of a ready-made scalar or pointer, or of one with a field
- * table. Made once for each type, and never freed.
+/* The descriptor of a type description: of a ready-made scalar or pointer, of an enum, or of one
+ * with a field table. Made once for each type, and never freed.
  *
  * Returns   NULL: it has no C layout, or memory ran out; asthra_last_error() says which. */
 ASTHRA_RT_API const AsthraFFIType *asthra_ffi_type_of(const AsthraTypeInfo *type);
@@ -2317,7 +2336,7 @@ ASTHRA_RT_API int asthra_ffi_last_errno(void);
  * else when it is reclaimed, or at asthra_runtime_shutdown.
  * CONTAINER, of the return: likewise, and that function must free the block alone.
  *
- * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer. */
+ * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer, or marshaled. */
 ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t param,
                                                    AsthraTransferSemantics how);
 ASTHRA_RT_API AsthraResult asthra_ffi_set_return_free(AsthraFFICall *c, void (*end)(void *));
@@ -2390,13 +2409,41 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure);
  * A marshaler turns values of one type into what C wants, and back: a string becomes bytes with a
  * NUL, an optional one NULL or such bytes. A call whose parameter has a marshaler is given the
  * runtime's value and passes C's. What that took is given back when the call ends, newest first:
- * when it returns, when it fails, when a panic or a C++ exception passes.
+ * when it returns, when it fails, when a panic or a C++ exception passes. So C must not keep it.
  *
  * Calls that are made from type descriptions find marshalers by themselves. A type without one
  * passes as it is if its layout is C's, which a scalar's or pointer's is, and that of a type whose
  * field table says so.
  *
- * Built in: "string" and "string?", both ways.
+ * Built in, by how the type is called:
+ *
+ *     "string"       AsthraString   a char * to a copy with a NUL behind. A NUL inside is an error,
+ *                                   and so is NULL on the way back, which makes a copy of its own.
+ *     "string?"      AsthraString * likewise, and NULL for NULL.
+ *     "bool"         bool           a bool; whatever byte it was is 0 or 1 afterwards.
+ *     enums          their base     that scalar: a type without fields, of its base's size, is what
+ *                                   its base is, and has its base's marshaler if there is one.
+ *     "slice"        AsthraSlice    a pointer to its elements themselves; of none, its `data` as it
+ *                                   is. element_size must not be 0. No way back, for C tells no
+ *                                   length.
+ *     "T[]" of T     AsthraSlice    likewise; but if T needs marshaling, a pointer to C's values of
+ *                                   the elements, and a zeroed one behind: of strings, an argv.
+ *     "T?" of T      T *            NULL for NULL; else a pointer to the value itself, or if T
+ *                                   needs marshaling to C's value of it. On the way back a copy.
+ *     field tables   the struct     a struct of the fields' C values in the order of the table, the
+ *                                   base first, as C lays it out. One without a field that needs
+ *                                   marshaling has no marshaler.
+ *     "callback SIG" AsthraClosure  a function pointer of the signature SIG, which calls the
+ *                                   AsthraFFIHandler `code` with `env` as user; code NULL: NULL. It
+ *                                   ends with the call. No way back. Needs: closure.
+ *
+ * In type.h there are initialisers of such types. bool and enums inside of others do not count as
+ * what needs marshaling. A value may lead through 128 pointers one behind the other, of "T?" and
+ * "T[]"; more, as in a circle, is an error. Unions and arrays inside structs have no field table,
+ * and so no marshaler but a registered one.
+ *
+ * What a marshaler says of an error is the result of the call, as it is. Type descriptions that
+ * were asked about, and what a registered marshaler points to, must live for good.
  *
  * Threads: any. Blocks: never. Needs: ffi. Strip with: ASTHRA_RT_NO_MARSHAL.
  */
@@ -2407,7 +2454,12 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure);
 typedef struct AsthraFFIArena AsthraFFIArena;
 
 /* Functions may be NULL: without asthra_to_c values go no way to C, without c_to_asthra none back;
- * without a cleanup nothing is left to do. Each may run on any thread; they get `user`. */
+ * without a cleanup nothing is left to do. Each may run on any thread; they get `user`.
+ *
+ * asthra_to_c fills *c_out, of c_type; cleanup_c gets the address of the same, once the call has
+ * ended, and only if asthra_to_c had succeeded. c_to_asthra fills *out, a value of asthra_type, and
+ * takes back what it did if it fails. cleanup_asthra ends a value that it made: of one that a call
+ * returned the caller asks for it, by asthra_marshaler_find(type)->cleanup_asthra. */
 typedef struct AsthraTypeMarshaler {
     const AsthraTypeInfo *asthra_type;
     const AsthraFFIType *c_type;
@@ -2418,28 +2470,39 @@ typedef struct AsthraTypeMarshaler {
     void *user;
 } AsthraTypeMarshaler;
 
-/* `size` bytes, aligned as malloc aligns, until the call ends; NULL: out of memory. */
+/* `size` bytes, aligned as malloc aligns, until the call ends; NULL with the reason in
+ * asthra_last_error(): out of memory, or a is NULL. */
 ASTHRA_RT_API void *asthra_ffi_arena_alloc(AsthraFFIArena *a, size_t size);
 
 /* Marshals parameter `param`, or ASTHRA_FFI_RETURN, by m; NULL: no more. m must live as long as c.
  *
- * Returns   OK; ASTHRA_INVALID: no such parameter, c_type is not the parameter's type, or m has no
- *           function for that way. Threads: one, before the call is shared. */
+ * Returns   OK; ASTHRA_INVALID: no such parameter; c_type is not the parameter's type in kind,
+ *           size, alignment and fields; m has no function for that way; or the parameter is handed
+ *           over (asthra_ffi_set_transfer), which a copy cannot be. A `transfer` of the whole call
+ *           passes marshaled parameters by. Threads: one, before the call is shared. */
 ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
                                                     const AsthraTypeMarshaler *m);
 
-/* Makes m the marshaler of its type, in place of an earlier or built-in one. Copied.
- * Returns   OK; ASTHRA_INVALID: it has no asthra_type or c_type, or no function. */
+/* Makes m the marshaler of its type, in place of an earlier or built-in one, and inside of types
+ * made of that one. Copied. Calls that are prepared keep what they have.
+ * Returns   OK; ASTHRA_INVALID: it has no asthra_type or c_type, or no function for either way, or
+ *           c_type makes no sense; ASTHRA_OUT_OF_MEMORY. */
 ASTHRA_RT_API AsthraResult asthra_marshaler_register(const AsthraTypeMarshaler *m);
 
-/* Returns   the marshaler, which stays where it is for good; NULL: the type has none. */
+/* Returns   the marshaler, which stays where it is for good; NULL: the type has none, or cannot
+ *           have one, or memory ran out; asthra_last_error() says which. */
 ASTHRA_RT_API const AsthraTypeMarshaler *asthra_marshaler_find(const AsthraTypeInfo *t);
 #define asthra_marshaler_string (*asthra_marshaler_find(&asthra_type_string))
 #define asthra_marshaler_optional_string (*asthra_marshaler_find(&asthra_type_optional_string))
 
 /* By hand: what C wants of a value, and back; NULL with the reason in asthra_last_error(). The
- * result is a block that holds the C value (a string: is the bytes themselves), or the runtime's;
- * the caller owns it and ends it by asthra_marshal_free with the same type. */
+ * result is a block that holds the C value, or the runtime's; the caller owns it, with all that it
+ * leads to, and ends it by asthra_marshal_free with the same type. Of a built-in string C's value
+ * is the bytes themselves, both ways; NULL with no error is what a "string?" of NULL is for C. A
+ * type without a marshaler is copied if its layout is C's.
+ *
+ * asthra_marshal_free panics over a pointer that is no such result, or was freed; NULL is allowed.
+ * Cost      an allocation; of a string's way back two. */
 ASTHRA_RT_API void *asthra_marshal_to_c(void *value, const AsthraTypeInfo *type);
 ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo *type);
 ASTHRA_RT_API void asthra_marshal_free(void *marshaled, const AsthraTypeInfo *type);
@@ -9079,6 +9142,9 @@ ASTHRA__FN char *asthra__alloc_text(const char *text) {
 /* The same pointer, or name, size and alignment agree; NULL, or no name, equals nothing else. */
 ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo *b);
 
+/* Made of its base: `size` bytes without fields, called as the base with `ending` behind it. */
+ASTHRA__FN bool asthra__type_is_made(const AsthraTypeInfo *t, const char *ending, size_t size);
+
 #endif
 
 /* ---- [type] body ------------------------------------------------------------ core/type.c ---- */
@@ -9097,7 +9163,15 @@ ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo 
 ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo *b) {
     if (a == b) return true;
     if (!a || !b || !a->name || !b->name) return false;
-    return a->size == b->size && a->alignment == b->alignment && strcmp(a->name, b->name) == 0;
+    return a->size == b->size && a->alignment == b->alignment && *a->name == *b->name &&
+           strcmp(a->name, b->name) == 0;
+}
+
+ASTHRA__FN bool asthra__type_is_made(const AsthraTypeInfo *t, const char *ending, size_t size) {
+    if (!t->name || !t->base || !t->base->name || t->field_count != 0 || t->size != size)
+        return false;
+    size_t length = strlen(t->base->name);
+    return strncmp(t->name, t->base->name, length) == 0 && strcmp(t->name + length, ending) == 0;
 }
 
 #endif
@@ -25600,7 +25674,7 @@ typedef struct Asthra__FFIRules {
 } Asthra__FFIRules;
 
 ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
-/* Sets what is not NULL. */
+/* Sets what is not NULL; a parameter cannot be both marshaled and handed over. */
 ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
                                              const AsthraTransferSemantics *transfer,
                                              const struct AsthraTypeMarshaler *const *marshaler);
@@ -25616,13 +25690,24 @@ ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c);
 
 /* ---- calls by rules ---- */
 
+/* Something to be done when an arena ends, in memory of that arena. */
+typedef struct Asthra__FFIDuty {
+    struct Asthra__FFIDuty *next;
+    void (*run)(void *what, void *user);
+    void *what, *user;
+} Asthra__FFIDuty;
+
 /* Memory for one call's temporaries: a list of pieces, the first within. */
 struct AsthraFFIArena {
     struct Asthra__FFIPiece *pieces; /* newest first */
+    Asthra__FFIDuty *duties;         /* newest first */
     char *at, *end;
+    unsigned depth; /* of pointers that marshaling has followed to where it is */
     ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) char first[256];
 };
+ASTHRA__FN void asthra__ffi_arena_begin(struct AsthraFFIArena *a);
 ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size); /* NULL: none */
+ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a); /* does its duties, and is empty */
 
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
@@ -25655,20 +25740,24 @@ ASTHRA__FN const Asthra__FFICollector *asthra__ffi_collector(void);
 
 /* Of marshal.c, declared here because calls by rules need them. */
 #if ASTHRA_HAS_MARSHAL
-ASTHRA__FN const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type);
+/* What a call needs for a type, to C or, of a result, back; *m NULL: it passes as it is, or not at
+ * all. Under the lock nobody registers a marshaler, so that the answer stays the same. */
+ASTHRA__FN AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
+                                            const struct AsthraTypeMarshaler **m);
 ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m);
-/* Makes *c_value in the arena. */
+/* Makes *c_value in the arena, whose end cleans it up. */
 ASTHRA__FN AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *m,
                                               const void *value, void **c_value,
                                               struct AsthraFFIArena *a);
-ASTHRA__FN void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value);
 ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
                                                const void *c_value, void *out);
 ASTHRA__FN size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m); /* of our value */
 #else
-static inline const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type) {
-    (void)type;
-    return NULL;
+static inline AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
+                                               const struct AsthraTypeMarshaler **m) {
+    (void)type, (void)is_back;
+    *m = NULL;
+    return asthra_result_ok(NULL);
 }
 static inline const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m) {
     (void)m;
@@ -25679,9 +25768,6 @@ static inline AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshale
                                                  struct AsthraFFIArena *a) {
     (void)m, (void)value, (void)c_value, (void)a;
     return asthra_result_ok(NULL);
-}
-static inline void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value) {
-    (void)m, (void)c_value;
 }
 static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
                                                   const void *c_value, void *out) {
@@ -25752,7 +25838,6 @@ ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind) {
 
 ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value) {
     union {
-        bool b;
         int8_t s8;
         uint8_t u8;
         int16_t s16;
@@ -25763,7 +25848,7 @@ ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value) {
     } v;
     memcpy(&v, value, asthra__ffi_size_of(kind));
     switch (kind) {
-    case ASTHRA_FFI_BOOL: return v.b;
+    case ASTHRA_FFI_BOOL: return v.u8 != 0;
     case ASTHRA_FFI_S8: return (uint64_t)(int64_t)v.s8;
     case ASTHRA_FFI_U8: return v.u8;
     case ASTHRA_FFI_S16: return (uint64_t)(int64_t)v.s16;
@@ -29958,6 +30043,12 @@ ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
     if (rules != NULL && param != ASTHRA_FFI_RETURN) row = asthra__ffi_row(p, param);
     if (rules == NULL || (row == NULL && param != ASTHRA_FFI_RETURN))
         return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi: no memory for a rule");
+    bool is_moved = row != NULL && (transfer != NULL ? *transfer : row->transfer) != 0;
+    if (is_moved && (marshaler != NULL ? *marshaler : row->marshaler) != NULL)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi: parameter %zu is marshaled, so C gets a copy, "
+                                    "which cannot be handed over",
+                                    param);
     if (transfer != NULL) *(row != NULL ? &row->transfer : &rules->result_transfer) = *transfer;
     if (marshaler != NULL) *(row != NULL ? &row->marshaler : &rules->result_marshaler) = *marshaler;
     return asthra_result_ok(NULL);
@@ -30044,15 +30135,25 @@ ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t 
                                              const AsthraFFIType **out) {
     char where[32];
     Asthra__Text t = asthra__text_on(where, sizeof where);
-    const struct AsthraTypeMarshaler *m = type != NULL ? asthra__marshal_find(type) : NULL;
-    *out = m != NULL ? asthra__marshal_c_type(m) : asthra_ffi_type_of(type);
-    if (*out != NULL) return asthra_result_ok(NULL);
+    const struct AsthraTypeMarshaler *m = NULL;
+    AsthraResult r = asthra_result_ok(NULL);
+    if (type != NULL) r = asthra__marshal_for(type, param == ASTHRA_FFI_RETURN, &m);
+    bool is_refused = r.status != ASTHRA_OK;
+    if (!is_refused) {
+        *out = m != NULL ? asthra__marshal_c_type(m) : asthra_ffi_type_of(type);
+        if (*out != NULL) return r;
+        r = asthra_last_error();
+    }
+    if (r.status == ASTHRA_OUT_OF_MEMORY) return r;
     if (param == ASTHRA_FFI_RETURN)
         asthra__text_add(&t, "return");
     else
         asthra__text_format(&t, "parameter %zu", param);
     if (type == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: %s has no type: NULL", where);
+    if (is_refused)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: %s: %s", where,
+                                    asthra_result_message(r));
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_ffi_call: %s: type '%s' has no marshaler, and no C layout",
                                 where, type->name != NULL ? type->name : "?");
@@ -30062,8 +30163,9 @@ ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t 
 static AsthraResult asthra__ffi_settle_one(AsthraFFICall *c, size_t param,
                                            const AsthraTypeInfo *type) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    const struct AsthraTypeMarshaler *m = type != NULL ? asthra__marshal_find(type) : NULL;
-    bool moves = c->transfer != ASTHRA_TRANSFER_NONE && m == NULL &&
+    const struct AsthraTypeMarshaler *m = NULL;
+    if (type != NULL) ASTHRA_TRY(asthra__marshal_for(type, param == ASTHRA_FFI_RETURN, &m));
+    bool moves = c->transfer != ASTHRA_TRANSFER_NONE && (m == NULL || param == ASTHRA_FFI_RETURN) &&
                  asthra__ffi_is_pointer(asthra__ffi_type_at(p, param));
     if (m == NULL && !moves) return asthra_result_ok(NULL);
     return asthra__ffi_set_rule(p, param, moves ? &c->transfer : NULL, m != NULL ? &m : NULL);
@@ -30348,7 +30450,8 @@ ASTHRA__FN void asthra__ffi_report(void) {
  *
  * Such a call is a passage: its rows are entered in the order of parameters, then the function is
  * called, then the rows are left in reverse. Entering makes C's value of ours, or hands a block
- * over; leaving cleans the value up, or takes the block back if the call came to nothing.
+ * over; leaving takes the block back if the call came to nothing. To clean C's values up are duties
+ * of the arena that they stand in, which ends last.
  *
  * A passage is left exactly once, whatever ends it:
  *     a return          by asthra__ffi_pass
@@ -30369,6 +30472,14 @@ typedef struct Asthra__FFIPiece {
     ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) struct Asthra__FFIPiece *next;
 } Asthra__FFIPiece;
 
+ASTHRA__FN void asthra__ffi_arena_begin(struct AsthraFFIArena *a) {
+    a->pieces = NULL;
+    a->duties = NULL;
+    a->at = a->first;
+    a->end = a->first + sizeof a->first;
+    a->depth = 0;
+}
+
 ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) {
     const size_t most = SIZE_MAX / 2, align = ASTHRA__MAX_ALIGN;
     if (size > most) return NULL;
@@ -30387,7 +30498,12 @@ ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) 
     return block;
 }
 
-static void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
+ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
+    while (a->duties != NULL) {
+        Asthra__FFIDuty duty = *a->duties;
+        a->duties = duty.next;
+        duty.run(duty.what, duty.user);
+    }
     while (a->pieces != NULL) {
         Asthra__FFIPiece *piece = a->pieces;
         a->pieces = piece->next;
@@ -30412,12 +30528,9 @@ typedef struct Asthra__FFIPassage {
 
 static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
     void *ptr;
-    if (row->marshaler != NULL) {
-        asthra__marshal_leave(row->marshaler, g->args[row->param]);
-    } else if (row->transfer != ASTHRA_TRANSFER_NONE && !g->is_good) {
-        memcpy(&ptr, g->args[row->param], sizeof ptr);
-        asthra__ffi_take_back(ptr);
-    }
+    if (row->transfer == ASTHRA_TRANSFER_NONE || g->is_good) return;
+    memcpy(&ptr, g->args[row->param], sizeof ptr);
+    asthra__ffi_take_back(ptr);
 }
 
 static void asthra__ffi_leave(Asthra__FFIPassage *g) {
@@ -30575,9 +30688,7 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     if (count > 0) memcpy(g.args, args, count * sizeof *args);
     g.entered = 0;
     g.is_good = false;
-    g.arena.pieces = NULL;
-    g.arena.at = g.arena.first;
-    g.arena.end = g.arena.first + sizeof g.arena.first;
+    asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_watch(&g);
     asthra__ffi_guard(asthra__ffi_run_passage, &g);
     asthra__ffi_unwatch(&g);
@@ -30592,8 +30703,9 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
  *
  * Ready-made scalars are known by name and size. A type with a field table becomes a struct whose
  * fields lie where the table says, which they must do by C's rules, packed or not; a base is its
- * first field. Each is made once, and kept in a list that only grows: there are as many as a
- * program has types.
+ * first field. Without fields and of its base's size, as enums are, it is what its base is. A
+ * struct is made once, and kept in a list that only grows: there are as many as a program has
+ * types.
  */
 
 #if ASTHRA_HAS_FFI
@@ -30684,6 +30796,11 @@ static const AsthraFFIType *asthra__ffi_describe_at(const AsthraTypeInfo *t, uns
     if (type != NULL) return type;
     size_t count = t->field_count + (t->base != NULL);
     if (depth > 64) return asthra__ffi_refuse_type(t, "contains itself, or nests deeper than 64");
+    if (asthra__type_is_made(t, "?", sizeof(void *)) ||
+        asthra__type_is_made(t, "[]", sizeof(AsthraSlice)))
+        return asthra__ffi_refuse_type(t, "is made of another, which only marshaling understands");
+    if (t->field_count == 0 && t->base != NULL && t->base->size == t->size)
+        return asthra__ffi_describe_at(t->base, depth + 1);
     if (count == 0) return asthra__ffi_refuse_type(t, "has no field table, and is no scalar");
     Asthra__FFIKnown *k = asthra__alloc_zeroed(1, sizeof *k + count * sizeof *k->fields);
     if (k == NULL) {
@@ -32011,6 +32128,1004 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
         memcpy(frame, &wide, sizeof wide);
     }
     return p->result_how;
+}
+
+#endif
+
+/* ---- [marshal] internal ------------------------------------------ ffi/marshal_internal.h ---- */
+/* marshal - what its files share.                                         [marshal] internal */
+
+#if ASTHRA_HAS_MARSHAL
+
+enum { ASTHRA__MARSHAL_DEPTH = 128 }; /* of pointers, one behind the other, in a value */
+
+/* Of a struct: where a field lies in our value and in C's. */
+typedef struct Asthra__MarshalField {
+    const AsthraTypeMarshaler *m; /* NULL: its bytes are copied */
+    size_t here, size;
+} Asthra__MarshalField;
+
+/* One type in the registry. What is composed for the type is the user of its own marshaler. */
+typedef struct Asthra__MarshalEntry {
+    struct Asthra__MarshalEntry *next;
+    AsthraTypeMarshaler m; /* without functions: values pass as they are */
+    uint32_t generation;   /* that it was composed in; 0: registered, good for ever */
+    /* An optional's or slice's: of what it is made of, once somebody asked. */
+    ASTHRA__ATOMIC(const AsthraTypeMarshaler *) inner;
+    const AsthraFFICall *signature; /* a callback's */
+    AsthraFFIType c;                /* a struct's, and what lies where in C's value */
+    size_t c_size, *there;
+    Asthra__MarshalField fields[];
+} Asthra__MarshalEntry;
+
+/* ---- registry ---- */
+
+/* The marshaler of a type, made if need be; *out NULL: it has none. depth: types inside types. */
+ASTHRA__FN AsthraResult asthra__marshal_look(const AsthraTypeInfo *t, unsigned depth,
+                                             const AsthraTypeMarshaler **out);
+/* A zeroed entry with room for fields; NULL: no memory. And its place in the registry. */
+ASTHRA__FN Asthra__MarshalEntry *asthra__marshal_entry(const AsthraTypeInfo *t, size_t fields,
+                                                       uint32_t generation);
+ASTHRA__FN void asthra__marshal_publish(Asthra__MarshalEntry *e);
+
+/* ---- basic: strings, bool, slices; NULL: it is none of them ---- */
+
+ASTHRA__FN const AsthraTypeMarshaler *asthra__marshal_basic(const AsthraTypeInfo *t);
+/* Of a string's marshaler: the string in a value of its type, checked; *s NULL: it is NULL. */
+ASTHRA__FN bool asthra__marshal_is_string(const AsthraTypeMarshaler *m);
+ASTHRA__FN AsthraResult asthra__marshal_string_in(const AsthraTypeMarshaler *m, const void *value,
+                                                  const AsthraString **s);
+ASTHRA__FN bool asthra__marshal_is_bool(const AsthraTypeMarshaler *m);
+/* Nothing is wrong with a slice of elements of that size. */
+ASTHRA__FN AsthraResult asthra__marshal_check_slice(const AsthraSlice *s, size_t element_size);
+
+/* ---- composed: what is made of others ---- */
+
+ASTHRA__FN AsthraResult asthra__marshal_compose(const AsthraTypeInfo *t, unsigned depth,
+                                                uint32_t generation,
+                                                const AsthraTypeMarshaler **out);
+/* C's values are the same bytes, as those of enums are; and nearly so, as those of bool. */
+ASTHRA__FN bool asthra__marshal_is_enum(const AsthraTypeMarshaler *m);
+ASTHRA__FN bool asthra__marshal_is_plain(const AsthraTypeMarshaler *m);
+ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m); /* of C's value */
+/* What C sees of a type that has that marshaler, or NULL; *size: of C's value, unless NULL. Refuses
+ * what is aligned more strictly than our blocks are. */
+ASTHRA__FN AsthraResult asthra__marshal_see(const AsthraTypeInfo *t, const AsthraTypeMarshaler *m,
+                                            const AsthraFFIType **c, size_t *size);
+/* One value to C, its cleanup a duty of the arena; and one back. */
+ASTHRA__FN AsthraResult asthra__marshal_down(const AsthraTypeMarshaler *m, const void *value,
+                                             void *c_out, AsthraFFIArena *a);
+ASTHRA__FN AsthraResult asthra__marshal_up(const AsthraTypeMarshaler *m, const void *c_value,
+                                           void *out, unsigned depth);
+static inline void asthra__marshal_end(const AsthraTypeMarshaler *m, void *value) {
+    if (m != NULL && m->cleanup_asthra != NULL) m->cleanup_asthra(value, m->user);
+}
+
+/* ---- errors ---- */
+
+ASTHRA__FN AsthraResult asthra__marshal_no_memory(void);
+/* "type 'Node' " and what is wrong with it. */
+ASTHRA__FN AsthraResult asthra__marshal_refuse(const AsthraTypeInfo *t, const char *wrong);
+
+#endif
+
+/* ---- [marshal] body ------------------------------------------------------- ffi/marshal.c ---- */
+/* marshal - values on their way between the runtime and C.                    [marshal] body
+ *
+ * A list holds what is known of types, newest first; it only grows, so it is walked without a lock.
+ * What was registered is in it for good, and the newest wins. What was composed for a type (see
+ * marshal_compose.c) is there as well, and so is the knowledge that a type needs nothing. Since a
+ * registration may change what a type of that type's is made of, these count only for the
+ * generation of registrations that they were made in; another one composes anew. Nothing is ever
+ * taken out: whoever found a marshaler may keep it.
+ *
+ * A registration happens under the floor's lock, under which static calls prepare themselves: what
+ * they find for a type is one marshaler from beginning to end. Composing happens under no lock; two
+ * threads may compose the same, and either is good.
+ *
+ *     a call      asthra__marshal_enter makes C's value in the arena of the passage (ffi_pass.c)
+ *     by hand     the same in an arena of the block's own, which asthra_marshal_free ends
+ *
+ * Blocks made by hand have a head in front, sealed with their address. Strings, which are most of
+ * them, are a head and the bytes.
+ */
+
+#if ASTHRA_HAS_MARSHAL
+
+#include <string.h>
+
+static struct {
+    ASTHRA__ATOMIC(Asthra__MarshalEntry *) entries; /* newest first */
+    ASTHRA__ATOMIC(uint32_t) registrations;
+} asthra__marshal;
+
+/* ---- registry ---- */
+
+ASTHRA__FN Asthra__MarshalEntry *asthra__marshal_entry(const AsthraTypeInfo *t, size_t fields,
+                                                       uint32_t generation) {
+    size_t each = sizeof(Asthra__MarshalField) + sizeof(size_t) + sizeof(AsthraFFIType *);
+    Asthra__MarshalEntry *e = asthra__alloc_zeroed(1, sizeof *e + fields * each);
+    if (e == NULL) return NULL;
+    e->m.asthra_type = t;
+    e->m.user = e;
+    e->generation = generation;
+    e->c.count = fields;
+    e->there = (size_t *)(void *)(e->fields + fields);
+    return e;
+}
+
+ASTHRA__FN void asthra__marshal_publish(Asthra__MarshalEntry *e) {
+    e->next = asthra__load(&asthra__marshal.entries, relaxed);
+    while (!asthra__cas(&asthra__marshal.entries, &e->next, e, release)) { /* acquired by look */
+    }
+}
+
+/* Generation 0 is that of what was registered. */
+static uint32_t asthra__marshal_generation(void) {
+    return asthra__load(&asthra__marshal.registrations, acquire) + 1;
+}
+
+static bool asthra__marshal_is_callback(const AsthraTypeInfo *t) {
+    return t->size == sizeof(AsthraClosure) && t->name != NULL &&
+           strncmp(t->name, "callback ", sizeof "callback " - 1) == 0;
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_look(const AsthraTypeInfo *t, unsigned depth,
+                                             const AsthraTypeMarshaler **out) {
+    const uint32_t now = asthra__marshal_generation(); /* before the list is */
+    const Asthra__MarshalEntry *e = asthra__load(&asthra__marshal.entries, acquire);
+    while (e != NULL && ((e->generation != 0 && e->generation != now) ||
+                         !asthra__type_same(t, e->m.asthra_type)))
+        e = e->next;
+    *out = asthra__marshal_basic(t);
+    if (e != NULL) *out = e->m.asthra_to_c != NULL || e->m.c_to_asthra != NULL ? &e->m : NULL;
+    if (e != NULL || *out != NULL) return asthra_result_ok(NULL);
+    if (t->field_count == 0 && t->base == NULL && !asthra__marshal_is_callback(t))
+        return asthra_result_ok(NULL);
+    if (depth > 64) return asthra__marshal_refuse(t, "contains itself, or nests deeper than 64");
+    return asthra__marshal_compose(t, depth + 1, now, out);
+}
+
+ASTHRA_RT_API AsthraResult asthra_marshaler_register(const AsthraTypeMarshaler *m) {
+    const char *missing = m == NULL                ? "marshaler"
+                          : m->asthra_type == NULL ? "asthra_type"
+                          : m->c_type == NULL      ? "c_type"
+                          : m->asthra_to_c == NULL && m->c_to_asthra == NULL
+                              ? "function for either way"
+                              : NULL;
+    if (missing != NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_marshaler_register: there is no %s",
+                                    missing);
+    AsthraResult r = asthra_ffi_layout(m->c_type, NULL, NULL, NULL);
+    if (r.status) return r;
+    Asthra__MarshalEntry *e = asthra__marshal_entry(m->asthra_type, 0, 0);
+    if (e == NULL) return asthra__marshal_no_memory();
+    e->m = *m;
+    asthra__ffi_lock();
+    asthra__marshal_publish(e);
+    asthra__add(&asthra__marshal.registrations, 1, release); /* who sees it sees the entry */
+    asthra__ffi_unlock();
+    return r;
+}
+
+ASTHRA_RT_API const AsthraTypeMarshaler *asthra_marshaler_find(const AsthraTypeInfo *t) {
+    const AsthraTypeMarshaler *m = NULL;
+    if (t == NULL)
+        asthra__error_set(ASTHRA_INVALID, "asthra_marshaler_find: the type is NULL");
+    else if (!asthra__marshal_look(t, 0, &m).status && m == NULL)
+        asthra__marshal_refuse(t, "has no marshaler");
+    return m;
+}
+
+/* ---- calls ---- */
+
+ASTHRA__FN AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
+                                            const AsthraTypeMarshaler **m) {
+    AsthraResult r = asthra__marshal_look(type, 0, m);
+    if (r.status || *m == NULL) return r;
+    if (is_back ? (*m)->c_to_asthra == NULL : (*m)->asthra_to_c == NULL)
+        return asthra__marshal_refuse(type, is_back ? "has no way back" : "goes no way to C");
+    if (asthra__marshal_is_enum(*m)) *m = NULL;
+    return r;
+}
+
+ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const AsthraTypeMarshaler *m) {
+    return m->c_type;
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_enter(const AsthraTypeMarshaler *m, const void *value,
+                                              void **c_value, AsthraFFIArena *a) {
+    *c_value = asthra__ffi_arena_alloc(a, asthra__marshal_c_size(m));
+    if (*c_value == NULL) return asthra__marshal_no_memory();
+    return asthra__marshal_down(m, value, *c_value, a);
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_result(const AsthraTypeMarshaler *m, const void *c_value,
+                                               void *out) {
+    return asthra__marshal_up(m, c_value, out, 0);
+}
+
+ASTHRA__FN size_t asthra__marshal_size(const AsthraTypeMarshaler *m) {
+    return m->asthra_type != NULL ? m->asthra_type->size : SIZE_MAX;
+}
+
+ASTHRA_RT_API void *asthra_ffi_arena_alloc(AsthraFFIArena *a, size_t size) {
+    void *block = a != NULL ? asthra__ffi_arena_alloc(a, size) : NULL;
+    if (a == NULL)
+        asthra__error_set(ASTHRA_INVALID, "asthra_ffi_arena_alloc: the arena is NULL");
+    else if (block == NULL)
+        asthra__error_note(ASTHRA_OUT_OF_MEMORY);
+    return block;
+}
+
+/* Two measured types that mean the same bytes in the same registers. */
+static bool asthra__marshal_is_like(const AsthraFFIType *a, const AsthraFFIType *b) {
+    size_t a_size, a_align, b_size, b_align;
+    if (a == b) return true;
+    if (a->kind != b->kind || asthra_ffi_layout(a, &a_size, &a_align, NULL).status ||
+        asthra_ffi_layout(b, &b_size, &b_align, NULL).status || a_size != b_size ||
+        a_align != b_align)
+        return false;
+    if (!asthra__ffi_is_block(a->kind)) return true;
+    if (a->count != b->count) return false;
+    for (size_t i = 0; i < (a->kind == ASTHRA_FFI_ARRAY ? 1 : a->count); i++)
+        if (!asthra__marshal_is_like(a->fields[i], b->fields[i])) return false;
+    return true;
+}
+
+ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
+                                                    const AsthraTypeMarshaler *m) {
+    static const char who[] = "asthra_ffi_set_marshaler";
+    bool is_back = param == ASTHRA_FFI_RETURN;
+    AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
+    if (r.status) return r;
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (m == NULL) return asthra__ffi_set_rule(p, param, NULL, &m);
+    if (is_back ? m->c_to_asthra == NULL : m->asthra_to_c == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: %s is NULL", who,
+                                    is_back ? "c_to_asthra" : "asthra_to_c");
+    if (m->c_type == NULL || !asthra__marshal_is_like(m->c_type, asthra__ffi_type_at(p, param)))
+        return asthra_result_errorf(ASTHRA_INVALID, "%s: c_type is not the type that is passed",
+                                    who);
+    return asthra__ffi_set_rule(p, param, NULL, &m);
+}
+
+/* ---- by hand ---- */
+
+typedef struct Asthra__MarshalHead { /* in front of each block */
+    ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) uintptr_t seal;
+    void *block;
+    const AsthraTypeMarshaler *m; /* of a value of ours that it cleans up; NULL: none */
+    AsthraFFIArena *arena;        /* of a value of C's; NULL: it needed none */
+} Asthra__MarshalHead;
+
+static uintptr_t asthra__marshal_seal(const void *value) {
+    return (uintptr_t)value ^ (uintptr_t)UINT64_C(0x9d3f1c6ea57b2840);
+}
+
+/* Room for a value, with an arena if that is wanted; NULL: no memory. */
+static void *asthra__marshal_block(size_t size, bool has_arena) {
+    size_t front = sizeof(Asthra__MarshalHead) + (has_arena ? sizeof(AsthraFFIArena) : 0);
+    if (size > SIZE_MAX / 2) return NULL;
+    char *block = asthra__alloc(front + size);
+    if (block == NULL) return NULL;
+    Asthra__MarshalHead *h = (Asthra__MarshalHead *)(void *)(block + front) - 1;
+    *h = (Asthra__MarshalHead){asthra__marshal_seal(h + 1), block, NULL, NULL};
+    if (!has_arena) return h + 1;
+    h->arena = (AsthraFFIArena *)(void *)block;
+    asthra__ffi_arena_begin(h->arena);
+    return h + 1;
+}
+
+static Asthra__MarshalHead *asthra__marshal_head(void *value) {
+    Asthra__MarshalHead *h = (Asthra__MarshalHead *)((uintptr_t)value - sizeof *h);
+    if ((uintptr_t)value % ASTHRA__MAX_ALIGN != 0 || h->seal != asthra__marshal_seal(value))
+        asthra_panic_at(NULL,
+                        "asthra_marshal_free: %p is no result of asthra_marshal_to_c or "
+                        "asthra_marshal_to_asthra, or was freed before",
+                        value);
+    return h;
+}
+
+/* Ends a block, without a value of ours in it. */
+static void asthra__marshal_drop(Asthra__MarshalHead *h) {
+    h->seal = 0;
+    if (h->arena != NULL) asthra__ffi_arena_end(h->arena);
+    asthra__free(h->block);
+}
+
+/* NULL, with the reason in asthra_last_error(). */
+ASTHRA__COLD static void *asthra__marshal_failed(const char *who, AsthraResult r) {
+    asthra__error_set((AsthraStatus)r.status, "%s: %s", who, asthra_result_message(r));
+    return NULL;
+}
+
+static const char asthra__marshal_down_name[] = "asthra_marshal_to_c",
+                  asthra__marshal_up_name[] = "asthra_marshal_to_asthra";
+
+static void *asthra__marshal_string(const AsthraTypeMarshaler *m, const void *value) {
+    const AsthraString *s;
+    AsthraResult r = asthra__marshal_string_in(m, value, &s);
+    if (r.status) return asthra__marshal_failed(asthra__marshal_down_name, r);
+    if (s == NULL) {
+        asthra__error_clear();
+        return NULL;
+    }
+    char *text = asthra__marshal_block(s->length + 1, false);
+    if (text == NULL)
+        return asthra__marshal_failed(asthra__marshal_down_name, asthra__marshal_no_memory());
+    if (s->length > 0) memcpy(text, s->data, s->length);
+    text[s->length] = 0;
+    return text;
+}
+
+ASTHRA_RT_API void *asthra_marshal_to_c(void *value, const AsthraTypeInfo *type) {
+    static const char *const who = asthra__marshal_down_name;
+    const AsthraTypeMarshaler *m;
+    const AsthraFFIType *c;
+    size_t size;
+    if (value == NULL || type == NULL)
+        return asthra__marshal_failed(
+            who, asthra__marshal_refuse(type, value == NULL ? "has no value: NULL" : "is NULL"));
+    AsthraResult r = asthra__marshal_look(type, 0, &m);
+    if (!r.status && m != NULL && asthra__marshal_is_string(m))
+        return asthra__marshal_string(m, value);
+    if (!r.status) r = asthra__marshal_see(type, m, &c, &size);
+    if (r.status) return asthra__marshal_failed(who, r);
+    void *made = asthra__marshal_block(size, m != NULL);
+    if (made == NULL) return asthra__marshal_failed(who, asthra__marshal_no_memory());
+    Asthra__MarshalHead *h = (Asthra__MarshalHead *)made - 1;
+    if (m != NULL)
+        r = asthra__marshal_down(m, value, made, h->arena);
+    else
+        memcpy(made, value, size);
+    if (!r.status) return made;
+    asthra__marshal_drop(h);
+    return asthra__marshal_failed(who, r);
+}
+
+ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo *type) {
+    static const char *const who = asthra__marshal_up_name;
+    const AsthraTypeMarshaler *m = NULL;
+    const AsthraFFIType *c;
+    if (type == NULL) return asthra__marshal_failed(who, asthra__marshal_refuse(type, "is NULL"));
+    AsthraResult r = asthra__marshal_look(type, 0, &m);
+    const void *from = c_value;
+    if (!r.status && m != NULL && asthra__marshal_is_string(m)) from = &c_value;
+    if (!r.status && from == NULL) r = asthra__marshal_refuse(type, "has no value: NULL");
+    if (!r.status && from == c_value) r = asthra__marshal_see(type, m, &c, NULL);
+    if (r.status) return asthra__marshal_failed(who, r);
+    void *made = asthra__marshal_block(type->size, false);
+    if (made == NULL) return asthra__marshal_failed(who, asthra__marshal_no_memory());
+    Asthra__MarshalHead *h = (Asthra__MarshalHead *)made - 1;
+    h->m = m;
+    if (m != NULL)
+        r = asthra__marshal_up(m, from, made, 0);
+    else
+        memcpy(made, c_value, type->size);
+    if (!r.status) return made;
+    asthra__marshal_drop(h);
+    return asthra__marshal_failed(who, r);
+}
+
+ASTHRA_RT_API void asthra_marshal_free(void *marshaled, const AsthraTypeInfo *type) {
+    (void)type;
+    if (marshaled == NULL) return;
+    Asthra__MarshalHead *h = asthra__marshal_head(marshaled);
+    asthra__marshal_end(h->m, marshaled);
+    asthra__marshal_drop(h);
+}
+
+#endif
+
+/* ---- [marshal] body ------------------------------------------------- ffi/marshal_basic.c ---- */
+/* marshal_basic - strings, bool and slices.                              [marshal] body: basic
+ *
+ * What C gets of a string is a copy in the call's arena, so that nothing is left to clean up; what
+ * comes back is a copy on the heap. The length is the truth on our side and the NUL on C's: a
+ * string that has one inside cannot be told to C, which would see the end there.
+ */
+
+#if ASTHRA_HAS_MARSHAL
+
+#include <string.h>
+
+ASTHRA__COLD ASTHRA__FN AsthraResult asthra__marshal_no_memory(void) {
+    return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "marshal: out of memory");
+}
+
+ASTHRA__COLD ASTHRA__FN AsthraResult asthra__marshal_refuse(const AsthraTypeInfo *t,
+                                                            const char *wrong) {
+    return asthra_result_errorf(ASTHRA_INVALID, "type '%s' %s",
+                                t != NULL && t->name != NULL ? t->name : "?", wrong);
+}
+
+/* ---- strings ---- */
+
+static AsthraResult asthra__marshal_check_string(const AsthraString *s) {
+    if (s == NULL || s->length == 0) return asthra_result_ok(NULL);
+    if (s->data == NULL || s->length > PTRDIFF_MAX)
+        return asthra_result_errorf(ASTHRA_INVALID, "a string of %zu bytes has no data", s->length);
+    const char *nul = memchr(s->data, 0, s->length);
+    if (nul == NULL) return asthra_result_ok(NULL);
+    return asthra_result_errorf(ASTHRA_INVALID,
+                                "a string of %zu bytes has a NUL at byte %zu, where it would end "
+                                "for C",
+                                s->length, (size_t)(nul - s->data));
+}
+
+/* C's form of what *s is, NULL included. */
+static AsthraResult asthra__marshal_string_down(const AsthraString *s, void *c_out,
+                                                AsthraFFIArena *a) {
+    char *text = NULL;
+    AsthraResult r = asthra__marshal_check_string(s);
+    if (r.status) return r;
+    if (s != NULL) {
+        text = asthra__ffi_arena_alloc(a, s->length + 1);
+        if (text == NULL) return asthra__marshal_no_memory();
+        if (s->length > 0) memcpy(text, s->data, s->length);
+        text[s->length] = 0;
+    }
+    memcpy(c_out, &text, sizeof text);
+    return r;
+}
+
+static AsthraResult asthra__marshal_string_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                                void *user) {
+    AsthraString s;
+    (void)user;
+    memcpy(&s, value, sizeof s);
+    return asthra__marshal_string_down(&s, c_out, a);
+}
+
+static AsthraResult asthra__marshal_string_back(const void *c_value, void *out, void *user) {
+    AsthraString s;
+    const char *text;
+    (void)user;
+    memcpy(&text, c_value, sizeof text);
+    if (text == NULL)
+        return asthra_result_errorf(ASTHRA_INVALID, "C's string is NULL: use the type 'string?' "
+                                                    "where it may be");
+    s.length = strlen(text);
+    char *copy = asthra__alloc(s.length + 1);
+    if (copy == NULL) return asthra__marshal_no_memory();
+    s.data = memcpy(copy, text, s.length + 1);
+    memcpy(out, &s, sizeof s);
+    return asthra_result_ok(NULL);
+}
+
+static void asthra__marshal_string_end(void *value, void *user) {
+    AsthraString s;
+    (void)user;
+    memcpy(&s, value, sizeof s);
+    asthra__free((void *)(uintptr_t)s.data);
+    memset(value, 0, sizeof s);
+}
+
+static AsthraResult asthra__marshal_maybe_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                               void *user) {
+    const AsthraString *s;
+    (void)user;
+    memcpy(&s, value, sizeof s);
+    return asthra__marshal_string_down(s, c_out, a);
+}
+
+/* One block: the string, then its bytes. */
+static AsthraResult asthra__marshal_maybe_back(const void *c_value, void *out, void *user) {
+    AsthraString *s = NULL;
+    const char *text;
+    (void)user;
+    memcpy(&text, c_value, sizeof text);
+    if (text != NULL) {
+        size_t length = strlen(text);
+        s = asthra__alloc(sizeof *s + length + 1);
+        if (s == NULL) return asthra__marshal_no_memory();
+        s->length = length;
+        s->data = memcpy(s + 1, text, length + 1);
+    }
+    memcpy(out, &s, sizeof s);
+    return asthra_result_ok(NULL);
+}
+
+static void asthra__marshal_maybe_end(void *value, void *user) {
+    void *s, *none = NULL;
+    (void)user;
+    memcpy(&s, value, sizeof s);
+    asthra__free(s);
+    memcpy(value, &none, sizeof none);
+}
+
+/* ---- bool ---- */
+
+_Static_assert(sizeof(bool) == 1, "a bool is a byte");
+
+static AsthraResult asthra__marshal_bool_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                              void *user) {
+    (void)a, (void)user;
+    *(unsigned char *)c_out = *(const unsigned char *)value != 0;
+    return asthra_result_ok(NULL);
+}
+static AsthraResult asthra__marshal_bool_back(const void *c_value, void *out, void *user) {
+    return asthra__marshal_bool_to_c(c_value, out, NULL, user);
+}
+
+/* ---- slices ---- */
+
+ASTHRA__FN AsthraResult asthra__marshal_check_slice(const AsthraSlice *s, size_t element_size) {
+    if (s->element_size == 0 || s->element_size != element_size)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "a slice has an element_size of %zu, expected %zu",
+                                    s->element_size, element_size != 0 ? element_size : 1);
+    if (s->data == NULL && s->length != 0)
+        return asthra_result_errorf(ASTHRA_INVALID, "a slice of %zu elements has no data",
+                                    s->length);
+    return asthra_result_ok(NULL);
+}
+
+static AsthraResult asthra__marshal_slice_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                               void *user) {
+    AsthraSlice s;
+    (void)a, (void)user;
+    memcpy(&s, value, sizeof s);
+    memcpy(c_out, &s.data, sizeof s.data);
+    return asthra__marshal_check_slice(&s, s.element_size);
+}
+
+/* ---- the table ---- */
+
+static const AsthraTypeMarshaler asthra__marshal_basics[] = {
+    {&asthra_type_string, &asthra_ffi_type_ptr, asthra__marshal_string_to_c,
+     asthra__marshal_string_back, NULL, asthra__marshal_string_end, NULL},
+    {&asthra_type_optional_string, &asthra_ffi_type_ptr, asthra__marshal_maybe_to_c,
+     asthra__marshal_maybe_back, NULL, asthra__marshal_maybe_end, NULL},
+    {&asthra_type_bool, &asthra_ffi_type_bool, asthra__marshal_bool_to_c, asthra__marshal_bool_back,
+     NULL, NULL, NULL},
+    {&asthra_type_slice, &asthra_ffi_type_ptr, asthra__marshal_slice_to_c, NULL, NULL, NULL, NULL}};
+
+ASTHRA__FN const AsthraTypeMarshaler *asthra__marshal_basic(const AsthraTypeInfo *t) {
+    for (size_t i = 0; i < sizeof asthra__marshal_basics / sizeof *asthra__marshal_basics; i++)
+        if (asthra__type_same(t, asthra__marshal_basics[i].asthra_type))
+            return &asthra__marshal_basics[i];
+    return NULL;
+}
+
+ASTHRA__FN bool asthra__marshal_is_string(const AsthraTypeMarshaler *m) {
+    return m->asthra_to_c == asthra__marshal_string_to_c ||
+           m->asthra_to_c == asthra__marshal_maybe_to_c;
+}
+
+ASTHRA__FN bool asthra__marshal_is_bool(const AsthraTypeMarshaler *m) {
+    return m->asthra_to_c == asthra__marshal_bool_to_c;
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_string_in(const AsthraTypeMarshaler *m, const void *value,
+                                                  const AsthraString **s) {
+    *s = value;
+    if (m->asthra_to_c == asthra__marshal_maybe_to_c) memcpy(s, value, sizeof *s);
+    return asthra__marshal_check_string(*s);
+}
+
+#endif
+
+/* ---- [marshal] body ----------------------------------------------- ffi/marshal_compose.c ---- */
+/* marshal_compose - structs, and types that are made of others.        [marshal] body: composed
+ *
+ * A struct of which a field needs marshaling is marshaled field by field, into a struct that C
+ * would make of the fields' C types in their order. Where a field lies in our value the field table
+ * says; bytes that no field covers do not travel. What no field needs is not composed: such a
+ * struct passes as it is.
+ *
+ * Types contain themselves through pointers alone, so only those are followed late: what an
+ * optional or a slice is made of is asked when a value of it comes by. How many pointers lie one
+ * behind the other is counted on the way, since values, unlike types, may well run in circles.
+ *
+ * Cleanups of values inside values need no code here: each is a duty of the arena, noted when the
+ * inner value was made, whatever happens to the outer one afterwards.
+ */
+
+#if ASTHRA_HAS_MARSHAL
+
+#include <string.h>
+
+/* Of what an optional or slice is made, if that passes as it is. */
+static const AsthraTypeMarshaler asthra__marshal_none;
+
+/* A type that passes as it is. */
+static AsthraResult asthra__marshal_plain(const AsthraTypeInfo *t, const AsthraFFIType **c) {
+    *c = asthra_ffi_type_of(t);
+    if (*c != NULL) return asthra_result_ok(NULL);
+    AsthraResult why = asthra_last_error();
+    if (why.status == ASTHRA_OUT_OF_MEMORY) return why;
+    return asthra__marshal_refuse(t, "has no marshaler, and no C layout");
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_see(const AsthraTypeInfo *t, const AsthraTypeMarshaler *m,
+                                            const AsthraFFIType **c, size_t *size) {
+    AsthraResult r = asthra_result_ok(NULL);
+    size_t align = 0;
+    if (m != NULL)
+        *c = m->c_type;
+    else
+        r = asthra__marshal_plain(t, c);
+    if (!r.status) r = asthra_ffi_layout(*c, size, &align, NULL);
+    if (!r.status && (align > ASTHRA__MAX_ALIGN || t->alignment > ASTHRA__MAX_ALIGN))
+        return asthra__marshal_refuse(t, "is aligned more strictly than malloc aligns");
+    return r;
+}
+
+/* ---- one value ---- */
+
+ASTHRA__FN AsthraResult asthra__marshal_down(const AsthraTypeMarshaler *m, const void *value,
+                                             void *c_out, AsthraFFIArena *a) {
+    Asthra__FFIDuty *duty = NULL;
+    if (m->asthra_to_c == NULL) return asthra__marshal_refuse(m->asthra_type, "goes no way to C");
+    if (m->cleanup_c != NULL && (duty = asthra__ffi_arena_alloc(a, sizeof *duty)) == NULL)
+        return asthra__marshal_no_memory();
+    AsthraResult r = m->asthra_to_c(value, c_out, a, m->user);
+    if (r.status || duty == NULL) return r;
+    *duty = (Asthra__FFIDuty){a->duties, m->cleanup_c, c_out, m->user};
+    a->duties = duty;
+    return r;
+}
+
+/* ---- structs ---- */
+
+static AsthraResult asthra__marshal_struct_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                                void *user) {
+    const Asthra__MarshalEntry *e = user;
+    AsthraResult r = asthra_result_ok(NULL);
+    memset(c_out, 0, e->c_size);
+    for (size_t i = 0; i < e->c.count && !r.status; i++) {
+        const Asthra__MarshalField *f = &e->fields[i];
+        const char *from = (const char *)value + f->here;
+        char *to = (char *)c_out + e->there[i];
+        if (f->m != NULL)
+            r = asthra__marshal_down(f->m, from, to, a);
+        else
+            memcpy(to, from, f->size);
+    }
+    return r;
+}
+
+/* The first `count` fields, newest first. */
+static void asthra__marshal_struct_undo(const Asthra__MarshalEntry *e, char *value, size_t count) {
+    while (count-- > 0) asthra__marshal_end(e->fields[count].m, value + e->fields[count].here);
+}
+
+static AsthraResult asthra__marshal_struct_up(const Asthra__MarshalEntry *e, const void *c_value,
+                                              void *out, unsigned depth) {
+    AsthraResult r = asthra_result_ok(NULL);
+    memset(out, 0, e->m.asthra_type->size);
+    for (size_t i = 0; i < e->c.count && !r.status; i++) {
+        const Asthra__MarshalField *f = &e->fields[i];
+        const char *from = (const char *)c_value + e->there[i];
+        char *to = (char *)out + f->here;
+        if (f->m != NULL)
+            r = asthra__marshal_up(f->m, from, to, depth);
+        else
+            memcpy(to, from, f->size);
+        if (r.status) asthra__marshal_struct_undo(e, out, i);
+    }
+    return r;
+}
+static AsthraResult asthra__marshal_struct_back(const void *c_value, void *out, void *user) {
+    return asthra__marshal_struct_up(user, c_value, out, 0);
+}
+
+static void asthra__marshal_struct_end(void *value, void *user) {
+    const Asthra__MarshalEntry *e = user;
+    asthra__marshal_struct_undo(e, value, e->c.count);
+}
+
+/* ---- optionals and slices ---- */
+
+/* What e is made of; *inner NULL: it passes as it is. */
+static AsthraResult asthra__marshal_inner(Asthra__MarshalEntry *e,
+                                          const AsthraTypeMarshaler **inner) {
+    const AsthraTypeInfo *base = e->m.asthra_type->base;
+    AsthraResult r = asthra_result_ok(NULL);
+    const AsthraFFIType *c;
+    *inner = asthra__load(&e->inner, acquire); /* stored below, with what it points to */
+    if (*inner == NULL) {
+        r = asthra__marshal_look(base, 0, inner);
+        if (!r.status) r = asthra__marshal_see(base, *inner, &c, NULL);
+        if (r.status) return r;
+        if (*inner == NULL || asthra__marshal_is_plain(*inner)) *inner = &asthra__marshal_none;
+        asthra__store(&e->inner, *inner, release);
+    }
+    if (*inner == &asthra__marshal_none) *inner = NULL;
+    return r;
+}
+
+static AsthraResult asthra__marshal_too_deep(const AsthraTypeInfo *t) {
+    return asthra__marshal_refuse(t, "leads through more than 128 pointers, or in a circle");
+}
+
+/* C's values of `count` of ours, and `more` zeroed ones behind; *out: the first. */
+static AsthraResult asthra__marshal_elements(const AsthraTypeMarshaler *inner, const char *from,
+                                             size_t count, size_t more, AsthraFFIArena *a,
+                                             void **out) {
+    AsthraResult r = asthra_result_ok(NULL);
+    size_t size = asthra__marshal_c_size(inner), step = inner->asthra_type->size;
+    if (a->depth == ASTHRA__MARSHAL_DEPTH) return asthra__marshal_too_deep(inner->asthra_type);
+    if (count > SIZE_MAX / 2 / size) return asthra__marshal_no_memory();
+    char *to = asthra__ffi_arena_alloc(a, (count + more) * size);
+    if (to == NULL) return asthra__marshal_no_memory();
+    *out = to;
+    a->depth++;
+    for (size_t i = 0; i < count && !r.status; i++)
+        r = asthra__marshal_down(inner, from + i * step, to + i * size, a);
+    a->depth--;
+    memset(to + count * size, 0, more * size);
+    return r;
+}
+
+static AsthraResult asthra__marshal_optional_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                                  void *user) {
+    const AsthraTypeMarshaler *inner;
+    AsthraResult r = asthra__marshal_inner(user, &inner);
+    void *there;
+    memcpy(&there, value, sizeof there);
+    if (!r.status && there != NULL && inner != NULL)
+        r = asthra__marshal_elements(inner, there, 1, 0, a, &there);
+    memcpy(c_out, &there, sizeof there);
+    return r;
+}
+
+static AsthraResult asthra__marshal_slice_of_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                                  void *user) {
+    Asthra__MarshalEntry *e = user;
+    const AsthraTypeMarshaler *inner;
+    AsthraSlice s;
+    memcpy(&s, value, sizeof s);
+    void *there = s.data;
+    AsthraResult r = asthra__marshal_check_slice(&s, e->m.asthra_type->base->size);
+    if (!r.status) r = asthra__marshal_inner(e, &inner);
+    if (!r.status && inner != NULL)
+        r = asthra__marshal_elements(inner, s.data, s.length, 1, a, &there);
+    memcpy(c_out, &there, sizeof there);
+    return r;
+}
+
+static AsthraResult asthra__marshal_optional_up(Asthra__MarshalEntry *e, const void *c_value,
+                                                void *out, unsigned depth) {
+    const AsthraTypeInfo *base = e->m.asthra_type->base;
+    const AsthraTypeMarshaler *inner;
+    AsthraResult r = asthra__marshal_inner(e, &inner);
+    void *there, *here = NULL;
+    memcpy(&there, c_value, sizeof there);
+    if (!r.status && there != NULL) {
+        if (depth == ASTHRA__MARSHAL_DEPTH) return asthra__marshal_too_deep(base);
+        here = asthra__alloc(base->size);
+        if (here == NULL) return asthra__marshal_no_memory();
+        if (inner != NULL)
+            r = asthra__marshal_up(inner, there, here, depth + 1);
+        else
+            memcpy(here, there, base->size);
+    }
+    if (r.status) asthra__free(here);
+    if (!r.status) memcpy(out, &here, sizeof here);
+    return r;
+}
+static AsthraResult asthra__marshal_optional_back(const void *c_value, void *out, void *user) {
+    return asthra__marshal_optional_up(user, c_value, out, 0);
+}
+
+static void asthra__marshal_optional_end(void *value, void *user) {
+    const AsthraTypeMarshaler *inner;
+    void *here, *none = NULL;
+    memcpy(&here, value, sizeof here);
+    if (here == NULL) return;
+    if (!asthra__marshal_inner(user, &inner).status) asthra__marshal_end(inner, here);
+    asthra__free(here);
+    memcpy(value, &none, sizeof none);
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_up(const AsthraTypeMarshaler *m, const void *c_value,
+                                           void *out, unsigned depth) {
+    if (m->c_to_asthra == NULL) return asthra__marshal_refuse(m->asthra_type, "has no way back");
+    if (m->c_to_asthra == asthra__marshal_struct_back)
+        return asthra__marshal_struct_up(m->user, c_value, out, depth);
+    if (m->c_to_asthra == asthra__marshal_optional_back)
+        return asthra__marshal_optional_up(m->user, c_value, out, depth);
+    return m->c_to_asthra(c_value, out, m->user);
+}
+
+ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m) {
+    size_t size = 0;
+    if (m->asthra_to_c == asthra__marshal_struct_to_c)
+        return ((const Asthra__MarshalEntry *)m->user)->c_size;
+    (void)asthra_ffi_layout(m->c_type, &size, NULL, NULL);
+    return size;
+}
+
+/* ---- callbacks and enums ---- */
+
+#if ASTHRA_HAS_CLOSURE
+static void asthra__marshal_callback_end(void *closure, void *unused) {
+    (void)unused;
+    asthra_ffi_closure_destroy(closure);
+}
+
+static AsthraResult asthra__marshal_callback_bind(const AsthraClosure *ours, AsthraFFIArena *a,
+                                                  const AsthraFFICall *signature, void **code) {
+    AsthraFFIClosure *closure;
+    Asthra__FFIDuty *duty = asthra__ffi_arena_alloc(a, sizeof *duty);
+    if (duty == NULL) return asthra__marshal_no_memory();
+    AsthraResult r = asthra_ffi_closure_create(
+        &closure, code, signature, ASTHRA_FN_AS(AsthraFFIHandler, ours->code), ours->env);
+    if (r.status) return r;
+    *duty = (Asthra__FFIDuty){a->duties, asthra__marshal_callback_end, closure, NULL};
+    a->duties = duty;
+    return r;
+}
+#else
+static AsthraResult asthra__marshal_callback_bind(const AsthraClosure *ours, AsthraFFIArena *a,
+                                                  const AsthraFFICall *signature, void **code) {
+    (void)ours, (void)a, (void)signature, (void)code;
+    return asthra_result_err("a callback needs closure: take ASTHRA_RT_NO_CLOSURE back");
+}
+#endif
+
+static AsthraResult asthra__marshal_callback_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                                  void *user) {
+    const Asthra__MarshalEntry *e = user;
+    AsthraResult r = asthra_result_ok(NULL);
+    AsthraClosure ours;
+    void *code = NULL;
+    memcpy(&ours, value, sizeof ours);
+    if (ours.code != NULL) r = asthra__marshal_callback_bind(&ours, a, e->signature, &code);
+    memcpy(c_out, &code, sizeof code);
+    return r;
+}
+
+static AsthraResult asthra__marshal_enum_back(const void *c_value, void *out, void *user) {
+    const Asthra__MarshalEntry *e = user;
+    memcpy(out, c_value, e->m.asthra_type->size);
+    return asthra_result_ok(NULL);
+}
+static AsthraResult asthra__marshal_enum_to_c(const void *value, void *c_out, AsthraFFIArena *a,
+                                              void *user) {
+    (void)a;
+    return asthra__marshal_enum_back(value, c_out, user);
+}
+
+ASTHRA__FN bool asthra__marshal_is_enum(const AsthraTypeMarshaler *m) {
+    return m->asthra_to_c == asthra__marshal_enum_to_c;
+}
+ASTHRA__FN bool asthra__marshal_is_plain(const AsthraTypeMarshaler *m) {
+    return asthra__marshal_is_enum(m) || asthra__marshal_is_bool(m);
+}
+
+/* ---- making them ---- */
+
+static AsthraResult asthra__marshal_make_callback(Asthra__MarshalEntry *e) {
+    const char *signature = e->m.asthra_type->name + sizeof "callback " - 1;
+    AsthraFFICall *call = asthra__alloc(sizeof *call);
+    if (call == NULL) return asthra__marshal_no_memory();
+    AsthraResult r = asthra_ffi_signature(call, NULL, signature);
+    if (r.status) asthra__free(call);
+    e->signature = call;
+    e->m.c_type = &asthra_ffi_type_ptr;
+    e->m.asthra_to_c = asthra__marshal_callback_to_c;
+    return r;
+}
+
+static void asthra__marshal_make_optional(Asthra__MarshalEntry *e) {
+    e->m.c_type = &asthra_ffi_type_ptr;
+    e->m.asthra_to_c = asthra__marshal_optional_to_c;
+    e->m.c_to_asthra = asthra__marshal_optional_back;
+    e->m.cleanup_asthra = asthra__marshal_optional_end;
+}
+
+static void asthra__marshal_make_slice(Asthra__MarshalEntry *e) {
+    e->m.c_type = &asthra_ffi_type_ptr;
+    e->m.asthra_to_c = asthra__marshal_slice_of_to_c;
+}
+
+/* What is nothing but its base by another name. */
+static AsthraResult asthra__marshal_make_alias(Asthra__MarshalEntry *e, unsigned depth) {
+    const AsthraTypeInfo *t = e->m.asthra_type;
+    const AsthraTypeMarshaler *m;
+    const AsthraFFIType *c;
+    AsthraResult r = asthra__marshal_look(t->base, depth, &m);
+    if (r.status) return r;
+    if (m != NULL) {
+        e->m = *m;
+        e->m.asthra_type = t;
+        return r;
+    }
+    r = asthra__marshal_plain(t, &c);
+    if (r.status) return r.status == ASTHRA_OUT_OF_MEMORY ? r : asthra_result_ok(NULL);
+    if (asthra__ffi_is_block(c->kind)) return r;
+    e->m.c_type = c;
+    e->m.asthra_to_c = asthra__marshal_enum_to_c;
+    e->m.c_to_asthra = asthra__marshal_enum_back;
+    return r;
+}
+
+/* Field i of a type, of which a base is the first. */
+static AsthraFieldInfo asthra__marshal_field(const AsthraTypeInfo *t, size_t i) {
+    const AsthraFieldInfo base = {"base", 0, t->base};
+    if (t->base == NULL) return t->fields[i];
+    return i == 0 ? base : t->fields[i - 1];
+}
+
+/* Finds what the fields need. */
+static AsthraResult asthra__marshal_look_at_fields(Asthra__MarshalEntry *e, unsigned depth,
+                                                   bool *needs) {
+    const AsthraTypeInfo *t = e->m.asthra_type;
+    AsthraResult r = asthra_result_ok(NULL);
+    for (size_t i = 0; i < e->c.count && !r.status; i++) {
+        AsthraFieldInfo f = asthra__marshal_field(t, i);
+        if (f.type == NULL || f.offset > t->size || f.type->size > t->size - f.offset)
+            return asthra__marshal_refuse(t, "has a field of no type, or outside of it");
+        e->fields[i].here = f.offset;
+        e->fields[i].size = f.type->size;
+        r = asthra__marshal_look(f.type, depth, &e->fields[i].m);
+        if (!r.status && e->fields[i].m != NULL)
+            *needs |= !asthra__marshal_is_plain(e->fields[i].m);
+    }
+    return r;
+}
+
+/* Lays C's struct out. */
+static AsthraResult asthra__marshal_make_struct(Asthra__MarshalEntry *e) {
+    const AsthraFFIType **types = (const AsthraFFIType **)(void *)(e->there + e->c.count);
+    bool is_down = true, is_up = true;
+    for (size_t i = 0; i < e->c.count; i++) {
+        const AsthraTypeMarshaler *m = e->fields[i].m;
+        AsthraResult r = asthra_result_ok(NULL);
+        if (m == NULL)
+            r = asthra__marshal_plain(asthra__marshal_field(e->m.asthra_type, i).type, &types[i]);
+        else
+            types[i] = m->c_type;
+        if (r.status) return r;
+        is_down &= m == NULL || m->asthra_to_c != NULL;
+        is_up &= m == NULL || m->c_to_asthra != NULL;
+    }
+    e->c.kind = ASTHRA_FFI_STRUCT;
+    e->c.fields = types;
+    e->m.c_type = &e->c;
+    if (is_down) e->m.asthra_to_c = asthra__marshal_struct_to_c;
+    if (is_up) e->m.c_to_asthra = asthra__marshal_struct_back;
+    e->m.cleanup_asthra = asthra__marshal_struct_end;
+    return asthra_ffi_layout(&e->c, &e->c_size, NULL, e->there);
+}
+
+/* Makes of an entry what its type is, or leaves it without functions. */
+static AsthraResult asthra__marshal_make(Asthra__MarshalEntry *e, unsigned depth) {
+    const AsthraTypeInfo *t = e->m.asthra_type;
+    bool needs = false;
+    AsthraResult r = asthra_result_ok(NULL);
+    if (t->base == NULL && t->field_count == 0) return asthra__marshal_make_callback(e);
+    if (asthra__type_is_made(t, "?", sizeof(void *))) {
+        asthra__marshal_make_optional(e);
+    } else if (asthra__type_is_made(t, "[]", sizeof(AsthraSlice))) {
+        asthra__marshal_make_slice(e);
+    } else if (t->field_count == 0 && t->base->size == t->size) {
+        r = asthra__marshal_make_alias(e, depth);
+    } else {
+        r = asthra__marshal_look_at_fields(e, depth, &needs);
+        if (!r.status && needs) r = asthra__marshal_make_struct(e);
+    }
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__marshal_compose(const AsthraTypeInfo *t, unsigned depth,
+                                                uint32_t generation,
+                                                const AsthraTypeMarshaler **out) {
+    Asthra__MarshalEntry *e =
+        asthra__marshal_entry(t, t->field_count + (t->base != NULL), generation);
+    if (e == NULL) return asthra__marshal_no_memory();
+    AsthraResult r = asthra__marshal_make(e, depth);
+    if (r.status) {
+        asthra__free(e);
+        return r;
+    }
+    asthra__marshal_publish(e);
+    *out = e->m.asthra_to_c != NULL || e->m.c_to_asthra != NULL ? &e->m : NULL;
+    return r;
 }
 
 #endif

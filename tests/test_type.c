@@ -94,6 +94,32 @@ TEST(type, null_is_the_same_as_null_alone) {
     CHECK(!asthra__type_same(&asthra_type_i8, NULL));
 }
 
+typedef enum Direction { NORTH, SOUTH } Direction;
+static const AsthraTypeInfo Direction_type = ASTHRA_TYPE_ENUM(Direction, &asthra_type_u32),
+                            maybe_node = ASTHRA_TYPE_OPTIONAL("Node", &Node_type),
+                            nodes = ASTHRA_TYPE_SLICE("Node", &Node_type),
+                            compare = ASTHRA_TYPE_CALLBACK("i(pp)");
+
+TEST(type, types_made_of_others_are_known_by_their_names) {
+    CHECK_EQ(Direction_type.size, sizeof(Direction));
+    CHECK(Direction_type.base == &asthra_type_u32);
+    CHECK_STR(compare.name, "callback i(pp)");
+    CHECK_EQ(compare.size, sizeof(AsthraClosure));
+    CHECK_EQ(compare.pointer_offsets[0], offsetof(AsthraClosure, env));
+    CHECK(asthra__type_is_made(&maybe_node, "?", sizeof(void *)));
+    CHECK(!asthra__type_is_made(&maybe_node, "[]", sizeof(void *)));
+    CHECK(!asthra__type_is_made(&maybe_node, "?", sizeof(AsthraSlice)));
+    CHECK(asthra__type_is_made(&nodes, "[]", sizeof(AsthraSlice)));
+    CHECK(!asthra__type_is_made(&asthra_type_optional_string, "?", sizeof(void *)));
+    AsthraTypeInfo other = maybe_node;
+    other.base = &whole_type;
+    CHECK(!asthra__type_is_made(&other, "?", sizeof(void *)));
+    other = maybe_node;
+    other.fields = node_fields;
+    other.field_count = 1;
+    CHECK(!asthra__type_is_made(&other, "?", sizeof(void *)));
+}
+
 static int doubled(int x) {
     return 2 * x;
 }

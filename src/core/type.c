@@ -14,7 +14,15 @@
 ASTHRA__FN bool asthra__type_same(const AsthraTypeInfo *a, const AsthraTypeInfo *b) {
     if (a == b) return true;
     if (!a || !b || !a->name || !b->name) return false;
-    return a->size == b->size && a->alignment == b->alignment && strcmp(a->name, b->name) == 0;
+    return a->size == b->size && a->alignment == b->alignment && *a->name == *b->name &&
+           strcmp(a->name, b->name) == 0;
+}
+
+ASTHRA__FN bool asthra__type_is_made(const AsthraTypeInfo *t, const char *ending, size_t size) {
+    if (!t->name || !t->base || !t->base->name || t->field_count != 0 || t->size != size)
+        return false;
+    size_t length = strlen(t->base->name);
+    return strncmp(t->name, t->base->name, length) == 0 && strcmp(t->name + length, ending) == 0;
 }
 
 #endif

@@ -71,9 +71,27 @@ typedef struct AsthraClosure {
     ASTHRA__CONST AsthraTypeInfo T##_type =                \
         ASTHRA__TYPE(#T, T, T##__pointers, sizeof T##__pointers / sizeof *T##__pointers)
 
+/* Types made of others. An enum is what its base is; an optional of "Node", called "Node?", is a
+ * pointer to one or NULL; a slice of them, "Node[]", an AsthraSlice; a callback an AsthraClosure
+ * whose code is an AsthraFFIHandler, called "callback " and the signature that C calls it by.
+ *
+ *     static const AsthraTypeInfo Color_type = ASTHRA_TYPE_ENUM(Color, &asthra_type_i32),
+ *                                 maybe_node = ASTHRA_TYPE_OPTIONAL("Node", &Node_type),
+ *                                 compare = ASTHRA_TYPE_CALLBACK("i(pp)"); */
+#define ASTHRA__TYPE_OF(name, T, offsets, n, base) \
+    { name, sizeof(T), ASTHRA__ALIGNOF(T), offsets, n, NULL, NULL, (base), NULL, 0, NULL, 0 }
+#define ASTHRA_TYPE_ENUM(T, base) ASTHRA__TYPE_OF(#T, T, NULL, 0, base)
+#define ASTHRA_TYPE_OPTIONAL(name, base) \
+    ASTHRA__TYPE_OF(name "?", void *, asthra__word_at_0, 1, base)
+#define ASTHRA_TYPE_SLICE(name, base) \
+    ASTHRA__TYPE_OF(name "[]", AsthraSlice, asthra__word_at_0, 1, base)
+#define ASTHRA_TYPE_CALLBACK(signature) \
+    ASTHRA__TYPE_OF("callback " signature, AsthraClosure, asthra__closure_env, 1, NULL)
+
 /* Ready-made types, &asthra_type_i32. Each unit has copies of its own, so that static data can name
  * them; addresses do not matter. */
 ASTHRA__CONST uint32_t asthra__word_at_0[] = {0};
+ASTHRA__CONST uint32_t asthra__closure_env[] = {ASTHRA__OFFSET(AsthraClosure, env)};
 ASTHRA__CONST uint32_t asthra__string_data[] = {ASTHRA__OFFSET(AsthraString, data)};
 #define ASTHRA__SCALAR(word, T) asthra_type_##word = ASTHRA__TYPE(#word, T, NULL, 0)
 ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8_t),
@@ -82,7 +100,8 @@ ASTHRA__CONST AsthraTypeInfo ASTHRA__SCALAR(bool, bool), ASTHRA__SCALAR(i8, int8
     ASTHRA__SCALAR(u64, uint64_t), ASTHRA__SCALAR(f32, float), ASTHRA__SCALAR(f64, double),
     asthra_type_pointer = ASTHRA__TYPE("pointer", void *, asthra__word_at_0, 1),
     asthra_type_string = ASTHRA__TYPE("string", AsthraString, asthra__string_data, 1),
-    asthra_type_optional_string = ASTHRA__TYPE("string?", AsthraString *, asthra__word_at_0, 1);
+    asthra_type_optional_string = ASTHRA__TYPE("string?", AsthraString *, asthra__word_at_0, 1),
+    asthra_type_slice = ASTHRA__TYPE("slice", AsthraSlice, asthra__word_at_0, 1);
 
 #endif
 #endif

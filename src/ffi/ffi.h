@@ -79,8 +79,8 @@ ASTHRA__CONST AsthraFFIType ASTHRA__FFI(void, VOID), ASTHRA__FFI(bool, BOOL), AS
 ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
                                              size_t *offset);
 
-/* The descriptor of a type description: of a ready-made scalar or pointer, or of one with a field
- * table. Made once for each type, and never freed.
+/* The descriptor of a type description: of a ready-made scalar or pointer, of an enum, or of one
+ * with a field table. Made once for each type, and never freed.
  *
  * Returns   NULL: it has no C layout, or memory ran out; asthra_last_error() says which. */
 ASTHRA_RT_API const AsthraFFIType *asthra_ffi_type_of(const AsthraTypeInfo *type);
@@ -231,7 +231,7 @@ ASTHRA_RT_API int asthra_ffi_last_errno(void);
  * else when it is reclaimed, or at asthra_runtime_shutdown.
  * CONTAINER, of the return: likewise, and that function must free the block alone.
  *
- * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer. */
+ * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer, or marshaled. */
 ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t param,
                                                    AsthraTransferSemantics how);
 ASTHRA_RT_API AsthraResult asthra_ffi_set_return_free(AsthraFFICall *c, void (*end)(void *));

@@ -2,8 +2,9 @@
  *
  * Ready-made scalars are known by name and size. A type with a field table becomes a struct whose
  * fields lie where the table says, which they must do by C's rules, packed or not; a base is its
- * first field. Each is made once, and kept in a list that only grows: there are as many as a
- * program has types.
+ * first field. Without fields and of its base's size, as enums are, it is what its base is. A
+ * struct is made once, and kept in a list that only grows: there are as many as a program has
+ * types.
  */
 #include "ffi_internal.h"
 
@@ -97,6 +98,11 @@ static const AsthraFFIType *asthra__ffi_describe_at(const AsthraTypeInfo *t, uns
     if (type != NULL) return type;
     size_t count = t->field_count + (t->base != NULL);
     if (depth > 64) return asthra__ffi_refuse_type(t, "contains itself, or nests deeper than 64");
+    if (asthra__type_is_made(t, "?", sizeof(void *)) ||
+        asthra__type_is_made(t, "[]", sizeof(AsthraSlice)))
+        return asthra__ffi_refuse_type(t, "is made of another, which only marshaling understands");
+    if (t->field_count == 0 && t->base != NULL && t->base->size == t->size)
+        return asthra__ffi_describe_at(t->base, depth + 1);
     if (count == 0) return asthra__ffi_refuse_type(t, "has no field table, and is no scalar");
     Asthra__FFIKnown *k = asthra__alloc_zeroed(1, sizeof *k + count * sizeof *k->fields);
     if (k == NULL) {

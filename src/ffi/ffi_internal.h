@@ -188,7 +188,7 @@ typedef struct Asthra__FFIRules {
 } Asthra__FFIRules;
 
 ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
-/* Sets what is not NULL. */
+/* Sets what is not NULL; a parameter cannot be both marshaled and handed over. */
 ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
                                              const AsthraTransferSemantics *transfer,
                                              const struct AsthraTypeMarshaler *const *marshaler);
@@ -204,13 +204,24 @@ ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c);
 
 /* ---- calls by rules ---- */
 
+/* Something to be done when an arena ends, in memory of that arena. */
+typedef struct Asthra__FFIDuty {
+    struct Asthra__FFIDuty *next;
+    void (*run)(void *what, void *user);
+    void *what, *user;
+} Asthra__FFIDuty;
+
 /* Memory for one call's temporaries: a list of pieces, the first within. */
 struct AsthraFFIArena {
     struct Asthra__FFIPiece *pieces; /* newest first */
+    Asthra__FFIDuty *duties;         /* newest first */
     char *at, *end;
+    unsigned depth; /* of pointers that marshaling has followed to where it is */
     ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) char first[256];
 };
+ASTHRA__FN void asthra__ffi_arena_begin(struct AsthraFFIArena *a);
 ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size); /* NULL: none */
+ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a); /* does its duties, and is empty */
 
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
@@ -243,20 +254,24 @@ ASTHRA__FN const Asthra__FFICollector *asthra__ffi_collector(void);
 
 /* Of marshal.c, declared here because calls by rules need them. */
 #if ASTHRA_HAS_MARSHAL
-ASTHRA__FN const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type);
+/* What a call needs for a type, to C or, of a result, back; *m NULL: it passes as it is, or not at
+ * all. Under the lock nobody registers a marshaler, so that the answer stays the same. */
+ASTHRA__FN AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
+                                            const struct AsthraTypeMarshaler **m);
 ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m);
-/* Makes *c_value in the arena. */
+/* Makes *c_value in the arena, whose end cleans it up. */
 ASTHRA__FN AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *m,
                                               const void *value, void **c_value,
                                               struct AsthraFFIArena *a);
-ASTHRA__FN void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value);
 ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
                                                const void *c_value, void *out);
 ASTHRA__FN size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m); /* of our value */
 #else
-static inline const struct AsthraTypeMarshaler *asthra__marshal_find(const AsthraTypeInfo *type) {
-    (void)type;
-    return NULL;
+static inline AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
+                                               const struct AsthraTypeMarshaler **m) {
+    (void)type, (void)is_back;
+    *m = NULL;
+    return asthra_result_ok(NULL);
 }
 static inline const AsthraFFIType *asthra__marshal_c_type(const struct AsthraTypeMarshaler *m) {
     (void)m;
@@ -267,9 +282,6 @@ static inline AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshale
                                                  struct AsthraFFIArena *a) {
     (void)m, (void)value, (void)c_value, (void)a;
     return asthra_result_ok(NULL);
-}
-static inline void asthra__marshal_leave(const struct AsthraTypeMarshaler *m, void *c_value) {
-    (void)m, (void)c_value;
 }
 static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
                                                   const void *c_value, void *out) {

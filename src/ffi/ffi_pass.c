@@ -2,7 +2,8 @@
  *
  * Such a call is a passage: its rows are entered in the order of parameters, then the function is
  * called, then the rows are left in reverse. Entering makes C's value of ours, or hands a block
- * over; leaving cleans the value up, or takes the block back if the call came to nothing.
+ * over; leaving takes the block back if the call came to nothing. To clean C's values up are duties
+ * of the arena that they stand in, which ends last.
  *
  * A passage is left exactly once, whatever ends it:
  *     a return          by asthra__ffi_pass
@@ -26,6 +27,14 @@ typedef struct Asthra__FFIPiece {
     ASTHRA__ALIGNED(ASTHRA__MAX_ALIGN) struct Asthra__FFIPiece *next;
 } Asthra__FFIPiece;
 
+ASTHRA__FN void asthra__ffi_arena_begin(struct AsthraFFIArena *a) {
+    a->pieces = NULL;
+    a->duties = NULL;
+    a->at = a->first;
+    a->end = a->first + sizeof a->first;
+    a->depth = 0;
+}
+
 ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) {
     const size_t most = SIZE_MAX / 2, align = ASTHRA__MAX_ALIGN;
     if (size > most) return NULL;
@@ -44,7 +53,12 @@ ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) 
     return block;
 }
 
-static void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
+ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
+    while (a->duties != NULL) {
+        Asthra__FFIDuty duty = *a->duties;
+        a->duties = duty.next;
+        duty.run(duty.what, duty.user);
+    }
     while (a->pieces != NULL) {
         Asthra__FFIPiece *piece = a->pieces;
         a->pieces = piece->next;
@@ -69,12 +83,9 @@ typedef struct Asthra__FFIPassage {
 
 static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
     void *ptr;
-    if (row->marshaler != NULL) {
-        asthra__marshal_leave(row->marshaler, g->args[row->param]);
-    } else if (row->transfer != ASTHRA_TRANSFER_NONE && !g->is_good) {
-        memcpy(&ptr, g->args[row->param], sizeof ptr);
-        asthra__ffi_take_back(ptr);
-    }
+    if (row->transfer == ASTHRA_TRANSFER_NONE || g->is_good) return;
+    memcpy(&ptr, g->args[row->param], sizeof ptr);
+    asthra__ffi_take_back(ptr);
 }
 
 static void asthra__ffi_leave(Asthra__FFIPassage *g) {
@@ -232,9 +243,7 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     if (count > 0) memcpy(g.args, args, count * sizeof *args);
     g.entered = 0;
     g.is_good = false;
-    g.arena.pieces = NULL;
-    g.arena.at = g.arena.first;
-    g.arena.end = g.arena.first + sizeof g.arena.first;
+    asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_watch(&g);
     asthra__ffi_guard(asthra__ffi_run_passage, &g);
     asthra__ffi_unwatch(&g);

@@ -45,6 +45,12 @@ ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
     if (rules != NULL && param != ASTHRA_FFI_RETURN) row = asthra__ffi_row(p, param);
     if (rules == NULL || (row == NULL && param != ASTHRA_FFI_RETURN))
         return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi: no memory for a rule");
+    bool is_moved = row != NULL && (transfer != NULL ? *transfer : row->transfer) != 0;
+    if (is_moved && (marshaler != NULL ? *marshaler : row->marshaler) != NULL)
+        return asthra_result_errorf(ASTHRA_INVALID,
+                                    "asthra_ffi: parameter %zu is marshaled, so C gets a copy, "
+                                    "which cannot be handed over",
+                                    param);
     if (transfer != NULL) *(row != NULL ? &row->transfer : &rules->result_transfer) = *transfer;
     if (marshaler != NULL) *(row != NULL ? &row->marshaler : &rules->result_marshaler) = *marshaler;
     return asthra_result_ok(NULL);
@@ -131,15 +137,25 @@ ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t 
                                              const AsthraFFIType **out) {
     char where[32];
     Asthra__Text t = asthra__text_on(where, sizeof where);
-    const struct AsthraTypeMarshaler *m = type != NULL ? asthra__marshal_find(type) : NULL;
-    *out = m != NULL ? asthra__marshal_c_type(m) : asthra_ffi_type_of(type);
-    if (*out != NULL) return asthra_result_ok(NULL);
+    const struct AsthraTypeMarshaler *m = NULL;
+    AsthraResult r = asthra_result_ok(NULL);
+    if (type != NULL) r = asthra__marshal_for(type, param == ASTHRA_FFI_RETURN, &m);
+    bool is_refused = r.status != ASTHRA_OK;
+    if (!is_refused) {
+        *out = m != NULL ? asthra__marshal_c_type(m) : asthra_ffi_type_of(type);
+        if (*out != NULL) return r;
+        r = asthra_last_error();
+    }
+    if (r.status == ASTHRA_OUT_OF_MEMORY) return r;
     if (param == ASTHRA_FFI_RETURN)
         asthra__text_add(&t, "return");
     else
         asthra__text_format(&t, "parameter %zu", param);
     if (type == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: %s has no type: NULL", where);
+    if (is_refused)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: %s: %s", where,
+                                    asthra_result_message(r));
     return asthra_result_errorf(ASTHRA_INVALID,
                                 "asthra_ffi_call: %s: type '%s' has no marshaler, and no C layout",
                                 where, type->name != NULL ? type->name : "?");
@@ -149,8 +165,9 @@ ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t 
 static AsthraResult asthra__ffi_settle_one(AsthraFFICall *c, size_t param,
                                            const AsthraTypeInfo *type) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    const struct AsthraTypeMarshaler *m = type != NULL ? asthra__marshal_find(type) : NULL;
-    bool moves = c->transfer != ASTHRA_TRANSFER_NONE && m == NULL &&
+    const struct AsthraTypeMarshaler *m = NULL;
+    if (type != NULL) ASTHRA_TRY(asthra__marshal_for(type, param == ASTHRA_FFI_RETURN, &m));
+    bool moves = c->transfer != ASTHRA_TRANSFER_NONE && (m == NULL || param == ASTHRA_FFI_RETURN) &&
                  asthra__ffi_is_pointer(asthra__ffi_type_at(p, param));
     if (m == NULL && !moves) return asthra_result_ok(NULL);
     return asthra__ffi_set_rule(p, param, moves ? &c->transfer : NULL, m != NULL ? &m : NULL);

@@ -51,7 +51,6 @@ ASTHRA__FN size_t asthra__ffi_size_of(AsthraFFIKind kind) {
 
 ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value) {
     union {
-        bool b;
         int8_t s8;
         uint8_t u8;
         int16_t s16;
@@ -62,7 +61,7 @@ ASTHRA__FN uint64_t asthra__ffi_widen(AsthraFFIKind kind, const void *value) {
     } v;
     memcpy(&v, value, asthra__ffi_size_of(kind));
     switch (kind) {
-    case ASTHRA_FFI_BOOL: return v.b;
+    case ASTHRA_FFI_BOOL: return v.u8 != 0;
     case ASTHRA_FFI_S8: return (uint64_t)(int64_t)v.s8;
     case ASTHRA_FFI_U8: return v.u8;
     case ASTHRA_FFI_S16: return (uint64_t)(int64_t)v.s16;

@@ -130,8 +130,54 @@ static bool closures_let_through() {
     return handled == 6 && caught == 6;
 }
 
+/* What is marshaled is cleaned up, newest first, when the exception arrives. */
+static std::string story;
+static AsthraResult notes(const void *value, void *c_out, AsthraFFIArena *, void *) {
+    story += '+';
+    *static_cast<int *>(c_out) = *static_cast<const int *>(value);
+    return asthra_result_ok(NULL);
+}
+static void forgets(void *c_value, void *) {
+    story += static_cast<char>('0' + *static_cast<int *>(c_value));
+}
+static const AsthraTypeMarshaler note = {
+    &asthra_type_i32, &asthra_ffi_type_s32, notes, NULL, forgets, NULL, NULL};
+
+typedef int (*Ask)(int, double, double);
+static int asks(const char *text, Ask ask, int a, int b) {
+    story += text;
+    return ask(a, 0, 0) + b;
+}
+
+static bool marshaled_is_cleaned_up() {
+    static const AsthraTypeInfo ask_type = ASTHRA_TYPE_CALLBACK("i(idd)");
+    static const AsthraTypeInfo *const types[] = {&asthra_type_string, &ask_type, &asthra_type_i32,
+                                                  &asthra_type_i32};
+    AsthraFFICall call = AsthraFFICall();
+    int handled = 0, caught = 0, seven = 7, eight = 8;
+    AsthraString text = {2, "?!?"};
+    AsthraClosure ask = {ASTHRA_FN(handles), &handled};
+    void *args[] = {&text, &ask, &seven, &eight};
+    call.function_ptr = ASTHRA_FN(asks);
+    call.param_types = types;
+    call.param_count = 4;
+    if (asthra_ffi_set_marshaler(&call, 2, &note).status) return false;
+    if (asthra_ffi_set_marshaler(&call, 3, &note).status) return false;
+    for (int i = 0; i < 3; i++) {
+        try {
+            asthra_ffi_call(&call, args);
+        } catch (const std::runtime_error &) {
+            if (story == "++?!87") caught++;
+        }
+        story.clear();
+    }
+    asthra_ffi_release(&call);
+    return handled == 3 && caught == 3;
+}
+
 #else
 static bool calls_let_through() { return true; }
+static bool marshaled_is_cleaned_up() { return true; }
 static bool closures_let_through() { return true; }
 #endif
 
@@ -153,6 +199,10 @@ int main() {
     if (!calls_let_through() || !closures_let_through()) {
         std::printf("an exception was lost in a foreign call or closure\n");
         return 3;
+    }
+    if (!marshaled_is_cleaned_up()) {
+        std::printf("what was marshaled was not cleaned up\n");
+        return 4;
     }
     std::set_terminate(terminated);
     asthra_await(asthra_spawn(lets_one_out, &divers[0].unwound));
