@@ -6,7 +6,7 @@
 #   make style     columns, layout, names           make dist      fold stb_ds.h in, test the result
 #   make bench     every figure next to its peer    make sizes     the table pasted in README
 #   make fuzz      a longer soak of random programs make posix     all tests on the POSIX layer
-#   make clean
+#   make ffi       generated calls, by the thousand make clean
 #
 # gcc and make are enough. What else a target would like it uses when it is there and says when it is not.
 # A check is a target check-NAME, run by tests/run; any of them can be asked for alone: make check-strict.
@@ -161,7 +161,9 @@ check-$1-exceptions: $B/$1/exceptions
 	@tests/run $1-exceptions $($1.run) $$<
 check-$1-gdb: $B/asthra_rt.c $(BOOK) $(STB)
 	@tests/run $1-gdb sh tests/house/gdb.sh $1 "$($1.run)" $($1.cc) $($1.flags)
-.PHONY: check-$1-examples check-$1-exceptions check-$1-gdb check-$1-test_%
+check-$1-ffi: $B/$1/asthra_rt.a $B/ffi/generate
+	@tests/run $1-ffi sh tests/house/ffi.sh $1 "$($1.run)" $($1.cc) $($1.flags)
+.PHONY: check-$1-examples check-$1-exceptions check-$1-gdb check-$1-ffi check-$1-test_%
 check-$1-test_%: $B/$1/test_%
 	@ASTHRA_TEST_LIMIT=$$(or $$(ASTHRA_TEST_LIMIT),$($1.limit)) ASTHRA_TEST_VARIANT=$1 tests/run $1-test_$$* $($1.run) $$<
 endef
@@ -177,13 +179,13 @@ tsan.tests := $(filter-out %_alloc %_arena %_faults %_guard %_nodes %_pinned_loc
 
 arm.tests := test_swap
 x87.tests := test_swap
-aarch64.few := $(filter %_channel %_deque %_fiber %_mutex %_scheduler %_select %_signals %_swap %_sync \
+aarch64.few := $(filter %_channel %_closure %_deque %_ffi %_fiber %_mutex %_scheduler %_select %_signals %_swap %_sync \
     %_task,$(TESTS))
-riscv64.few := test_swap test_fiber
-armhf.few := test_swap test_fiber
+riscv64.few := test_swap test_fiber test_ffi test_closure
+armhf.few := test_swap test_fiber test_ffi test_closure
 musl.few := $(filter-out %_arena %_deque %_faults %_go_semantics %_heap %_manual %_nodes %_pinned \
     %_pinned_lock %_pool %_soak %_table %_type %_typed,$(TESTS))
-i386.few := test_swap test_select test_channel test_memory
+i386.few := test_swap test_select test_channel test_memory test_ffi test_closure
 # Where only the system's layer is another one, the tests that wait, map and fault; all by `make posix`.
 posix.tests := $(filter %_channel %_external %_fiber %_fork %_memory %_mutex %_os %_select %_signals %_sync %_thread,$(TESTS))
 
@@ -200,6 +202,9 @@ examples = $(if $(call usable,$1),$1-examples)
 # The gate shows gdb one build; `make cross` all that differ in what gdb sees, and more of it.
 GDB := plain clang noasm nothreads aarch64 riscv64 armhf i386
 gdb = $(if $(call usable,$1),$1-gdb)
+# Generated calls: some in the gate, on each processor; `make ffi` makes thousands.
+FFI := plain clang asan musl aarch64 riscv64 armhf i386
+ffi = $(if $(call usable,$1),$1-ffi)
 check-missing-%:
 	@tests/run missing-$* sh -c 'echo "$* not found"; exit 77'
 
@@ -214,6 +219,7 @@ check-%: tests/house/%.sh $(STB) $B/asthra_rt.c $(BOOK)
 check-preload: $B/examples/asthra_malloc.so
 check-posix: $B/posix/asthra_rt.o
 check-glib: $B/plain/asthra_rt.a $B/posix/asthra_rt.a
+check-ffi: $B/plain/asthra_rt.a $B/ffi/generate
 check-examples: $(EXAMPLES:%=$B/unoptimised/%)
 	@tests/run examples sh tests/house/examples.sh $B/unoptimised
 check-logscan: $B/examples/logscan $B/logscan/generate
@@ -221,6 +227,9 @@ check-logscan: $B/examples/logscan $B/logscan/generate
 $B/logscan/generate: tests/logscan/generate.c
 	@mkdir -p $(@D)
 	@$(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $<
+$B/ffi/generate: tests/ffi/generate.c
+	@mkdir -p $(@D)
+	@$(CC) -std=c11 -O1 $(WARNINGS) -o $@ $<
 
 WORKSHOP := $(patsubst src/%.c,$B/workshop/%.o,$(wildcard src/*/*.c))
 $B/workshop/%.o: src/%.c $(filter %.h,$(SOURCES)) $(STB)
@@ -241,9 +250,10 @@ test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call few,musl) \
 	    $(call exceptions,plain) $(call examples,musl) $(call few,aarch64) $(call few,riscv64) \
-	    $(call few,armhf) $(call few,i386) posix $(call units,posix))
+	    $(call few,armhf) $(call few,i386) posix $(call units,posix) \
+	    $(foreach v,$(filter-out clang musl,$(FFI)),$(call ffi,$v)))
 
-.PHONY: unit san posix cross $(HOUSE) sizes bench fuzz
+.PHONY: unit san posix cross $(HOUSE) sizes bench fuzz ffi
 unit: $(BOOK)
 	@$(call gate,$(call units,plain))
 san: $(BOOK)
@@ -266,6 +276,10 @@ bench: $(BOOK) $(STB) $B/examples/logscan $B/examples/treegrep $B/logscan/genera
 fuzz: $(BOOK)
 	@ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3600 ASTHRA_CHECK_LIMIT=3900 \
 	    $(call gate,plain-test_soak)
+
+ffi: $(BOOK)
+	@export ASTHRA_FFI_COUNT=$(or $(COUNT),4000) ASTHRA_FFI_SEED=$(or $(SEED),1); \
+	    export ASTHRA_CHECK_LIMIT=7200; $(call gate,$(foreach v,$(FFI),$(call ffi,$v)))
 
 clean:
 	rm -rf $B dist
