@@ -27071,7 +27071,7 @@ ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors) {
 }
 
 /* What is aligned more strictly than the stack is comes first of all. */
-ASTHRA__FN void asthra__ffi_x_end(Asthra__FFIBuilder *b) {
+static void asthra__ffi_x_end(Asthra__FFIBuilder *b) {
     size_t first = (size_t)b->plan->parameters * ASTHRA__FFI_PLACE_WORDS;
     b->plan->stack_bytes = (uint32_t)(((b->stack + b->behind + 15) & ~(size_t)15) + 8);
     if (b->stack_align <= 16) return;

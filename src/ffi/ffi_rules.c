@@ -5,6 +5,8 @@
  */
 #include "ffi_internal.h"
 
+#include "../core/text_internal.h"
+
 #if ASTHRA_HAS_FFI
 
 #include <string.h>

@@ -11,6 +11,7 @@
  */
 #include "ffi_internal.h"
 
+#include "../core/text_internal.h"
 #include "../memory/heap_internal.h"
 #include "../memory/pinned_internal.h"
 
