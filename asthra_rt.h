@@ -26937,9 +26937,20 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         ASTHRA__X_LEAVE
         ASTHRA__X_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, @object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run: rdi; record: rsi. While run runs rbx is the record, as asthra__ffi_personality knows. */
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "endbr64\n"
         "pushq %rbx\n"                 /* the caller's rbx */
         ".cfi_def_cfa_offset 16\n"
@@ -27765,9 +27776,20 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
         ASTHRA__A_LEAVE
         ASTHRA__A_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, %object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run: x0; record: x1. While run runs x19 is the record, as asthra__ffi_personality knows. */
 __asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "hint #34\n"                    /* bti c */
         "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
         ".cfi_def_cfa_offset 32\n"
@@ -28447,9 +28469,20 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
         "ret\n"
         ASTHRA__R_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, %object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run: a0; record: a1. While run runs s1 is the record, as asthra__ffi_personality knows. */
 __asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "auipc zero, 0\n"               /* lpad 0 */
         "addi sp, sp, -32\n"
         ".cfi_def_cfa_offset 32\n"
@@ -29623,10 +29656,21 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_result")
         ".endr\n"
         ASTHRA__I_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, @object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run, record: at 4, 8; 12 more once the frame is made. While run runs ebx is the record, as
  * asthra__ffi_personality knows. */
 __asm__(ASTHRA__I_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         ASTHRA__I_PAD
         "pushl %ebx\n"                  /* the caller's ebx */
         ".cfi_def_cfa_offset 8\n"
@@ -30624,8 +30668,8 @@ static void asthra__ffi_unwound(void *record) {
     asthra__ffi_leave(record);
 }
 
-/* The personality of asthra__ffi_guard, which alone names it: the record is in a register that the
- * frame keeps. Nothing is caught, and nobody lands: in the second phase the passage is left, and
+/* The personality of asthra__ffi_guard: the record is in a register that the frame keeps. Nothing
+ * is caught, and nobody lands: in the second phase the passage is left, and
  * unwinding goes on. Its names come from the unwinder that calls it. */
 #if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
 enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
@@ -30661,21 +30705,27 @@ asthra__ffi_personality(int state, struct _Unwind_Control_Block *block,
     return asthra__ffi_unwind_frame(block, frame) == _URC_NO_REASON ? _URC_CONTINUE_UNWIND
                                                                     : _URC_FAILURE;
 }
+static void asthra__ffi_show_personality(void) {} /* the linker has: nothing else can be said */
 #else
 extern uintptr_t asthra__ffi_register(struct _Unwind_Context *frame,
                                       int number) __asm__("_Unwind_GetGR")
     __attribute__((__weak__));
 
-ASTHRA__FFI_CODE _Unwind_Reason_Code asthra__ffi_personality(
-    int version, _Unwind_Action actions, uint64_t kind, struct _Unwind_Exception *exception,
-    struct _Unwind_Context *frame) __asm__("asthra__ffi_personality");
-__attribute__((__used__)) _Unwind_Reason_Code
-asthra__ffi_personality(int version, _Unwind_Action actions, uint64_t kind,
-                        struct _Unwind_Exception *exception, struct _Unwind_Context *frame) {
+static _Unwind_Reason_Code asthra__ffi_pass_unwinder(int version, _Unwind_Action actions,
+                                                     uint64_t kind,
+                                                     struct _Unwind_Exception *exception,
+                                                     struct _Unwind_Context *frame) {
     (void)version, (void)kind, (void)exception;
     if (actions & _UA_CLEANUP_PHASE)
         asthra__ffi_unwound((void *)asthra__ffi_register(frame, ASTHRA__FFI_RECORD));
     return _URC_CONTINUE_UNWIND;
+}
+
+/* Where unwinders look for it: a word beside the guard, which assembly can name. */
+ASTHRA__FFI_CODE uintptr_t asthra__ffi_personality __asm__("asthra__ffi_personality");
+static void asthra__ffi_show_personality(void) {
+    __atomic_store_n(&asthra__ffi_personality, (uintptr_t)asthra__ffi_pass_unwinder,
+                     __ATOMIC_RELAXED);
 }
 #endif
 
@@ -30690,6 +30740,7 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     g.is_good = false;
     asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_watch(&g);
+    asthra__ffi_show_personality();
     asthra__ffi_guard(asthra__ffi_run_passage, &g);
     asthra__ffi_unwatch(&g);
     asthra__ffi_leave(&g);

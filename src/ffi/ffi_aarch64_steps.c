@@ -363,9 +363,20 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
         ASTHRA__A_LEAVE
         ASTHRA__A_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, %object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run: x0; record: x1. While run runs x19 is the record, as asthra__ffi_personality knows. */
 __asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "hint #34\n"                    /* bti c */
         "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
         ".cfi_def_cfa_offset 32\n"

@@ -206,10 +206,21 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_result")
         ".endr\n"
         ASTHRA__I_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, @object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run, record: at 4, 8; 12 more once the frame is made. While run runs ebx is the record, as
  * asthra__ffi_personality knows. */
 __asm__(ASTHRA__I_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         ASTHRA__I_PAD
         "pushl %ebx\n"                  /* the caller's ebx */
         ".cfi_def_cfa_offset 8\n"

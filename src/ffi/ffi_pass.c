@@ -179,8 +179,8 @@ static void asthra__ffi_unwound(void *record) {
     asthra__ffi_leave(record);
 }
 
-/* The personality of asthra__ffi_guard, which alone names it: the record is in a register that the
- * frame keeps. Nothing is caught, and nobody lands: in the second phase the passage is left, and
+/* The personality of asthra__ffi_guard: the record is in a register that the frame keeps. Nothing
+ * is caught, and nobody lands: in the second phase the passage is left, and
  * unwinding goes on. Its names come from the unwinder that calls it. */
 #if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
 enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
@@ -216,21 +216,27 @@ asthra__ffi_personality(int state, struct _Unwind_Control_Block *block,
     return asthra__ffi_unwind_frame(block, frame) == _URC_NO_REASON ? _URC_CONTINUE_UNWIND
                                                                     : _URC_FAILURE;
 }
+static void asthra__ffi_show_personality(void) {} /* the linker has: nothing else can be said */
 #else
 extern uintptr_t asthra__ffi_register(struct _Unwind_Context *frame,
                                       int number) __asm__("_Unwind_GetGR")
     __attribute__((__weak__));
 
-ASTHRA__FFI_CODE _Unwind_Reason_Code asthra__ffi_personality(
-    int version, _Unwind_Action actions, uint64_t kind, struct _Unwind_Exception *exception,
-    struct _Unwind_Context *frame) __asm__("asthra__ffi_personality");
-__attribute__((__used__)) _Unwind_Reason_Code
-asthra__ffi_personality(int version, _Unwind_Action actions, uint64_t kind,
-                        struct _Unwind_Exception *exception, struct _Unwind_Context *frame) {
+static _Unwind_Reason_Code asthra__ffi_pass_unwinder(int version, _Unwind_Action actions,
+                                                     uint64_t kind,
+                                                     struct _Unwind_Exception *exception,
+                                                     struct _Unwind_Context *frame) {
     (void)version, (void)kind, (void)exception;
     if (actions & _UA_CLEANUP_PHASE)
         asthra__ffi_unwound((void *)asthra__ffi_register(frame, ASTHRA__FFI_RECORD));
     return _URC_CONTINUE_UNWIND;
+}
+
+/* Where unwinders look for it: a word beside the guard, which assembly can name. */
+ASTHRA__FFI_CODE uintptr_t asthra__ffi_personality __asm__("asthra__ffi_personality");
+static void asthra__ffi_show_personality(void) {
+    __atomic_store_n(&asthra__ffi_personality, (uintptr_t)asthra__ffi_pass_unwinder,
+                     __ATOMIC_RELAXED);
 }
 #endif
 
@@ -245,6 +251,7 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     g.is_good = false;
     asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_watch(&g);
+    asthra__ffi_show_personality();
     asthra__ffi_guard(asthra__ffi_run_passage, &g);
     asthra__ffi_unwatch(&g);
     asthra__ffi_leave(&g);

@@ -340,9 +340,20 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
         "ret\n"
         ASTHRA__R_END("asthra__ffi_result"));
 
+/* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
+__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
+        ".p2align 3\n"
+        ".globl asthra__ffi_personality\n"
+        ".hidden asthra__ffi_personality\n"
+        ".type asthra__ffi_personality, %object\n"
+        "asthra__ffi_personality:\n"
+        ".zero 8\n"
+        ".size asthra__ffi_personality, 8\n"
+        ".popsection\n");
+
 /* run: a0; record: a1. While run runs s1 is the record, as asthra__ffi_personality knows. */
 __asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
-        ".cfi_personality 0x1b, asthra__ffi_personality\n"
+        ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "auipc zero, 0\n"               /* lpad 0 */
         "addi sp, sp, -32\n"
         ".cfi_def_cfa_offset 32\n"
