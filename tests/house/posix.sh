@@ -19,7 +19,7 @@ calls="abort calloc clock_gettime close environ fcntl free getcontext getpid get
     strcspn strlen strncmp strrchr strstr swapcontext sysconf unlink vsnprintf write"
 # The unwinder; errno, sysconf and thread-locals as C libraries call them; what is bound weakly: the
 # loader's names, the C++ runtime, the linker's bounds of the image.
-others="_Unwind_Backtrace _Unwind_GetCFA _Unwind_GetIPInfo __errno_location __sysconf
+others="_Unwind_Backtrace _Unwind_GetCFA _Unwind_GetGR _Unwind_GetIPInfo __errno_location __sysconf
     __tls_get_addr __stack_chk_fail _GLOBAL_OFFSET_TABLE_ dladdr dl_iterate_phdr dlclose dlerror
     dlsym __cxa_get_globals __ehdr_start _end"
 # What Linux's C libraries say of stacks, where it is known that they do.
