@@ -2442,6 +2442,9 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure);
  * "T[]"; more, as in a circle, is an error. Unions and arrays inside structs have no field table,
  * and so no marshaler but a registered one.
  *
+ * A result that is marshaled fits into an AsthraResult if its type has the size of a pointer, or
+ * less, and no fields; else it needs asthra_ffi_call_into.
+ *
  * What a marshaler says of an error is the result of the call, as it is. Type descriptions that
  * were asked about, and what a registered marshaler points to, must live for good.
  *
@@ -25751,7 +25754,8 @@ ASTHRA__FN AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *
                                               struct AsthraFFIArena *a);
 ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
                                                const void *c_value, void *out);
-ASTHRA__FN size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m); /* of our value */
+/* Our value fits into the value of a result. */
+ASTHRA__FN bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m);
 #else
 static inline AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
                                                const struct AsthraTypeMarshaler **m) {
@@ -25774,9 +25778,9 @@ static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshal
     (void)m, (void)c_value, (void)out;
     return asthra_result_ok(NULL);
 }
-static inline size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m) {
+static inline bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m) {
     (void)m;
-    return 0;
+    return false;
 }
 #endif
 
@@ -29959,7 +29963,7 @@ ASTHRA__COLD static AsthraResult asthra__ffi_is_no_word(void) {
 /* Whether the result goes into an AsthraResult. */
 static bool asthra__ffi_returns_word(const Asthra__FFIPlan *p) {
     if (p->rules != NULL && p->rules->result_marshaler != NULL)
-        return asthra__marshal_size(p->rules->result_marshaler) <= sizeof(int64_t);
+        return asthra__marshal_is_word(p->rules->result_marshaler);
     return p->result == NULL || asthra__ffi_is_word((AsthraFFIKind)p->result_kind);
 }
 
@@ -32396,8 +32400,9 @@ ASTHRA__FN AsthraResult asthra__marshal_result(const AsthraTypeMarshaler *m, con
     return asthra__marshal_up(m, c_value, out, 0);
 }
 
-ASTHRA__FN size_t asthra__marshal_size(const AsthraTypeMarshaler *m) {
-    return m->asthra_type != NULL ? m->asthra_type->size : SIZE_MAX;
+ASTHRA__FN bool asthra__marshal_is_word(const AsthraTypeMarshaler *m) {
+    const AsthraTypeInfo *t = m->asthra_type;
+    return t != NULL && t->field_count == 0 && t->size <= sizeof(void *);
 }
 
 ASTHRA_RT_API void *asthra_ffi_arena_alloc(AsthraFFIArena *a, size_t size) {

@@ -239,8 +239,8 @@ TEST(marshal, a_slice_of_strings_is_an_argv) {
     CHECK_STR(story, "one two three");
     s.length = 0;
     CHECK_EQ(asthra_ffi_call(&joins_call, (void *[]){&s}).value.integer, 0);
-    s = (AsthraSlice){words, 3, 8};
-    HAS(asthra_ffi_call(&joins_call, (void *[]){&s}), "element_size of 8, expected");
+    s = (AsthraSlice){words, 3, 5};
+    HAS(asthra_ffi_call(&joins_call, (void *[]){&s}), "element_size of 5, expected");
     s = (AsthraSlice){words, SIZE_MAX / 4, sizeof *words};
     CHECK_EQ(asthra_ffi_call(&joins_call, (void *[]){&s}).status, ASTHRA_OUT_OF_MEMORY);
 }
@@ -391,6 +391,29 @@ TEST(marshal, a_struct_that_needs_nothing_has_no_marshaler_and_passes) {
     HAS(asthra_last_error(), "type 'Plain' has no marshaler");
     CHECK(asthra_marshaler_find(&asthra_type_i32) == NULL);
     CHECK_EQ(asthra_ffi_call(&call, (void *[]){&p}).value.integer, 96);
+}
+
+typedef struct Single {
+    AsthraString *text;
+} Single;
+static const AsthraFieldInfo Single_fields[] = {
+    ASTHRA_FIELD(Single, text, &asthra_type_optional_string)};
+static const AsthraTypeInfo Single_type = STRUCT_TYPE(Single, NULL);
+typedef struct CSingle {
+    char *text;
+} CSingle;
+static CSingle same_single(CSingle s) {
+    return s;
+}
+
+TEST(marshal, a_struct_is_no_word_however_small) {
+    TYPED_CALL(call, same_single, &Single_type, &Single_type);
+    AsthraString text = STRING("small");
+    Single s = {&text}, back;
+    HAS(asthra_ffi_call(&call, (void *[]){&s}), "asthra_ffi_call_into");
+    CHECK_EQ(call_1(&call, &back, &s).status, ASTHRA_OK);
+    CHECK_STR(back.text->data, "small");
+    asthra_marshaler_optional_string.cleanup_asthra(&back.text, NULL);
 }
 
 typedef struct Opaque {

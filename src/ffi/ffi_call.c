@@ -182,7 +182,7 @@ ASTHRA__COLD static AsthraResult asthra__ffi_is_no_word(void) {
 /* Whether the result goes into an AsthraResult. */
 static bool asthra__ffi_returns_word(const Asthra__FFIPlan *p) {
     if (p->rules != NULL && p->rules->result_marshaler != NULL)
-        return asthra__marshal_size(p->rules->result_marshaler) <= sizeof(int64_t);
+        return asthra__marshal_is_word(p->rules->result_marshaler);
     return p->result == NULL || asthra__ffi_is_word((AsthraFFIKind)p->result_kind);
 }
 

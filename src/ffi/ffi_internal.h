@@ -265,7 +265,8 @@ ASTHRA__FN AsthraResult asthra__marshal_enter(const struct AsthraTypeMarshaler *
                                               struct AsthraFFIArena *a);
 ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler *m,
                                                const void *c_value, void *out);
-ASTHRA__FN size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m); /* of our value */
+/* Our value fits into the value of a result. */
+ASTHRA__FN bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m);
 #else
 static inline AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
                                                const struct AsthraTypeMarshaler **m) {
@@ -288,9 +289,9 @@ static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshal
     (void)m, (void)c_value, (void)out;
     return asthra_result_ok(NULL);
 }
-static inline size_t asthra__marshal_size(const struct AsthraTypeMarshaler *m) {
+static inline bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m) {
     (void)m;
-    return 0;
+    return false;
 }
 #endif
 

@@ -134,8 +134,9 @@ ASTHRA__FN AsthraResult asthra__marshal_result(const AsthraTypeMarshaler *m, con
     return asthra__marshal_up(m, c_value, out, 0);
 }
 
-ASTHRA__FN size_t asthra__marshal_size(const AsthraTypeMarshaler *m) {
-    return m->asthra_type != NULL ? m->asthra_type->size : SIZE_MAX;
+ASTHRA__FN bool asthra__marshal_is_word(const AsthraTypeMarshaler *m) {
+    const AsthraTypeInfo *t = m->asthra_type;
+    return t != NULL && t->field_count == 0 && t->size <= sizeof(void *);
 }
 
 ASTHRA_RT_API void *asthra_ffi_arena_alloc(AsthraFFIArena *a, size_t size) {

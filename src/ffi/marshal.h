@@ -36,6 +36,9 @@
  * "T[]"; more, as in a circle, is an error. Unions and arrays inside structs have no field table,
  * and so no marshaler but a registered one.
  *
+ * A result that is marshaled fits into an AsthraResult if its type has the size of a pointer, or
+ * less, and no fields; else it needs asthra_ffi_call_into.
+ *
  * What a marshaler says of an error is the result of the call, as it is. Type descriptions that
  * were asked about, and what a registered marshaler points to, must live for good.
  *
