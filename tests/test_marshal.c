@@ -540,6 +540,29 @@ TEST(marshal, a_circle_is_an_error_either_way) {
     HAS(asthra_last_error(), "128 pointers");
 }
 
+#if ASTHRA_HAS_TASK
+static void *takes_the_longest(void *unused) {
+    Node all[129], *list = all, *back = NULL;
+    for (int i = 0; i < 129; i++) all[i] = (Node){STRING("n"), &all[i + 1]};
+    all[127].next = NULL; /* 128 pointers lead to it */
+    CHECK_EQ(call_1(&reads_call, &back, &list).status, ASTHRA_OK);
+    CHECK_EQ(strlen(story), 128);
+    for (int i = 0; i < 127; i++) list = list->next;
+    CHECK(list == &all[127]);
+    const AsthraTypeMarshaler *m = asthra_marshaler_find(&maybe_node);
+    m->cleanup_asthra(&back, m->user);
+    all[127].next = &all[128];
+    all[128].next = NULL;
+    list = all;
+    CHECK_EQ(call_1(&reads_call, &back, &list).status, ASTHRA_INVALID);
+    return unused;
+}
+
+TEST(marshal, the_longest_list_fits_on_the_stack_of_a_task) {
+    asthra_await(asthra_spawn(takes_the_longest, NULL));
+}
+#endif
+
 static int32_t counts(const CNode *list) {
     int32_t count = 0;
     for (; list->text != NULL; list++) count += list->next != NULL;
