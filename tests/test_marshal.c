@@ -898,6 +898,50 @@ TEST(marshal, a_registered_marshaler_replaces_the_built_in_one_also_inside_of_ot
     asthra_ffi_release(&after);
 }
 
+/* A string that C keeps in place. */
+static const AsthraTypeInfo Label_type = {
+    .name = "Label", .size = sizeof(AsthraString), .alignment = __alignof__(AsthraString)};
+typedef struct Tagged {
+    int8_t n;
+    AsthraString label;
+} Tagged;
+static const AsthraFieldInfo Tagged_fields[] = {ASTHRA_FIELD(Tagged, n, &asthra_type_i8),
+                                                ASTHRA_FIELD(Tagged, label, &Label_type)};
+static const AsthraTypeInfo Tagged_type = STRUCT_TYPE(Tagged, NULL);
+typedef struct CTagged {
+    int8_t n;
+    char label[9];
+} CTagged;
+
+static AsthraResult sticks(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
+    const AsthraString *s = value;
+    (void)a, (void)user;
+    if (s->length > 8) return asthra_result_errorf(ASTHRA_LIMIT, "%zu bytes", s->length);
+    memcpy(memset(c_out, 0, 9), s->data, s->length);
+    return asthra_result_ok(NULL);
+}
+static int32_t reads_label(CTagged t) {
+    return looks(t.label) + t.n;
+}
+
+TEST(marshal, c_s_value_may_be_an_array_in_a_struct) {
+    static const AsthraFFIType *const element[] = {&asthra_ffi_type_s8};
+    static const AsthraFFIType array = {ASTHRA_FFI_ARRAY, 0, 0, element, 9};
+    static const AsthraTypeMarshaler m = {&Label_type, &array, sticks, NULL, NULL, NULL, NULL};
+    TYPED_CALL(call, reads_label, &asthra_type_i32, &Tagged_type);
+    TYPED_CALL(alone, looks, NULL, &Label_type);
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    Tagged t = {3, STRING("in place")};
+    CHECK_EQ(asthra_ffi_call(&call, (void *[]){&t}).value.integer, 10);
+    CHECK_STR(seen_copy, "in place");
+    char *label = asthra_marshal_to_c(&t.label, &Label_type);
+    CHECK_STR(label, "in place");
+    asthra_marshal_free(label, &Label_type);
+    t.label = STRING("too long a label");
+    CHECK_EQ(asthra_ffi_call(&call, (void *[]){&t}).status, ASTHRA_LIMIT);
+    HAS(asthra_ffi_call(&alone, (void *[]){&t.label}), "parameter 0 is an array");
+}
+
 TEST(marshal, a_type_that_needed_nothing_needs_something_once_its_field_has_a_marshaler) {
     typedef struct Boxed {
         Plain plain;

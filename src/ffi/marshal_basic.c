@@ -163,6 +163,7 @@ static const AsthraTypeMarshaler asthra__marshal_basics[] = {
     {&asthra_type_slice, &asthra_ffi_type_ptr, asthra__marshal_slice_to_c, NULL, NULL, NULL, NULL}};
 
 ASTHRA__FN const AsthraTypeMarshaler *asthra__marshal_basic(const AsthraTypeInfo *t) {
+    if (t->name == NULL || (*t->name != 's' && *t->name != 'b')) return NULL; /* most of them */
     for (size_t i = 0; i < sizeof asthra__marshal_basics / sizeof *asthra__marshal_basics; i++)
         if (asthra__type_same(t, asthra__marshal_basics[i].asthra_type))
             return &asthra__marshal_basics[i];

@@ -31,16 +31,27 @@ static AsthraResult asthra__marshal_plain(const AsthraTypeInfo *t, const AsthraF
     return asthra__marshal_refuse(t, "has no marshaler, and no C layout");
 }
 
+/* Of a descriptor in which nothing is wrong. Measuring is quick, but knows no arrays. */
+static Asthra__FFIShape asthra__marshal_shape(const AsthraFFIType *c) {
+    Asthra__FFIShape shape = {0, 0};
+    if (c->kind == ASTHRA_FFI_ARRAY)
+        (void)asthra_ffi_layout(c, &shape.size, &shape.align, NULL);
+    else
+        (void)asthra__ffi_measure(c, &shape);
+    return shape;
+}
+
 ASTHRA__FN AsthraResult asthra__marshal_see(const AsthraTypeInfo *t, const AsthraTypeMarshaler *m,
                                             const AsthraFFIType **c, size_t *size) {
     AsthraResult r = asthra_result_ok(NULL);
-    size_t align = 0;
     if (m != NULL)
         *c = m->c_type;
     else
         r = asthra__marshal_plain(t, c);
-    if (!r.status) r = asthra_ffi_layout(*c, size, &align, NULL);
-    if (!r.status && (align > ASTHRA__MAX_ALIGN || t->alignment > ASTHRA__MAX_ALIGN))
+    if (r.status) return r;
+    Asthra__FFIShape shape = asthra__marshal_shape(*c);
+    if (size != NULL) *size = shape.size;
+    if (shape.align > ASTHRA__MAX_ALIGN || t->alignment > ASTHRA__MAX_ALIGN)
         return asthra__marshal_refuse(t, "is aligned more strictly than malloc aligns");
     return r;
 }
@@ -224,11 +235,9 @@ ASTHRA__FN AsthraResult asthra__marshal_up(const AsthraTypeMarshaler *m, const v
 }
 
 ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m) {
-    size_t size = 0;
     if (m->asthra_to_c == asthra__marshal_struct_to_c)
         return ((const Asthra__MarshalEntry *)m->user)->c_size;
-    (void)asthra_ffi_layout(m->c_type, &size, NULL, NULL);
-    return size;
+    return asthra__marshal_shape(m->c_type).size;
 }
 
 /* ---- callbacks and enums ---- */
