@@ -82,11 +82,17 @@ panics_out_of_line() {
         callee in panics && $2 ~ /^(call|jmp)$/ { print f ": " $0 }
         ' "$OUT/panics" "$OUT/functions" "$OUT/program.s" | grep .
 }
+# Words that assembly owns, in sections that are named after them.
+words() { "$objdump" -t "$OUT/object.o" | awk '/ \.bss\.asthra__/ { print $NF }'; }
 assembly() {
+    words >"$OUT/words"
     grep -q '^asthra__swap \.text\.asthra__swap \.hidden$' "$OUT/functions" &&
         ! awk '($2 ~ /^\.text\.asthra__/) != ($3 == ".hidden")' "$OUT/functions" | grep . &&
         ! "$objdump" -r "$OUT/object.o" |
-        awk '/^RELOCATION/ { here = /\[\.text\.asthra__/ } here && /R_/' | grep .
+        awk 'FNR == NR { own[$1]; next }
+            /^RELOCATION/ { here = /\[\.text\.asthra__/ }
+            { name = $3; sub(/[-+].*/, "", name) }
+            here && /R_/ && !(name in own)' "$OUT/words" - | grep .
 }
 
 look() {
