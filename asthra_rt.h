@@ -2385,7 +2385,7 @@ typedef void (*AsthraFFIHandler)(const AsthraFFICall *sig, void *ret, void **arg
  * Returns   OK; ASTHRA_INVALID: a NULL, or sig is not prepared and cannot be; ASTHRA_LIMIT: no file
  *           in memory can be had, and all stubs are taken; ASTHRA_OUT_OF_MEMORY.
  * Owns      sig must live as long as the closure; the caller owns *out.
- * Cost      some 50 ns; each 256 a mapping of 20 KiB (4 KiB pages).
+ * Cost      some 50 ns; each 256 a mapping of 20 KiB (4 KiB pages; RISC-V: 128, 12 KiB).
  */
 ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, void **code,
                                                      const AsthraFFICall *sig, AsthraFFIHandler fn,
@@ -25550,7 +25550,7 @@ typedef enum Asthra__FFIHow {
     ASTHRA__FFI_POINTED,   /* its address is at `offset` */
     ASTHRA__FFI_SCATTERED, /* in two parts, the second, from byte `split` on, at `second` */
     ASTHRA__FFI_STRIDED,   /* `second` elements of `split` bytes, one in each 16 from `offset` on */
-    ASTHRA__FFI_MOVED = 16 /* added to those: its type wants it at another multiple */
+    ASTHRA__FFI_MOVED = 16 /* added to those: its type is more, or wants another multiple */
 } Asthra__FFIHow;
 typedef struct Asthra__FFIPlace {
     const AsthraFFIType *type;
@@ -27821,12 +27821,12 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
 /* ---- [ffi] body ------------------------------------------------------- ffi/ffi_aarch64.c ---- */
 /* ffi_aarch64 - plans for AArch64.                                        [ffi] body: processor
  *
- * AAPCS64, section 6.8.2: integers go to x0 to x7, floats and homogeneous aggregates of one to four
- * of them to v0 to v7, each element to a register of its own; other composites of at most 16 bytes
- * go to general registers, larger ones by the address of a copy that the caller makes. What does
- * not fit goes to the stack, whole, and so does all that follows of its class. A result is where a
- * first argument would be; one that would be copied is written where x8 says. Variadic arguments
- * are like others (Apple's go to the stack, one in eight bytes each: not here).
+ * AAPCS64, section 6.8.2, "Parameter passing rules": integers go to x0 to x7, floats and aggregates
+ * of one to four alike to v0 to v7, each element to a register of its own; other composites of at
+ * most 16 bytes go to general registers, larger ones by the address of a copy that the caller
+ * makes. What does not fit goes to the stack, whole, and so does all that follows of its class. A
+ * result is where a first argument would be; one that would be copied is written where x8 says.
+ * Variadic arguments are like others (Apple's go to the stack, eight bytes each: not here).
  */
 
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_AARCH64
@@ -27845,8 +27845,8 @@ static int asthra__a_word(AsthraFFIKind kind, size_t size) {
     return size == 8 ? ASTHRA__A_WORD : size == 4 ? 4 : size == 2 ? 3 : size == 1 ? 1 : -1;
 }
 
-/* Section 5.10.5, homogeneous floating-point aggregates, or a float itself: how many elements it
- * has, of *element bytes, which is 0 before; 0: it is none. Nothing in it is padded. */
+/* "Homogeneous Floating-point Aggregates", or a float itself: how many elements it has, of *element
+ * bytes, which is 0 before; 0: it is none. Nothing in it is padded. */
 static size_t asthra__a_elements(const AsthraFFIType *t, size_t *element) {
     bool is_complex = t->kind >= ASTHRA_FFI_CF32 && t->kind <= ASTHRA_FFI_CLDBL;
     bool is_real = t->kind >= ASTHRA_FFI_F32 && t->kind <= ASTHRA_FFI_LDBL;
@@ -27875,8 +27875,8 @@ static unsigned asthra__a_vectors(const AsthraFFIType *t, size_t size, size_t *e
     return count <= 4 ? (unsigned)count : 0;
 }
 
-/* Section 5.9, natural alignment: of a composite the strictest of its members', whatever it says
- * itself. */
+/* "Natural alignment": of a composite the strictest of its members', whatever it says itself. Of
+ * packed long doubles it is what gcc makes of it; clang 14 is of another opinion. */
 static size_t asthra__a_alignment(const AsthraFFIType *t, Asthra__FFIShape shape) {
     size_t natural = 1, cap = t->size != 0 ? t->align : SIZE_MAX, end = 0;
     if (!asthra__ffi_is_block(t->kind)) {
@@ -28698,7 +28698,7 @@ static const char *asthra__r_add_parts(Asthra__FFIBuilder *b, const Asthra__RPar
         place->second = (uint16_t)at;
         place->split = (uint8_t)p->offset[i];
     }
-    if (p->count == 1 && shape.size > 8) place->how |= ASTHRA__FFI_MOVED; /* there is more of it */
+    if (shape.size > 8 * p->count) place->how |= ASTHRA__FFI_MOVED; /* there is padding, too */
     return asthra__r_refuse(shape);
 }
 

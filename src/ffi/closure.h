@@ -28,7 +28,7 @@ typedef void (*AsthraFFIHandler)(const AsthraFFICall *sig, void *ret, void **arg
  * Returns   OK; ASTHRA_INVALID: a NULL, or sig is not prepared and cannot be; ASTHRA_LIMIT: no file
  *           in memory can be had, and all stubs are taken; ASTHRA_OUT_OF_MEMORY.
  * Owns      sig must live as long as the closure; the caller owns *out.
- * Cost      some 50 ns; each 256 a mapping of 20 KiB (4 KiB pages).
+ * Cost      some 50 ns; each 256 a mapping of 20 KiB (4 KiB pages; RISC-V: 128, 12 KiB).
  */
 ASTHRA_RT_API AsthraResult asthra_ffi_closure_create(AsthraFFIClosure **out, void **code,
                                                      const AsthraFFICall *sig, AsthraFFIHandler fn,

@@ -1,11 +1,11 @@
 /* ffi_aarch64 - plans for AArch64.                                        [ffi] body: processor
  *
- * AAPCS64, section 6.8.2: integers go to x0 to x7, floats and homogeneous aggregates of one to four
- * of them to v0 to v7, each element to a register of its own; other composites of at most 16 bytes
- * go to general registers, larger ones by the address of a copy that the caller makes. What does
- * not fit goes to the stack, whole, and so does all that follows of its class. A result is where a
- * first argument would be; one that would be copied is written where x8 says. Variadic arguments
- * are like others (Apple's go to the stack, one in eight bytes each: not here).
+ * AAPCS64, section 6.8.2, "Parameter passing rules": integers go to x0 to x7, floats and aggregates
+ * of one to four alike to v0 to v7, each element to a register of its own; other composites of at
+ * most 16 bytes go to general registers, larger ones by the address of a copy that the caller
+ * makes. What does not fit goes to the stack, whole, and so does all that follows of its class. A
+ * result is where a first argument would be; one that would be copied is written where x8 says.
+ * Variadic arguments are like others (Apple's go to the stack, eight bytes each: not here).
  */
 #include "ffi_aarch64_internal.h"
 
@@ -25,8 +25,8 @@ static int asthra__a_word(AsthraFFIKind kind, size_t size) {
     return size == 8 ? ASTHRA__A_WORD : size == 4 ? 4 : size == 2 ? 3 : size == 1 ? 1 : -1;
 }
 
-/* Section 5.10.5, homogeneous floating-point aggregates, or a float itself: how many elements it
- * has, of *element bytes, which is 0 before; 0: it is none. Nothing in it is padded. */
+/* "Homogeneous Floating-point Aggregates", or a float itself: how many elements it has, of *element
+ * bytes, which is 0 before; 0: it is none. Nothing in it is padded. */
 static size_t asthra__a_elements(const AsthraFFIType *t, size_t *element) {
     bool is_complex = t->kind >= ASTHRA_FFI_CF32 && t->kind <= ASTHRA_FFI_CLDBL;
     bool is_real = t->kind >= ASTHRA_FFI_F32 && t->kind <= ASTHRA_FFI_LDBL;
@@ -55,8 +55,8 @@ static unsigned asthra__a_vectors(const AsthraFFIType *t, size_t size, size_t *e
     return count <= 4 ? (unsigned)count : 0;
 }
 
-/* Section 5.9, natural alignment: of a composite the strictest of its members', whatever it says
- * itself. */
+/* "Natural alignment": of a composite the strictest of its members', whatever it says itself. Of
+ * packed long doubles it is what gcc makes of it; clang 14 is of another opinion. */
 static size_t asthra__a_alignment(const AsthraFFIType *t, Asthra__FFIShape shape) {
     size_t natural = 1, cap = t->size != 0 ? t->align : SIZE_MAX, end = 0;
     if (!asthra__ffi_is_block(t->kind)) {

@@ -61,7 +61,7 @@ typedef enum Asthra__FFIHow {
     ASTHRA__FFI_POINTED,   /* its address is at `offset` */
     ASTHRA__FFI_SCATTERED, /* in two parts, the second, from byte `split` on, at `second` */
     ASTHRA__FFI_STRIDED,   /* `second` elements of `split` bytes, one in each 16 from `offset` on */
-    ASTHRA__FFI_MOVED = 16 /* added to those: its type wants it at another multiple */
+    ASTHRA__FFI_MOVED = 16 /* added to those: its type is more, or wants another multiple */
 } Asthra__FFIHow;
 typedef struct Asthra__FFIPlace {
     const AsthraFFIType *type;

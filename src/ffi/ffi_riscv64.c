@@ -181,7 +181,7 @@ static const char *asthra__r_add_parts(Asthra__FFIBuilder *b, const Asthra__RPar
         place->second = (uint16_t)at;
         place->split = (uint8_t)p->offset[i];
     }
-    if (p->count == 1 && shape.size > 8) place->how |= ASTHRA__FFI_MOVED; /* there is more of it */
+    if (shape.size > 8 * p->count) place->how |= ASTHRA__FFI_MOVED; /* there is padding, too */
     return asthra__r_refuse(shape);
 }
 
