@@ -98,6 +98,42 @@ TEST(closure, narrow_results_are_widened) {
     asthra_ffi_closure_destroy(u);
 }
 
+/* Where two floats come in registers, much of such an argument comes not at all. */
+typedef struct Padded {
+    float a, b, padding[7];
+} Padded;
+
+static void wipe_first(const AsthraFFICall *sig, void *ret, void **args, void *user) {
+    Padded second;
+    (void)sig, (void)ret;
+    memset(args[0], 0x5a, sizeof(Padded));
+    memcpy(&second, args[1], sizeof second);
+    CHECK(second.a == 3 && second.b == 4);
+    ++*(int *)user;
+}
+
+TEST(closure, an_argument_may_be_written_to_padding_and_all) {
+    const AsthraFFIType *const f32 = &asthra_ffi_type_f32;
+    const AsthraFFIType wide = {ASTHRA_FFI_STRUCT, 32, 32, &f32, 1};
+    const AsthraFFIType *const fields[] = {f32, &wide}; /* under #pragma pack(4) */
+    const AsthraFFIType padded = {ASTHRA_FFI_STRUCT, sizeof(Padded), 4, fields, 2};
+    const AsthraFFIType *const params[] = {&padded, &padded};
+    Padded one = {1, 2, {0}}, two = {3, 4, {0}};
+    AsthraFFICall sig, call;
+    AsthraFFIClosure *closure;
+    void *code;
+    int count = 0;
+    CHECK(!asthra_ffi_prepare(&sig, NULL, NULL, params, 2, 2).status);
+    CHECK(!asthra_ffi_closure_create(&closure, &code, &sig, wipe_first, &count).status);
+    CHECK(!asthra_ffi_prepare(&call, code, NULL, params, 2, 2).status);
+    ASTHRA_FFI_INVOKE(&call, NULL, &one, &two);
+    CHECK_EQ(count, 1);
+    CHECK(one.a == 1 && two.b == 4);
+    asthra_ffi_closure_destroy(closure);
+    asthra_ffi_release(&call);
+    asthra_ffi_release(&sig);
+}
+
 TEST(closure, bad_arguments_are_refused) {
     AsthraFFIClosure *closure = NULL;
     AsthraFFICall bad = {.signature = "i(?)"};
