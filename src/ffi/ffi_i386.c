@@ -12,7 +12,7 @@
  *     ebx   the word of this step                 ebp   frame, below
  *     esi   the next argument's address in args   eax   in the argument at hand; scratch
  *     edi   where the next word goes              esp   the first stack argument
- *     ecx   the carry, from one step to the next; scratch, as is edx
+ *     ecx, edx   scratch
  *
  * Frame, offsets from ebp:
  *     24   function, as asthra__ffi_enter has it    4   return address
