@@ -177,17 +177,18 @@ noasm.tests := $(filter %_channel %_fiber %_fork %_go_semantics %_mutex %_panic 
 tsan.tests := $(filter-out %_alloc %_arena %_faults %_guard %_nodes %_pinned_lock %_result %_table \
     %_text %_trace %_type,$(TESTS))
 
-arm.tests := test_swap
-x87.tests := test_swap
-aarch64.few := $(filter %_channel %_closure %_deque %_ffi %_fiber %_mutex %_scheduler %_select %_signals %_swap %_sync \
-    %_task,$(TESTS))
+arm.tests := test_swap test_ffi test_closure
+x87.tests := test_swap test_ffi test_closure
+aarch64.few := $(filter %_channel %_closure %_deque %_ffi %_fiber %_mutex %_scheduler %_select \
+    %_signals %_swap %_sync %_task,$(TESTS))
 riscv64.few := test_swap test_fiber test_ffi test_closure
 armhf.few := test_swap test_fiber test_ffi test_closure
 musl.few := $(filter-out %_arena %_deque %_faults %_go_semantics %_heap %_manual %_nodes %_pinned \
     %_pinned_lock %_pool %_soak %_table %_type %_typed,$(TESTS))
 i386.few := test_swap test_select test_channel test_memory test_ffi test_closure
 # Where only the system's layer is another one, the tests that wait, map and fault; all by `make posix`.
-posix.tests := $(filter %_channel %_external %_fiber %_fork %_memory %_mutex %_os %_select %_signals %_sync %_thread,$(TESTS))
+posix.tests := $(filter %_channel %_closure %_external %_fiber %_fork %_memory %_mutex %_os %_select \
+    %_signals %_sync %_thread,$(TESTS))
 
 # usable VARIANT: its compiler makes a program that runs here.
 usable = $(shell mkdir -p $B && echo 'int main(void) { return 0; }' >$B/probe_$1.c && \

@@ -7982,7 +7982,7 @@ ASTHRA__FN Asthra__Thread *asthra__thread_raw(void);
 ASTHRA__FN void asthra__thread_set_name(const char *name); /* copied, cut at 31 bytes; NULL: "" */
 ASTHRA__FN size_t asthra__thread_count(void);              /* attached ones */
 
-/* Called by an ending thread, newest registration first, while its record is whole. At most six;
+/* Called by an ending thread, newest registration first, while its record is whole. At most five;
  * one that is registered again changes nothing. */
 ASTHRA__FN void asthra__thread_on_detach(void (*hook)(Asthra__Thread *t));
 /* One more, called before those: it may call what the program has set, which may call everything.
@@ -8019,7 +8019,7 @@ ASTHRA__FN void asthra__thread_before_detach(void (*hook)(Asthra__Thread *t));
 #include <pthread.h>
 #endif
 
-enum { ASTHRA__THREAD_HOOKS = 6, ASTHRA__THREAD_ENDS = 3 };
+enum { ASTHRA__THREAD_HOOKS = 5, ASTHRA__THREAD_ENDS = 3 };
 
 typedef void (*Asthra__ThreadHook)(Asthra__Thread *t);
 

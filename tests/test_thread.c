@@ -99,6 +99,9 @@ static void hook_d(Asthra__Thread *t) {
 static void hook_e(Asthra__Thread *t) {
     (void)t;
 }
+static void hook_f(Asthra__Thread *t) {
+    (void)t;
+}
 
 static void *be_worker(void *unused) {
     asthra__thread_set_name("worker");
@@ -126,12 +129,13 @@ TEST(thread, one_hook_runs_before_all_others_and_may_add_some) {
     CHECK_STR(hooks_called, "1ab");
 }
 
-TEST_PANICS(thread, fifth_hook_is_refused_aloud, "4 detach hooks") {
+TEST_PANICS(thread, sixth_hook_is_refused_aloud, "5 detach hooks") {
     asthra__thread_on_detach(hook_a);
     asthra__thread_on_detach(hook_b);
     asthra__thread_on_detach(hook_c);
     asthra__thread_on_detach(hook_d);
     asthra__thread_on_detach(hook_e);
+    asthra__thread_on_detach(hook_f);
 }
 
 static pthread_key_t late_key;

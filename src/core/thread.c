@@ -27,7 +27,7 @@
 #include <pthread.h>
 #endif
 
-enum { ASTHRA__THREAD_HOOKS = 6, ASTHRA__THREAD_ENDS = 3 };
+enum { ASTHRA__THREAD_HOOKS = 5, ASTHRA__THREAD_ENDS = 3 };
 
 typedef void (*Asthra__ThreadHook)(Asthra__Thread *t);
 

@@ -33,9 +33,10 @@ enum {
     BARE_LDBL = 1 << 4,
     UNIONS = 1 << 5,
     VARIADIC = 1 << 6,
-    PACKED = 1 << 7,
-    PACKED_REALS = 1 << 8,
-    ALIGNED = 1 << 9
+    PADDED_UNIONS = 1 << 7,
+    PACKED = 1 << 8,
+    PACKED_REALS = 1 << 9,
+    ALIGNED = 1 << 10
 };
 enum { ODD_IN_SYSV = 1, ODD_IN_MS = 2, ODD = 3 };
 static const struct Word {
@@ -51,6 +52,8 @@ static const struct Word {
     {"union", UNIONS, 0},
     {"variadic", VARIADIC, 0},
     {"packed", PACKED, 0},
+    /* With members that have padding: clang loses what others have there (its issue 83388). */
+    {"padded-unions", PADDED_UNIONS, ODD},
     /* Of nothing but floating members. When registers have run out on ARM and AArch64, clang aligns
      * it on the stack as its members would be, gcc as it is. */
     {"packed-reals", PACKED_REALS, ODD},
@@ -183,7 +186,7 @@ typedef struct Aggregate {
     unsigned packed, aligned; /* 0: not */
     bool is_given;            /* the descriptor says size and alignment */
     bool has_other;           /* than floating scalars in it */
-    bool has_aligned;
+    bool has_aligned, has_padding;
 } Aggregate;
 static Aggregate types[TYPES];
 static unsigned type_count;
@@ -202,22 +205,28 @@ static unsigned align_of(int type) {
 static bool add(Aggregate *a, int type, unsigned rows, unsigned columns) {
     unsigned align = align_of(type), size = size_of(type) * times(rows) * times(columns);
     unsigned at = a->style == UNION ? 0 : (a->size + align - 1) / align * align;
+    const Aggregate *inner = type < SCALARS ? NULL : &types[type - SCALARS];
     if (a->count == FIELDS || at + size > BYTES) return false;
-    if (type >= SCALARS) {
-        const Aggregate *inner = &types[type - SCALARS];
+    if (inner && inner->has_padding && a->style == UNION && !(options.kinds & PADDED_UNIONS))
+        return false;
+    if (inner) {
         if (inner->depth >= a->depth) a->depth = inner->depth + 1;
         a->has_other |= inner->has_other;
         a->has_aligned |= inner->has_aligned;
+        a->has_padding |= inner->has_padding;
     } else
         a->has_other |= type < T_F32 || type > T_CLDBL;
     a->fields[a->count++] = (Field){type, rows, columns};
+    a->has_padding |= a->style != UNION && at > a->size;
     if (at + size > a->size) a->size = at + size;
     if (align > a->align) a->align = align;
     return true;
 }
 
 static int keep(Aggregate *a) {
-    a->size = (a->size + a->align - 1) / a->align * a->align;
+    unsigned size = (a->size + a->align - 1) / a->align * a->align;
+    a->has_padding |= size > a->size;
+    a->size = size;
     a->is_given = chance(20);
     if (chance(10) && (options.kinds & (a->has_other ? PACKED : PACKED_REALS)))
         a->packed = 1U << roll(4);
@@ -225,6 +234,7 @@ static int keep(Aggregate *a) {
         a->aligned = 4U << roll(4);
     a->is_given |= a->packed || a->aligned;
     a->has_aligned |= a->aligned > 0;
+    a->has_padding |= a->aligned > 0;
     if (type_count == TYPES) die("too many types", "");
     types[type_count++] = *a;
     return SCALARS + (int)type_count - 1;
@@ -320,6 +330,7 @@ static void fill_union(Aggregate *a, unsigned depth) {
             int type = is_nested ? keep(&inner) : base;
             if (!add(a, type, is_nested ? 0 : roll(4), 0)) break;
         }
+        if (!a->count) add(a, base, 0, 0);
         return;
     }
     for (unsigned tries = 0; a->count < wanted && tries < 20; tries++) {
