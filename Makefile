@@ -275,7 +275,7 @@ bench: $(BOOK) $(STB) $B/examples/logscan $B/examples/treegrep $B/logscan/genera
 	@tests/logscan/bench.sh $B/examples/logscan $B/logscan/generate
 	@sh tests/bench/tree.sh $B/examples/treegrep
 fuzz: $(BOOK)
-	@ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3600 ASTHRA_CHECK_LIMIT=3900 \
+	@export ASTHRA_SOAK_SEEDS=$(or $(SEEDS),10000) ASTHRA_TEST_LIMIT=3600 ASTHRA_CHECK_LIMIT=3900; \
 	    $(call gate,plain-test_soak)
 
 ffi: $(BOOK)

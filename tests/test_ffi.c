@@ -4,6 +4,7 @@
 
 #include "asthra_rt.h"
 #include <math.h>
+#include <sys/syscall.h>
 
 /* ---- functions to call ---- */
 
@@ -721,4 +722,60 @@ TEST(ffi, many_blocks_are_out_at_once_and_come_back_in_any_order) {
     }
     CHECK_EQ(asthra_ffi_transferred_count(), 0);
     asthra_ffi_release(&c);
+}
+
+/* ---- the system ---- */
+
+static void need_calls_of_linux(void) {
+#if defined(ASTHRA_RT_POSIX) || !defined(__linux__)
+    SKIP("POSIX has no calls by number");
+#endif
+}
+
+TEST(ffi, a_call_of_the_system_returns_what_the_system_does) {
+    need_calls_of_linux();
+    const long closed = -1;
+    AsthraResult r = asthra_ffi_syscall(SYS_getpid, NULL, 0);
+    CHECK(!r.status && r.value.integer == getpid());
+    errno = EDOM;
+    r = asthra_ffi_syscall(SYS_close, &closed, 1);
+    CHECK_EQ(r.status, ASTHRA_FAILED);
+    CHECK_EQ(r.detail, EBADF);
+    CHECK_EQ(asthra_ffi_last_errno(), EBADF);
+    CHECK_STR(asthra_result_message(r), "FFI call failed");
+    CHECK_EQ(errno, EDOM);
+    CHECK_EQ(asthra_ffi_syscall(SYS_getpid, &closed, 7).status, ASTHRA_INVALID);
+    CHECK_EQ(asthra_ffi_syscall(SYS_getpid, NULL, 1).status, ASTHRA_INVALID);
+}
+
+static int pipe_ends[2];
+static char pipe_byte;
+
+static void *read_by_number(void *unused) {
+    const long args[] = {pipe_ends[0], (long)(intptr_t)&pipe_byte, 1};
+    AsthraResult r = asthra_ffi_syscall(SYS_read, args, 3);
+    CHECK(!r.status && r.value.integer == 1);
+    return unused;
+}
+
+static void *write_one(void *unused) {
+    CHECK(write(pipe_ends[1], "x", 1) == 1);
+    return unused;
+}
+
+/* With one worker, which the reader does not hold. */
+TEST(ffi, a_call_of_the_system_that_blocks_holds_no_worker) {
+    need_calls_of_linux();
+    NEED_THREADS();
+    AsthraRuntimeConfig config = asthra_runtime_config_default();
+    config.worker_threads = 1;
+    CHECK(asthra_runtime_init(&config));
+    CHECK(!pipe(pipe_ends));
+    AsthraTaskHandle reader = asthra_spawn(read_by_number, NULL);
+    asthra_yield();
+    AsthraTaskHandle writer = asthra_spawn(write_one, NULL);
+    asthra_await(reader);
+    asthra_await(writer);
+    CHECK_EQ(pipe_byte, 'x');
+    asthra_runtime_shutdown();
 }
