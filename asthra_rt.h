@@ -26401,14 +26401,18 @@ ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi ab
 /* ---- preparing ---- */
 
 /* All but the words, which nobody reads before they are written. */
+static void asthra__ffi_clear_plan(Asthra__FFIPlan *p) {
+    memset(p, 0, offsetof(Asthra__FFIPlan, words));
+}
 static void asthra__ffi_clear(AsthraFFICall *c) {
-    memset(c, 0, offsetof(AsthraFFICall, plan) + offsetof(Asthra__FFIPlan, words));
+    memset(c, 0, offsetof(AsthraFFICall, plan)); /* two, each of which is a few stores */
+    asthra__ffi_clear_plan(asthra__ffi_plan(c));
 }
 
 /* The plan is filled, or r says why not. */
 static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
     if (r.status) {
-        memset(c, 0, sizeof *c);
+        asthra__ffi_clear(c);
         return r;
     }
     c->param_count = asthra__ffi_plan(c)->parameters;
@@ -26496,7 +26500,7 @@ ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p) {
     asthra__ffi_forget_rules(p);
     asthra__free(p->types);
     asthra__free(p->heap);
-    memset(p, 0, sizeof *p);
+    asthra__ffi_clear_plan(p);
 }
 
 ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
@@ -26507,33 +26511,45 @@ ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
 
 /* ---- invoking ---- */
 
-/* A result that nobody wants, or a call that is not prepared, or without a function. */
-ASTHRA__COLD static void asthra__ffi_invoke_slowly(const AsthraFFICall *c, void *const *args) {
+static inline void asthra__ffi_run_plan(const AsthraFFICall *c, void *ret, void *const *args) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
+}
+
+/* With a place for a result that nobody wants. */
+static void asthra__ffi_invoke_in_vain(const AsthraFFICall *c, void *const *args) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
     size_t align = 1, room = p->result_size;
     Asthra__FFIShape shape;
     if (p->result != NULL && asthra__ffi_measure(p->result, &shape) == NULL) align = shape.align;
     char *heap = room > 4096 ? asthra__alloc_or_die(NULL, room + align) : NULL;
     char *space = heap != NULL ? heap : __builtin_alloca(room + align);
-    void *result = space + (-(uintptr_t)space & (align - 1));
-    asthra__ffi_enter(asthra__ffi_steps(p), result, args, p->stack_bytes, c->function_ptr);
+    asthra__ffi_run_plan(c, space + (-(uintptr_t)space & (align - 1)), args);
     asthra__free(heap);
+}
+
+/* A call that is not prepared, or has no function, or no place for the result. */
+ASTHRA__COLD static void asthra__ffi_invoke_slowly(const AsthraFFICall *c, void *ret,
+                                                   void *const *args) {
+    AsthraResult why = asthra_result_ok(NULL);
+    if (!asthra__ffi_ensure(c, &why))
+        asthra_panic_at(NULL, "asthra_ffi_invoke: the call cannot be prepared: %s",
+                        asthra_result_message(why));
+    if (c->function_ptr == NULL)
+        asthra_panic_at(NULL, "asthra_ffi_invoke: function_ptr is NULL: a bare signature");
+    if (ret == NULL && asthra__ffi_plan(c)->result_size != 0)
+        asthra__ffi_invoke_in_vain(c, args);
+    else
+        asthra__ffi_run_plan(c, ret, args);
 }
 
 ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *const *args) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    if (ASTHRA__UNLIKELY(asthra__load(&p->state, acquire) != ASTHRA__FFI_READY)) {
-        AsthraResult why = asthra_result_ok(NULL);
-        if (!asthra__ffi_ensure(c, &why))
-            asthra_panic_at(NULL, "asthra_ffi_invoke: the call cannot be prepared: %s",
-                            asthra_result_message(why));
-    }
-    if (ASTHRA__UNLIKELY(c->function_ptr == NULL))
-        asthra_panic_at(NULL, "asthra_ffi_invoke: function_ptr is NULL: a bare signature");
-    if (ASTHRA__UNLIKELY(ret == NULL && p->result_size != 0))
-        asthra__ffi_invoke_slowly(c, args);
+    if (ASTHRA__UNLIKELY(asthra__load(&p->state, acquire) != ASTHRA__FFI_READY ||
+                         c->function_ptr == NULL || (ret == NULL && p->result_size != 0)))
+        asthra__ffi_invoke_slowly(c, ret, args);
     else
-        asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
+        asthra__ffi_run_plan(c, ret, args);
 }
 
 #endif
@@ -26582,6 +26598,17 @@ enum {
     ASTHRA__X_X87_PAIR,
     ASTHRA__X_MEMORY /* the caller said where */
 };
+/* Where runs go, by the first of two in asthra__x_runs. */
+typedef enum Asthra__XWhere {
+    ASTHRA__X_IN_GENERAL = 0,
+    ASTHRA__X_IN_VECTORS = 2,
+    ASTHRA__X_ON_THE_STACK = 4
+} Asthra__XWhere;
+
+static inline bool asthra__ffi_x_is_real(AsthraFFIKind kind) { /* of vector registers */
+    return kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
+}
+
 ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
 ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
 ASTHRA__FFI_CODE void asthra__ffi_vector(void) __asm__("asthra__ffi_vector");
@@ -26675,15 +26702,61 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
         "jmp 1b\n"
         ASTHRA__X_END("asthra__ffi_enter"));
 
-/* The call itself: 0, and 1 with the number of vector registers for a variadic function. */
+/* Runs: the first arguments, as many as there are registers at most, or eight on the stack, if all
+ * are of one size: four and eight bytes into general registers, the same into vector registers, the
+ * same to the stack. A run of n is entered n loads before the end; the next word has the bytes of
+ * args that it took. asthra__x_runs says where each begins. */
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
         ASTHRA__X_FRAME
-        "callq *-24(%rbp)\n"            /* function(...) */
-        ASTHRA__X_NEXT0
-        ".p2align 5\n"
-        "movl 8(%rbx), %eax\n"          /* al: vector registers at most */
-        "callq *-24(%rbp)\n"
+        ".macro asthra__load i, op, r\n" /* 8 bytes */
+        ".p2align 3\n"
+        "movq 8 * \\i(%r10), %rax\n"
+        "\\op (%rax), %\\r\n"
+        ".endm\n"
+        ".macro asthra__put i, op, r\n"  /* 16 bytes */
+        ".p2align 4\n"
+        "movq 8 * \\i(%r10), %rax\n"
+        "\\op (%rax), %\\r\n"
+        "movq %rax, 8 * \\i(%rsp)\n"
+        ".endm\n"
+        ".macro asthra__run_ends\n"
+        "addq 8(%rbx), %r10\n"
         ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        ".endm\n"
+        "asthra__load 5, movl, r9d\n"
+        "asthra__load 4, movl, r8d\n"
+        "asthra__load 3, movl, ecx\n"
+        "asthra__load 2, movl, edx\n"
+        "asthra__load 1, movl, esi\n"
+        "asthra__load 0, movl, edi\n"
+        "asthra__run_ends\n"
+        "asthra__load 5, movq, r9\n"
+        "asthra__load 4, movq, r8\n"
+        "asthra__load 3, movq, rcx\n"
+        "asthra__load 2, movq, rdx\n"
+        "asthra__load 1, movq, rsi\n"
+        "asthra__load 0, movq, rdi\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__load \\i, movss, xmm\\i\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__load \\i, movsd, xmm\\i\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__put \\i, movl, eax\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__put \\i, movq, rax\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".purgem asthra__load\n"
+        ".purgem asthra__put\n"
+        ".purgem asthra__run_ends\n"
         ASTHRA__X_END("asthra__ffi_run"));
 
 /* Into general registers: 0 to 5 four bytes of the next argument, 6 to 11 eight, 12 to 17 carry. */
@@ -26784,9 +26857,9 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
         ASTHRA__X_END("asthra__ffi_carry"));
 
 /* To the stack, at the offset in the next word: 0 four bytes of the next argument, 1 eight, 2 the
- * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 and 5, of two slots, 16 or
- * more. 6 the address of that offset, into the carry; 7 ret, into the carry; 8 aligns the stack by
- * the mask in the next word. */
+ * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 likewise, 16 or more. 5 the
+ * next word into al, last before the call of a variadic function; 6 the address of that offset,
+ * into the carry; 7 ret, into the carry; 8 aligns the stack by the mask in the next word. */
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_FRAME
         ASTHRA__X_ARGUMENT
@@ -26811,7 +26884,8 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_ARGUMENT
         "jmp 4f\n"
         ".p2align 5\n"
-        "nop\n"                         /* kept, so that slots are in step */
+        "movl 8(%rbx), %eax\n"          /* al: vector registers at most */
+        ASTHRA__X_NEXT1
         ".p2align 5\n"
         "movq 8(%rbx), %r11\n"          /* the offset */
         "addq %rsp, %r11\n"
@@ -26851,10 +26925,11 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_NEXT2
         ASTHRA__X_END("asthra__ffi_to_stack"));
 
-/* The end of a call: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
- * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 so many bytes of rax
- * and rdx as the next word says. Before that, where rax and rdx are not what they should be: 12
- * moves xmm0 to rdx; 13 rax to rdx and xmm0 to rax; 14 xmm0 to rax and xmm1 to rdx. */
+/* The call, and its end: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
+ * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 as many bytes of rax
+ * and rdx as the next word says, 1 to 16; 12 to 14 likewise, with rdx from xmm0; with rdx from rax
+ * and rax from xmm0; with rax from xmm0 and rdx from xmm1. */
+#define ASTHRA__X_CALL "callq *-24(%rbp)\n" /* function(...) */
 #define ASTHRA__X_RET "movq -16(%rbp), %rcx\n"
 #define ASTHRA__X_LEAVE       \
     ".cfi_remember_state\n"   \
@@ -26867,9 +26942,11 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
     ".cfi_restore_state\n"
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         ASTHRA__X_FRAME
+        ASTHRA__X_CALL
         ASTHRA__X_LEAVE
         ".macro asthra__store op, r\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "\\op %\\r, (%rcx)\n"
         ASTHRA__X_LEAVE
@@ -26882,40 +26959,49 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "asthra__store movsd, xmm0\n"
         ".purgem asthra__store\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "fstpt (%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "fstpt (%rcx)\n"                /* the real part */
         "fstpt 16(%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "movq %rax, (%rcx)\n"
         "movq %rdx, 8(%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "movsd %xmm0, (%rcx)\n"
         "movsd %xmm1, 8(%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "jmp 1f\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "movq %xmm0, %rdx\n"
-        ASTHRA__X_NEXT0
+        "jmp 1f\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "movq %rax, %rdx\n"
         "movq %xmm0, %rax\n"
-        ASTHRA__X_NEXT0
+        "jmp 1f\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "movq %xmm0, %rax\n"
         "movq %xmm1, %rdx\n"
-        ASTHRA__X_NEXT0
         "1:\n"
         ASTHRA__X_RET
-        "movl 8(%rbx), %esi\n"          /* bytes, 1 to 15: what is left of them is in rax */
+        "movl 8(%rbx), %esi\n"          /* bytes: what is left of them is in rax */
+        "testb $16, %sil\n"
+        "jnz 6f\n"
         "testb $8, %sil\n"
         "jz 2f\n"
         "movq %rax, (%rcx)\n"
@@ -26938,6 +27024,10 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "jz 5f\n"
         "movb %al, (%rcx)\n"
         "5:\n"
+        ASTHRA__X_LEAVE
+        "6:\n"
+        "movq %rax, (%rcx)\n"
+        "movq %rdx, 8(%rcx)\n"
         ASTHRA__X_LEAVE
         ASTHRA__X_END("asthra__ffi_result"));
 
@@ -27006,6 +27096,36 @@ ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t
     asthra__ffi_emit(b, operand);
 }
 
+typedef struct Asthra__XRun {
+    uint16_t at;        /* from asthra__ffi_run on: the run of `most` */
+    uint8_t most, slot; /* bytes of a load */
+} Asthra__XRun;
+static const Asthra__XRun asthra__x_runs[] = {{0, 6, 8},   {64, 6, 8},   {128, 8, 8},
+                                              {224, 8, 8}, {320, 8, 16}, {480, 8, 16}};
+
+static uintptr_t asthra__x_run_of(const Asthra__XRun *run, unsigned n) {
+    return (uintptr_t)asthra__ffi_run + run->at + (uintptr_t)run->slot * (run->most - n);
+}
+
+/* The next argument, of `size` bytes, goes behind n others of its run, or begins one; false: it
+ * cannot, because something is between them, or its size is another. */
+ASTHRA__FN bool asthra__ffi_x_join(Asthra__FFIBuilder *b, Asthra__XWhere where, size_t n,
+                                   size_t size) {
+    const Asthra__XRun *run = &asthra__x_runs[where + (size == 8)];
+    if ((size != 4 && size != 8) || n >= run->most) return false;
+    if (n == 0) {
+        asthra__ffi_emit(b, asthra__x_run_of(run, 1));
+        asthra__ffi_emit(b, sizeof(void *));
+        return true;
+    }
+    if (b->count < b->plan->parameters * (size_t)ASTHRA__FFI_PLACE_WORDS + 2) return false;
+    uintptr_t *last = b->words + b->count - 2;
+    if (last[0] != asthra__x_run_of(run, (unsigned)n)) return false;
+    last[0] = asthra__x_run_of(run, (unsigned)n + 1);
+    last[1] += sizeof(void *);
+    return true;
+}
+
 /* The first n bytes of the next argument, 1 to 8, into a general register. */
 ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n) {
     if (n == 4 || n == 8) {
@@ -27037,6 +27157,8 @@ ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind ki
                                          size_t offset) {
     if (asthra__ffi_x_widen(b, kind)) {
         asthra__ffi_x_stack(b, 2, offset);
+    } else if (asthra__ffi_x_join(b, ASTHRA__X_ON_THE_STACK, offset / 8, n)) {
+        return;
     } else if (n == 4 || n == 8) {
         asthra__ffi_x_stack(b, n == 8 ? 1 : 0, offset);
     } else if (n < 8) {
@@ -27055,34 +27177,23 @@ ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r) {
     b->plan->result_how = ASTHRA__X_MEMORY;
 }
 
-/* Call and result. `vectors` counts for variadic functions. */
+/* The call, and what comes of it. `vectors` counts for variadic functions. */
 ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors) {
-    size_t size = b->plan->result_size;
-    asthra__ffi_step(b, asthra__ffi_run, b->plan->is_variadic);
-    if (b->plan->is_variadic) asthra__ffi_emit(b, vectors);
+    static const uint8_t general[17] = {0,  1,  2,  11, 3,  11, 11, 11, 4,
+                                        11, 11, 11, 11, 11, 11, 11, 9};
+    size_t size = b->plan->result_size, step = 0;
+    if (b->plan->is_variadic) asthra__ffi_x_stack(b, 5, vectors);
     switch (b->plan->result_how) {
-    case ASTHRA__X_MEMORY: size = 0; break;
-    case ASTHRA__X_X87: asthra__ffi_step(b, asthra__ffi_result, 7); return;
-    case ASTHRA__X_X87_PAIR: asthra__ffi_step(b, asthra__ffi_result, 8); return;
-    case ASTHRA__X_II: break;
-    case ASTHRA__X_IV: asthra__ffi_step(b, asthra__ffi_result, 12); break;
-    case ASTHRA__X_VI: asthra__ffi_step(b, asthra__ffi_result, 13); break;
-    default: /* ASTHRA__X_VV */
-        if (size == 4 || size == 8 || size == 16) {
-            asthra__ffi_step(b, asthra__ffi_result, size == 16 ? 10 : size == 8 ? 6 : 5);
-            return;
-        }
-        asthra__ffi_step(b, asthra__ffi_result, 14);
+    case ASTHRA__X_MEMORY: break;
+    case ASTHRA__X_X87: step = 7; break;
+    case ASTHRA__X_X87_PAIR: step = 8; break;
+    case ASTHRA__X_II: step = general[size]; break;
+    case ASTHRA__X_IV: step = 12; break;
+    case ASTHRA__X_VI: step = 13; break;
+    default: step = size == 4 ? 5 : size == 8 ? 6 : size == 16 ? 10 : 14; /* ASTHRA__X_VV */
     }
-    switch (size) {
-    case 0: asthra__ffi_step(b, asthra__ffi_result, 0); break;
-    case 1: asthra__ffi_step(b, asthra__ffi_result, 1); break;
-    case 2: asthra__ffi_step(b, asthra__ffi_result, 2); break;
-    case 4: asthra__ffi_step(b, asthra__ffi_result, 3); break;
-    case 8: asthra__ffi_step(b, asthra__ffi_result, 4); break;
-    case 16: asthra__ffi_step(b, asthra__ffi_result, 9); break;
-    default: asthra__ffi_step(b, asthra__ffi_result, 11); asthra__ffi_emit(b, size);
-    }
+    asthra__ffi_step(b, asthra__ffi_result, step);
+    if (step > 10) asthra__ffi_emit(b, size);
 }
 
 /* What is aligned more strictly than the stack is comes first of all. */
@@ -27149,6 +27260,8 @@ static Asthra__XClasses asthra__x_classify(const AsthraFFIType *t, size_t size) 
 }
 
 static uint8_t asthra__x_result_how(const AsthraFFIType *t, size_t size) {
+    if (asthra__ffi_is_integer(t->kind)) return ASTHRA__X_II; /* most of them */
+    if (asthra__ffi_x_is_real(t->kind)) return ASTHRA__X_VV;
     if (t->kind == ASTHRA_FFI_CLDBL) return ASTHRA__X_X87_PAIR;
     Asthra__XClasses c = asthra__x_classify(t, size);
     if (c.of[0] == ASTHRA__X_ON_STACK) return ASTHRA__X_MEMORY;
@@ -27203,9 +27316,16 @@ static void asthra__x_add(Asthra__FFIBuilder *b, const AsthraFFIType *t, Asthra_
         place->offset = 8 * b->ints;
         if (asthra__ffi_x_widen(b, t->kind))
             asthra__ffi_x_general(b, b->ints);
-        else
+        else if (!asthra__ffi_x_join(b, ASTHRA__X_IN_GENERAL, b->ints, shape.size))
             asthra__ffi_x_load_general(b, b->ints, shape.size);
         b->ints++;
+        return;
+    }
+    if (asthra__ffi_x_is_real(t->kind) && b->floats < 8) {
+        place->offset = ASTHRA__X_FRAME_VECTORS + 8 * b->floats;
+        if (!asthra__ffi_x_join(b, ASTHRA__X_IN_VECTORS, b->floats, shape.size))
+            asthra__ffi_x_load_vector(b, b->floats, shape.size);
+        b->floats++;
         return;
     }
     Asthra__XClasses c = asthra__x_classify(t, shape.size);
@@ -27275,14 +27395,10 @@ static bool asthra__win_is_value(AsthraFFIKind kind, size_t size) {
     return kind != ASTHRA_FFI_LDBL && (size == 1 || size == 2 || size == 4 || size == 8);
 }
 
-static bool asthra__win_is_vector(AsthraFFIKind kind) {
-    return kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
-}
-
 ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
                                                Asthra__FFIShape shape) {
     b->plan->result_how = ASTHRA__X_II;
-    if (result != NULL && asthra__win_is_vector(result->kind))
+    if (result != NULL && asthra__ffi_x_is_real(result->kind))
         b->plan->result_how = ASTHRA__X_VV;
     else if (result != NULL && !asthra__win_is_value(result->kind, shape.size))
         asthra__ffi_x_hidden(b, asthra__win_register(b->ints++));
@@ -27295,7 +27411,7 @@ ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const Asth
 static void asthra__win_add_register(Asthra__FFIBuilder *b, const AsthraFFIType *t, size_t size,
                                      Asthra__FFIPlace *place) {
     unsigned r = asthra__win_register(b->ints);
-    if (!asthra__win_is_vector(t->kind)) {
+    if (!asthra__ffi_x_is_real(t->kind)) {
         if (asthra__ffi_x_widen(b, t->kind))
             asthra__ffi_x_general(b, r);
         else
@@ -30502,7 +30618,7 @@ ASTHRA__FN void asthra__ffi_report(void) {
  * of the arena that they stand in, which ends last.
  *
  * A passage is left exactly once, whatever ends it:
- *     a return          by asthra__ffi_pass
+ *     a return          by asthra__ffi_run_passage
  *     an exception      by the personality of asthra__ffi_guard, in the second phase of unwinding
  *     a panic           by whoever fails the task, which finds it in the list of its stack's guards
  *                       (fiber_internal.h), before the frames are abandoned
@@ -30571,6 +30687,7 @@ typedef struct Asthra__FFIPassage {
     size_t entered; /* rows */
     bool is_good;   /* the function returned, and not a failure */
     AsthraResult result;
+    struct AsthraError *failure; /* the result's, while cleanups may make others; NULL: none */
     struct AsthraFFIArena arena;
 } Asthra__FFIPassage;
 
@@ -30585,6 +30702,23 @@ static void asthra__ffi_leave(Asthra__FFIPassage *g) {
     const Asthra__FFIRules *rules = asthra__ffi_plan(g->call)->rules;
     while (g->entered > 0) asthra__ffi_leave_row(g, &rules->rows[--g->entered]);
     asthra__ffi_arena_end(&g->arena);
+}
+
+/* The same for a call that does not return: what was left halfway is left to the end. */
+static void asthra__ffi_leave_behind(Asthra__FFIPassage *g) {
+    asthra__ffi_leave(g);
+    asthra__error_free(g->failure);
+}
+
+/* After a return. Cleanups may make calls and errors of their own: the caller sees this one's. */
+static void asthra__ffi_leave_kept(Asthra__FFIPassage *g) {
+    int number = asthra__thread()->ffi_errno;
+    AsthraResult r = g->result;
+    if (r.status) g->failure = asthra__error_copy(r);
+    asthra__ffi_leave(g);
+    asthra__thread()->ffi_errno = number;
+    if (r.status) g->result = asthra__result_adopt(r.status, r.detail, g->failure);
+    g->failure = NULL;
 }
 
 static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
@@ -30645,11 +30779,12 @@ static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g) {
 static void asthra__ffi_run_passage(void *record) {
     Asthra__FFIPassage *g = record;
     g->result = asthra__ffi_call_inside(g);
+    asthra__ffi_leave_kept(g);
 }
 
 #if ASTHRA_HAS_TASK
 static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
-    asthra__ffi_leave(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
+    asthra__ffi_leave_behind(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
 }
 static void asthra__ffi_watch(Asthra__FFIPassage *g) {
     g->guard.leave = asthra__ffi_abandon;
@@ -30669,12 +30804,12 @@ static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
 
 static void asthra__ffi_unwound(void *record) {
     asthra__ffi_unwatch(record);
-    asthra__ffi_leave(record);
+    asthra__ffi_leave_behind(record);
 }
 
 /* The personality of asthra__ffi_guard: the record is in a register that the frame keeps. Nothing
- * is caught, and nobody lands: in the second phase the passage is left, and
- * unwinding goes on. Its names come from the unwinder that calls it. */
+ * is caught, and nobody lands: in the second phase the passage is left, and unwinding goes on. Its
+ * names come from the unwinder that calls it. */
 #if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
 enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
 #elif ASTHRA__CPU_AARCH64
@@ -30742,12 +30877,12 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     if (count > 0) memcpy(g.args, args, count * sizeof *args);
     g.entered = 0;
     g.is_good = false;
+    g.failure = NULL;
     asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_watch(&g);
     asthra__ffi_show_personality();
     asthra__ffi_guard(asthra__ffi_run_passage, &g);
     asthra__ffi_unwatch(&g);
-    asthra__ffi_leave(&g);
     return g.result;
 }
 
@@ -30807,17 +30942,14 @@ static const AsthraFFIType *asthra__ffi_refuse_type(const AsthraTypeInfo *t, con
     return NULL;
 }
 
-/* Whether the fields lie where C would put them. */
-static bool asthra__ffi_lies_well(const Asthra__FFIKnown *k, const AsthraTypeInfo *t) {
-    size_t offsets[64], size, align, first = t->base != NULL;
-    size_t *at = offsets;
-    if (k->type.count > sizeof offsets / sizeof *offsets)
-        at = asthra__alloc(k->type.count * sizeof *at);
-    bool is_good = at != NULL && !asthra_ffi_layout(&k->type, &size, &align, at).status;
-    for (size_t i = 0; is_good && i < t->field_count; i++)
-        is_good = at[first + i] == t->fields[i].offset;
-    if (at != offsets) asthra__free(at);
-    return is_good && size == t->size;
+/* Whether the fields lie where C would put them; there is room for offsets behind the list. */
+static bool asthra__ffi_lies_well(Asthra__FFIKnown *k, const AsthraTypeInfo *t) {
+    size_t *at = (size_t *)(void *)(k->fields + k->type.count), first = t->base != NULL;
+    size_t size, align;
+    if (asthra_ffi_layout(&k->type, &size, &align, at).status) return false;
+    for (size_t i = 0; i < t->field_count; i++)
+        if (at[first + i] != t->fields[i].offset) return false;
+    return size == t->size;
 }
 
 static bool asthra__ffi_fill(Asthra__FFIKnown *k, const AsthraTypeInfo *t, unsigned depth) {
@@ -30857,7 +30989,8 @@ static const AsthraFFIType *asthra__ffi_describe_at(const AsthraTypeInfo *t, uns
     if (t->field_count == 0 && t->base != NULL && t->base->size == t->size)
         return asthra__ffi_describe_at(t->base, depth + 1);
     if (count == 0) return asthra__ffi_refuse_type(t, "has no field table, and is no scalar");
-    Asthra__FFIKnown *k = asthra__alloc_zeroed(1, sizeof *k + count * sizeof *k->fields);
+    Asthra__FFIKnown *k =
+        asthra__alloc_zeroed(1, sizeof *k + count * (sizeof *k->fields + sizeof(size_t)));
     if (k == NULL) {
         asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_type_of: out of memory");
         return NULL;
@@ -31349,6 +31482,37 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
         ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
         ".popsection\n");
 
+/* And without general registers, for results in vector registers. */
+__asm__(".pushsection .text.asthra__closure_entry_vectors,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_vectors\n"
+        ".hidden asthra__closure_entry_vectors\n"
+        ".type asthra__closure_entry_vectors, @function\n"
+        "asthra__closure_entry_vectors:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
+        ".cfi_def_cfa_offset 176\n"
+        "movsd %xmm0, 48(%rsp)\n"       /* arguments */
+        "movsd %xmm1, 56(%rsp)\n"
+        "movsd %xmm2, 64(%rsp)\n"
+        "movsd %xmm3, 72(%rsp)\n"
+        "movsd %xmm4, 80(%rsp)\n"
+        "movsd %xmm5, 88(%rsp)\n"
+        "movsd %xmm6, 96(%rsp)\n"
+        "movsd %xmm7, 104(%rsp)\n"
+        "movq %r10, %rdi\n"             /* rdi: record */
+        "movq %rsp, %rsi\n"             /* rsi: frame */
+        "callq *8(%r10)\n"              /* record->enter(record, frame) */
+        "movsd 128(%rsp), %xmm0\n"      /* results */
+        "movsd 136(%rsp), %xmm1\n"
+        "addq $168, %rsp\n"
+        ".cfi_def_cfa_offset 8\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_vectors, .-asthra__closure_entry_vectors\n"
+        ".popsection\n");
+
 /* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
 __asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
         ".p2align 5\n"
@@ -31433,6 +31597,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
 ASTHRA__FFI_CODE void asthra__closure_entry_word(void) __asm__("asthra__closure_entry_word");
+ASTHRA__FFI_CODE void asthra__closure_entry_vectors(void) __asm__("asthra__closure_entry_vectors");
 ASTHRA__FFI_CODE void asthra__closure_entry_win64(void) __asm__("asthra__closure_entry_win64");
 
 /* endbr64; leaq record(%rip), %r10; jmpq *(%r10) */
@@ -31444,8 +31609,19 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 7, &distance, sizeof distance);
 }
 
+/* No general register has an argument or a part of the result. */
+static bool asthra__closure_is_of_vectors(const Asthra__FFIPlan *p) {
+    const Asthra__FFIPlace *places = asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p);
+    bool is_general = p->result_how != ASTHRA__X_VV || !p->is_plain;
+    for (size_t i = 0; i < p->parameters && !is_general; i++)
+        is_general = places[i].offset < ASTHRA__X_FRAME_VECTORS;
+    return !is_general;
+}
+
 ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
     if (p->abi == ASTHRA_FFI_ABI_WIN64) return (void *)(uintptr_t)asthra__closure_entry_win64;
+    if (p->has_vectors && asthra__closure_is_of_vectors(p))
+        return (void *)(uintptr_t)asthra__closure_entry_vectors;
     if (is_word == NULL || p->has_vectors || p->is_variadic ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
@@ -31460,13 +31636,10 @@ static char *asthra__closure_hidden(const Asthra__FFIPlan *p, char *frame) {
 
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
     void *result;
-    switch (p->result_how) {
-    case ASTHRA__X_MEMORY:
-        memcpy(&result, asthra__closure_hidden(p, frame), sizeof result);
-        return result;
-    case ASTHRA__X_VV: return frame + ASTHRA__X_FRAME_VECTOR_RESULT;
-    default: return frame + ASTHRA__X_FRAME_GENERAL_RESULT;
-    }
+    if (p->result_how == ASTHRA__X_VV) return frame + ASTHRA__X_FRAME_VECTOR_RESULT;
+    if (p->result_how != ASTHRA__X_MEMORY) return frame + ASTHRA__X_FRAME_GENERAL_RESULT;
+    memcpy(&result, asthra__closure_hidden(p, frame), sizeof result);
+    return result;
 }
 
 /* Integers are widened to 64 bits: callers may rely on 32 of them. */
@@ -31474,6 +31647,7 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
     char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
     uint64_t wide;
+    if (p->result_how == ASTHRA__X_VV) return 0;
     switch (p->result_how) {
     case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
     case ASTHRA__X_II:

@@ -839,6 +839,38 @@ TEST(marshal, a_call_that_fails_by_its_rule_cleans_up) {
     CHECK_STR(story, "+a a-a");
 }
 
+/* Cleaning up asks for what is not there, and is told so. */
+static void forgets_and_fails(void *c_value, void *user) {
+    static AsthraFFICall nothing;
+    static const char path[] = "/nowhere/at all", *at = path;
+    forgets(c_value, user);
+    CHECK_EQ(asthra_ffi_signature(&nothing, ASTHRA_FN(remove), "i(p)").status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_set_error_rule(&nothing, ASTHRA_FFI_ERROR_NEGATIVE).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_call(&nothing, (void *[]){&at}).status, ASTHRA_FAILED);
+    CHECK_EQ(asthra_ffi_last_errno(), ENOENT);
+    asthra_ffi_release(&nothing);
+    asthra_result_errorf(ASTHRA_LIMIT, "of a cleanup");
+}
+
+TEST(marshal, a_cleanup_that_fails_leaves_the_call_its_error) {
+    AsthraTypeMarshaler m = note;
+    m.cleanup_c = forgets_and_fails;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    fails_call.safety_contract = "takes a word";
+    CHECK_EQ(asthra_ffi_set_error_rule(&fails_call, ASTHRA_FFI_ERROR_NEGATIVE).status, ASTHRA_OK);
+    AsthraResult r = asthra_ffi_call(&fails_call, (void *[]){&(Noted){"a"}});
+    CHECK_EQ(r.status, ASTHRA_INVALID);
+    CHECK_STR(asthra_result_message(r), "Invalid argument in FFI call");
+    const AsthraFFIError *e = asthra_result_context(r);
+    CHECK(e != NULL && e->errno_value == EINVAL);
+    CHECK_STR(e->context, "takes a word");
+    CHECK_EQ(asthra_ffi_last_errno(), EINVAL);
+    CHECK_STR(story, "+a a-a");
+    TYPED_CALL(good, looks, &asthra_type_i32, &Noted_type);
+    CHECK_EQ(asthra_ffi_call(&good, (void *[]){&(Noted){"b"}}).value.integer, 7);
+    CHECK_EQ(asthra_ffi_last_errno(), 0);
+}
+
 static int32_t panics(char *text) {
     if (text != NULL) asthra_panic("in C, over %s", text);
     return 0;
@@ -859,6 +891,34 @@ TEST(marshal, a_panic_inside_the_function_cleans_up) {
     AsthraResult r = asthra_await_result(asthra_spawn(calls_and_panics, word), &unused);
     CHECK_EQ(r.status, ASTHRA_PANICKED);
     CHECK_STR(story, "+a-a");
+    CHECK_EQ(live_notes, 0);
+}
+
+/* The panic of a cleanup is the task's; the others are done all the same, once. */
+static void forgets_and_panics(void *c_value, void *user) {
+    const char *copy;
+    memcpy(&copy, c_value, sizeof copy);
+    bool is_bad = *copy == 'c';
+    forgets(c_value, user);
+    if (is_bad) asthra_panic("while cleaning up");
+}
+static void *calls_and_cleans_badly(void *unused) {
+    Noted one = {"a"};
+    Pair two = {{"b"}, 9, {"c"}}, more[] = {{{"d"}, 0, {"e"}}};
+    AsthraSlice s = {more, 1, sizeof *more};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_ffi_call(&meets_call, (void *[]){&one, &two, &s});
+    return unused;
+}
+
+TEST(marshal, a_panic_of_a_cleanup_leaves_the_others_to_be_done) {
+    AsthraTypeMarshaler m = note;
+    void *unused;
+    m.cleanup_c = forgets_and_panics;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    AsthraResult r = asthra_await_result(asthra_spawn(calls_and_cleans_badly, NULL), &unused);
+    CHECK_EQ(r.status, ASTHRA_PANICKED);
+    CHECK_STR(story, "+a+b+c+d+e abce -e-d-c-b-a");
     CHECK_EQ(live_notes, 0);
 }
 #endif

@@ -104,6 +104,37 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
         ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
         ".popsection\n");
 
+/* And without general registers, for results in vector registers. */
+__asm__(".pushsection .text.asthra__closure_entry_vectors,\"ax\",@progbits\n"
+        ".p2align 5\n"
+        ".globl asthra__closure_entry_vectors\n"
+        ".hidden asthra__closure_entry_vectors\n"
+        ".type asthra__closure_entry_vectors, @function\n"
+        "asthra__closure_entry_vectors:\n"
+        ".cfi_startproc\n"
+        "endbr64\n"
+        "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
+        ".cfi_def_cfa_offset 176\n"
+        "movsd %xmm0, 48(%rsp)\n"       /* arguments */
+        "movsd %xmm1, 56(%rsp)\n"
+        "movsd %xmm2, 64(%rsp)\n"
+        "movsd %xmm3, 72(%rsp)\n"
+        "movsd %xmm4, 80(%rsp)\n"
+        "movsd %xmm5, 88(%rsp)\n"
+        "movsd %xmm6, 96(%rsp)\n"
+        "movsd %xmm7, 104(%rsp)\n"
+        "movq %r10, %rdi\n"             /* rdi: record */
+        "movq %rsp, %rsi\n"             /* rsi: frame */
+        "callq *8(%r10)\n"              /* record->enter(record, frame) */
+        "movsd 128(%rsp), %xmm0\n"      /* results */
+        "movsd 136(%rsp), %xmm1\n"
+        "addq $168, %rsp\n"
+        ".cfi_def_cfa_offset 8\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size asthra__closure_entry_vectors, .-asthra__closure_entry_vectors\n"
+        ".popsection\n");
+
 /* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
 __asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
         ".p2align 5\n"
@@ -188,6 +219,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
 ASTHRA__FFI_CODE void asthra__closure_entry_word(void) __asm__("asthra__closure_entry_word");
+ASTHRA__FFI_CODE void asthra__closure_entry_vectors(void) __asm__("asthra__closure_entry_vectors");
 ASTHRA__FFI_CODE void asthra__closure_entry_win64(void) __asm__("asthra__closure_entry_win64");
 
 /* endbr64; leaq record(%rip), %r10; jmpq *(%r10) */
@@ -199,8 +231,19 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 7, &distance, sizeof distance);
 }
 
+/* No general register has an argument or a part of the result. */
+static bool asthra__closure_is_of_vectors(const Asthra__FFIPlan *p) {
+    const Asthra__FFIPlace *places = asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p);
+    bool is_general = p->result_how != ASTHRA__X_VV || !p->is_plain;
+    for (size_t i = 0; i < p->parameters && !is_general; i++)
+        is_general = places[i].offset < ASTHRA__X_FRAME_VECTORS;
+    return !is_general;
+}
+
 ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
     if (p->abi == ASTHRA_FFI_ABI_WIN64) return (void *)(uintptr_t)asthra__closure_entry_win64;
+    if (p->has_vectors && asthra__closure_is_of_vectors(p))
+        return (void *)(uintptr_t)asthra__closure_entry_vectors;
     if (is_word == NULL || p->has_vectors || p->is_variadic ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
@@ -215,13 +258,10 @@ static char *asthra__closure_hidden(const Asthra__FFIPlan *p, char *frame) {
 
 ASTHRA__FN void *asthra__closure_result(const Asthra__FFIPlan *p, char *frame) {
     void *result;
-    switch (p->result_how) {
-    case ASTHRA__X_MEMORY:
-        memcpy(&result, asthra__closure_hidden(p, frame), sizeof result);
-        return result;
-    case ASTHRA__X_VV: return frame + ASTHRA__X_FRAME_VECTOR_RESULT;
-    default: return frame + ASTHRA__X_FRAME_GENERAL_RESULT;
-    }
+    if (p->result_how == ASTHRA__X_VV) return frame + ASTHRA__X_FRAME_VECTOR_RESULT;
+    if (p->result_how != ASTHRA__X_MEMORY) return frame + ASTHRA__X_FRAME_GENERAL_RESULT;
+    memcpy(&result, asthra__closure_hidden(p, frame), sizeof result);
+    return result;
 }
 
 /* Integers are widened to 64 bits: callers may rely on 32 of them. */
@@ -229,6 +269,7 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
     char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
     uint64_t wide;
+    if (p->result_how == ASTHRA__X_VV) return 0;
     switch (p->result_how) {
     case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
     case ASTHRA__X_II:

@@ -182,14 +182,18 @@ ASTHRA__FN AsthraResult asthra__ffi_plan_for(Asthra__FFIPlan *p, AsthraFFIAbi ab
 /* ---- preparing ---- */
 
 /* All but the words, which nobody reads before they are written. */
+static void asthra__ffi_clear_plan(Asthra__FFIPlan *p) {
+    memset(p, 0, offsetof(Asthra__FFIPlan, words));
+}
 static void asthra__ffi_clear(AsthraFFICall *c) {
-    memset(c, 0, offsetof(AsthraFFICall, plan) + offsetof(Asthra__FFIPlan, words));
+    memset(c, 0, offsetof(AsthraFFICall, plan)); /* two, each of which is a few stores */
+    asthra__ffi_clear_plan(asthra__ffi_plan(c));
 }
 
 /* The plan is filled, or r says why not. */
 static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
     if (r.status) {
-        memset(c, 0, sizeof *c);
+        asthra__ffi_clear(c);
         return r;
     }
     c->param_count = asthra__ffi_plan(c)->parameters;
@@ -277,7 +281,7 @@ ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p) {
     asthra__ffi_forget_rules(p);
     asthra__free(p->types);
     asthra__free(p->heap);
-    memset(p, 0, sizeof *p);
+    asthra__ffi_clear_plan(p);
 }
 
 ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
@@ -288,33 +292,45 @@ ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
 
 /* ---- invoking ---- */
 
-/* A result that nobody wants, or a call that is not prepared, or without a function. */
-ASTHRA__COLD static void asthra__ffi_invoke_slowly(const AsthraFFICall *c, void *const *args) {
+static inline void asthra__ffi_run_plan(const AsthraFFICall *c, void *ret, void *const *args) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
+}
+
+/* With a place for a result that nobody wants. */
+static void asthra__ffi_invoke_in_vain(const AsthraFFICall *c, void *const *args) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
     size_t align = 1, room = p->result_size;
     Asthra__FFIShape shape;
     if (p->result != NULL && asthra__ffi_measure(p->result, &shape) == NULL) align = shape.align;
     char *heap = room > 4096 ? asthra__alloc_or_die(NULL, room + align) : NULL;
     char *space = heap != NULL ? heap : __builtin_alloca(room + align);
-    void *result = space + (-(uintptr_t)space & (align - 1));
-    asthra__ffi_enter(asthra__ffi_steps(p), result, args, p->stack_bytes, c->function_ptr);
+    asthra__ffi_run_plan(c, space + (-(uintptr_t)space & (align - 1)), args);
     asthra__free(heap);
+}
+
+/* A call that is not prepared, or has no function, or no place for the result. */
+ASTHRA__COLD static void asthra__ffi_invoke_slowly(const AsthraFFICall *c, void *ret,
+                                                   void *const *args) {
+    AsthraResult why = asthra_result_ok(NULL);
+    if (!asthra__ffi_ensure(c, &why))
+        asthra_panic_at(NULL, "asthra_ffi_invoke: the call cannot be prepared: %s",
+                        asthra_result_message(why));
+    if (c->function_ptr == NULL)
+        asthra_panic_at(NULL, "asthra_ffi_invoke: function_ptr is NULL: a bare signature");
+    if (ret == NULL && asthra__ffi_plan(c)->result_size != 0)
+        asthra__ffi_invoke_in_vain(c, args);
+    else
+        asthra__ffi_run_plan(c, ret, args);
 }
 
 ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *const *args) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    if (ASTHRA__UNLIKELY(asthra__load(&p->state, acquire) != ASTHRA__FFI_READY)) {
-        AsthraResult why = asthra_result_ok(NULL);
-        if (!asthra__ffi_ensure(c, &why))
-            asthra_panic_at(NULL, "asthra_ffi_invoke: the call cannot be prepared: %s",
-                            asthra_result_message(why));
-    }
-    if (ASTHRA__UNLIKELY(c->function_ptr == NULL))
-        asthra_panic_at(NULL, "asthra_ffi_invoke: function_ptr is NULL: a bare signature");
-    if (ASTHRA__UNLIKELY(ret == NULL && p->result_size != 0))
-        asthra__ffi_invoke_slowly(c, args);
+    if (ASTHRA__UNLIKELY(asthra__load(&p->state, acquire) != ASTHRA__FFI_READY ||
+                         c->function_ptr == NULL || (ret == NULL && p->result_size != 0)))
+        asthra__ffi_invoke_slowly(c, ret, args);
     else
-        asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
+        asthra__ffi_run_plan(c, ret, args);
 }
 
 #endif

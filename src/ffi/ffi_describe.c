@@ -54,17 +54,14 @@ static const AsthraFFIType *asthra__ffi_refuse_type(const AsthraTypeInfo *t, con
     return NULL;
 }
 
-/* Whether the fields lie where C would put them. */
-static bool asthra__ffi_lies_well(const Asthra__FFIKnown *k, const AsthraTypeInfo *t) {
-    size_t offsets[64], size, align, first = t->base != NULL;
-    size_t *at = offsets;
-    if (k->type.count > sizeof offsets / sizeof *offsets)
-        at = asthra__alloc(k->type.count * sizeof *at);
-    bool is_good = at != NULL && !asthra_ffi_layout(&k->type, &size, &align, at).status;
-    for (size_t i = 0; is_good && i < t->field_count; i++)
-        is_good = at[first + i] == t->fields[i].offset;
-    if (at != offsets) asthra__free(at);
-    return is_good && size == t->size;
+/* Whether the fields lie where C would put them; there is room for offsets behind the list. */
+static bool asthra__ffi_lies_well(Asthra__FFIKnown *k, const AsthraTypeInfo *t) {
+    size_t *at = (size_t *)(void *)(k->fields + k->type.count), first = t->base != NULL;
+    size_t size, align;
+    if (asthra_ffi_layout(&k->type, &size, &align, at).status) return false;
+    for (size_t i = 0; i < t->field_count; i++)
+        if (at[first + i] != t->fields[i].offset) return false;
+    return size == t->size;
 }
 
 static bool asthra__ffi_fill(Asthra__FFIKnown *k, const AsthraTypeInfo *t, unsigned depth) {
@@ -104,7 +101,8 @@ static const AsthraFFIType *asthra__ffi_describe_at(const AsthraTypeInfo *t, uns
     if (t->field_count == 0 && t->base != NULL && t->base->size == t->size)
         return asthra__ffi_describe_at(t->base, depth + 1);
     if (count == 0) return asthra__ffi_refuse_type(t, "has no field table, and is no scalar");
-    Asthra__FFIKnown *k = asthra__alloc_zeroed(1, sizeof *k + count * sizeof *k->fields);
+    Asthra__FFIKnown *k =
+        asthra__alloc_zeroed(1, sizeof *k + count * (sizeof *k->fields + sizeof(size_t)));
     if (k == NULL) {
         asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_type_of: out of memory");
         return NULL;

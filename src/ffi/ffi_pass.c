@@ -6,7 +6,7 @@
  * of the arena that they stand in, which ends last.
  *
  * A passage is left exactly once, whatever ends it:
- *     a return          by asthra__ffi_pass
+ *     a return          by asthra__ffi_run_passage
  *     an exception      by the personality of asthra__ffi_guard, in the second phase of unwinding
  *     a panic           by whoever fails the task, which finds it in the list of its stack's guards
  *                       (fiber_internal.h), before the frames are abandoned
@@ -78,6 +78,7 @@ typedef struct Asthra__FFIPassage {
     size_t entered; /* rows */
     bool is_good;   /* the function returned, and not a failure */
     AsthraResult result;
+    struct AsthraError *failure; /* the result's, while cleanups may make others; NULL: none */
     struct AsthraFFIArena arena;
 } Asthra__FFIPassage;
 
@@ -92,6 +93,23 @@ static void asthra__ffi_leave(Asthra__FFIPassage *g) {
     const Asthra__FFIRules *rules = asthra__ffi_plan(g->call)->rules;
     while (g->entered > 0) asthra__ffi_leave_row(g, &rules->rows[--g->entered]);
     asthra__ffi_arena_end(&g->arena);
+}
+
+/* The same for a call that does not return: what was left halfway is left to the end. */
+static void asthra__ffi_leave_behind(Asthra__FFIPassage *g) {
+    asthra__ffi_leave(g);
+    asthra__error_free(g->failure);
+}
+
+/* After a return. Cleanups may make calls and errors of their own: the caller sees this one's. */
+static void asthra__ffi_leave_kept(Asthra__FFIPassage *g) {
+    int number = asthra__thread()->ffi_errno;
+    AsthraResult r = g->result;
+    if (r.status) g->failure = asthra__error_copy(r);
+    asthra__ffi_leave(g);
+    asthra__thread()->ffi_errno = number;
+    if (r.status) g->result = asthra__result_adopt(r.status, r.detail, g->failure);
+    g->failure = NULL;
 }
 
 static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
@@ -152,11 +170,12 @@ static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g) {
 static void asthra__ffi_run_passage(void *record) {
     Asthra__FFIPassage *g = record;
     g->result = asthra__ffi_call_inside(g);
+    asthra__ffi_leave_kept(g);
 }
 
 #if ASTHRA_HAS_TASK
 static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
-    asthra__ffi_leave(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
+    asthra__ffi_leave_behind(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
 }
 static void asthra__ffi_watch(Asthra__FFIPassage *g) {
     g->guard.leave = asthra__ffi_abandon;
@@ -176,12 +195,12 @@ static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
 
 static void asthra__ffi_unwound(void *record) {
     asthra__ffi_unwatch(record);
-    asthra__ffi_leave(record);
+    asthra__ffi_leave_behind(record);
 }
 
 /* The personality of asthra__ffi_guard: the record is in a register that the frame keeps. Nothing
- * is caught, and nobody lands: in the second phase the passage is left, and
- * unwinding goes on. Its names come from the unwinder that calls it. */
+ * is caught, and nobody lands: in the second phase the passage is left, and unwinding goes on. Its
+ * names come from the unwinder that calls it. */
 #if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
 enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
 #elif ASTHRA__CPU_AARCH64
@@ -249,12 +268,12 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     if (count > 0) memcpy(g.args, args, count * sizeof *args);
     g.entered = 0;
     g.is_good = false;
+    g.failure = NULL;
     asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_watch(&g);
     asthra__ffi_show_personality();
     asthra__ffi_guard(asthra__ffi_run_passage, &g);
     asthra__ffi_unwatch(&g);
-    asthra__ffi_leave(&g);
     return g.result;
 }
 

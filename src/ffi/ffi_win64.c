@@ -25,14 +25,10 @@ static bool asthra__win_is_value(AsthraFFIKind kind, size_t size) {
     return kind != ASTHRA_FFI_LDBL && (size == 1 || size == 2 || size == 4 || size == 8);
 }
 
-static bool asthra__win_is_vector(AsthraFFIKind kind) {
-    return kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
-}
-
 ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const AsthraFFIType *result,
                                                Asthra__FFIShape shape) {
     b->plan->result_how = ASTHRA__X_II;
-    if (result != NULL && asthra__win_is_vector(result->kind))
+    if (result != NULL && asthra__ffi_x_is_real(result->kind))
         b->plan->result_how = ASTHRA__X_VV;
     else if (result != NULL && !asthra__win_is_value(result->kind, shape.size))
         asthra__ffi_x_hidden(b, asthra__win_register(b->ints++));
@@ -45,7 +41,7 @@ ASTHRA__FN const char *asthra__ffi_win64_begin(Asthra__FFIBuilder *b, const Asth
 static void asthra__win_add_register(Asthra__FFIBuilder *b, const AsthraFFIType *t, size_t size,
                                      Asthra__FFIPlace *place) {
     unsigned r = asthra__win_register(b->ints);
-    if (!asthra__win_is_vector(t->kind)) {
+    if (!asthra__ffi_x_is_real(t->kind)) {
         if (asthra__ffi_x_widen(b, t->kind))
             asthra__ffi_x_general(b, r);
         else

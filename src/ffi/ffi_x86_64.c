@@ -32,6 +32,36 @@ ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t
     asthra__ffi_emit(b, operand);
 }
 
+typedef struct Asthra__XRun {
+    uint16_t at;        /* from asthra__ffi_run on: the run of `most` */
+    uint8_t most, slot; /* bytes of a load */
+} Asthra__XRun;
+static const Asthra__XRun asthra__x_runs[] = {{0, 6, 8},   {64, 6, 8},   {128, 8, 8},
+                                              {224, 8, 8}, {320, 8, 16}, {480, 8, 16}};
+
+static uintptr_t asthra__x_run_of(const Asthra__XRun *run, unsigned n) {
+    return (uintptr_t)asthra__ffi_run + run->at + (uintptr_t)run->slot * (run->most - n);
+}
+
+/* The next argument, of `size` bytes, goes behind n others of its run, or begins one; false: it
+ * cannot, because something is between them, or its size is another. */
+ASTHRA__FN bool asthra__ffi_x_join(Asthra__FFIBuilder *b, Asthra__XWhere where, size_t n,
+                                   size_t size) {
+    const Asthra__XRun *run = &asthra__x_runs[where + (size == 8)];
+    if ((size != 4 && size != 8) || n >= run->most) return false;
+    if (n == 0) {
+        asthra__ffi_emit(b, asthra__x_run_of(run, 1));
+        asthra__ffi_emit(b, sizeof(void *));
+        return true;
+    }
+    if (b->count < b->plan->parameters * (size_t)ASTHRA__FFI_PLACE_WORDS + 2) return false;
+    uintptr_t *last = b->words + b->count - 2;
+    if (last[0] != asthra__x_run_of(run, (unsigned)n)) return false;
+    last[0] = asthra__x_run_of(run, (unsigned)n + 1);
+    last[1] += sizeof(void *);
+    return true;
+}
+
 /* The first n bytes of the next argument, 1 to 8, into a general register. */
 ASTHRA__FN void asthra__ffi_x_load_general(Asthra__FFIBuilder *b, unsigned r, size_t n) {
     if (n == 4 || n == 8) {
@@ -63,6 +93,8 @@ ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind ki
                                          size_t offset) {
     if (asthra__ffi_x_widen(b, kind)) {
         asthra__ffi_x_stack(b, 2, offset);
+    } else if (asthra__ffi_x_join(b, ASTHRA__X_ON_THE_STACK, offset / 8, n)) {
+        return;
     } else if (n == 4 || n == 8) {
         asthra__ffi_x_stack(b, n == 8 ? 1 : 0, offset);
     } else if (n < 8) {
@@ -81,34 +113,23 @@ ASTHRA__FN void asthra__ffi_x_hidden(Asthra__FFIBuilder *b, unsigned r) {
     b->plan->result_how = ASTHRA__X_MEMORY;
 }
 
-/* Call and result. `vectors` counts for variadic functions. */
+/* The call, and what comes of it. `vectors` counts for variadic functions. */
 ASTHRA__FN void asthra__ffi_x_call(Asthra__FFIBuilder *b, unsigned vectors) {
-    size_t size = b->plan->result_size;
-    asthra__ffi_step(b, asthra__ffi_run, b->plan->is_variadic);
-    if (b->plan->is_variadic) asthra__ffi_emit(b, vectors);
+    static const uint8_t general[17] = {0,  1,  2,  11, 3,  11, 11, 11, 4,
+                                        11, 11, 11, 11, 11, 11, 11, 9};
+    size_t size = b->plan->result_size, step = 0;
+    if (b->plan->is_variadic) asthra__ffi_x_stack(b, 5, vectors);
     switch (b->plan->result_how) {
-    case ASTHRA__X_MEMORY: size = 0; break;
-    case ASTHRA__X_X87: asthra__ffi_step(b, asthra__ffi_result, 7); return;
-    case ASTHRA__X_X87_PAIR: asthra__ffi_step(b, asthra__ffi_result, 8); return;
-    case ASTHRA__X_II: break;
-    case ASTHRA__X_IV: asthra__ffi_step(b, asthra__ffi_result, 12); break;
-    case ASTHRA__X_VI: asthra__ffi_step(b, asthra__ffi_result, 13); break;
-    default: /* ASTHRA__X_VV */
-        if (size == 4 || size == 8 || size == 16) {
-            asthra__ffi_step(b, asthra__ffi_result, size == 16 ? 10 : size == 8 ? 6 : 5);
-            return;
-        }
-        asthra__ffi_step(b, asthra__ffi_result, 14);
+    case ASTHRA__X_MEMORY: break;
+    case ASTHRA__X_X87: step = 7; break;
+    case ASTHRA__X_X87_PAIR: step = 8; break;
+    case ASTHRA__X_II: step = general[size]; break;
+    case ASTHRA__X_IV: step = 12; break;
+    case ASTHRA__X_VI: step = 13; break;
+    default: step = size == 4 ? 5 : size == 8 ? 6 : size == 16 ? 10 : 14; /* ASTHRA__X_VV */
     }
-    switch (size) {
-    case 0: asthra__ffi_step(b, asthra__ffi_result, 0); break;
-    case 1: asthra__ffi_step(b, asthra__ffi_result, 1); break;
-    case 2: asthra__ffi_step(b, asthra__ffi_result, 2); break;
-    case 4: asthra__ffi_step(b, asthra__ffi_result, 3); break;
-    case 8: asthra__ffi_step(b, asthra__ffi_result, 4); break;
-    case 16: asthra__ffi_step(b, asthra__ffi_result, 9); break;
-    default: asthra__ffi_step(b, asthra__ffi_result, 11); asthra__ffi_emit(b, size);
-    }
+    asthra__ffi_step(b, asthra__ffi_result, step);
+    if (step > 10) asthra__ffi_emit(b, size);
 }
 
 /* What is aligned more strictly than the stack is comes first of all. */
@@ -175,6 +196,8 @@ static Asthra__XClasses asthra__x_classify(const AsthraFFIType *t, size_t size) 
 }
 
 static uint8_t asthra__x_result_how(const AsthraFFIType *t, size_t size) {
+    if (asthra__ffi_is_integer(t->kind)) return ASTHRA__X_II; /* most of them */
+    if (asthra__ffi_x_is_real(t->kind)) return ASTHRA__X_VV;
     if (t->kind == ASTHRA_FFI_CLDBL) return ASTHRA__X_X87_PAIR;
     Asthra__XClasses c = asthra__x_classify(t, size);
     if (c.of[0] == ASTHRA__X_ON_STACK) return ASTHRA__X_MEMORY;
@@ -229,9 +252,16 @@ static void asthra__x_add(Asthra__FFIBuilder *b, const AsthraFFIType *t, Asthra_
         place->offset = 8 * b->ints;
         if (asthra__ffi_x_widen(b, t->kind))
             asthra__ffi_x_general(b, b->ints);
-        else
+        else if (!asthra__ffi_x_join(b, ASTHRA__X_IN_GENERAL, b->ints, shape.size))
             asthra__ffi_x_load_general(b, b->ints, shape.size);
         b->ints++;
+        return;
+    }
+    if (asthra__ffi_x_is_real(t->kind) && b->floats < 8) {
+        place->offset = ASTHRA__X_FRAME_VECTORS + 8 * b->floats;
+        if (!asthra__ffi_x_join(b, ASTHRA__X_IN_VECTORS, b->floats, shape.size))
+            asthra__ffi_x_load_vector(b, b->floats, shape.size);
+        b->floats++;
         return;
     }
     Asthra__XClasses c = asthra__x_classify(t, shape.size);

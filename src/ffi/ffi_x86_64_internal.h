@@ -45,6 +45,17 @@ enum {
     ASTHRA__X_X87_PAIR,
     ASTHRA__X_MEMORY /* the caller said where */
 };
+/* Where runs go, by the first of two in asthra__x_runs. */
+typedef enum Asthra__XWhere {
+    ASTHRA__X_IN_GENERAL = 0,
+    ASTHRA__X_IN_VECTORS = 2,
+    ASTHRA__X_ON_THE_STACK = 4
+} Asthra__XWhere;
+
+static inline bool asthra__ffi_x_is_real(AsthraFFIKind kind) { /* of vector registers */
+    return kind == ASTHRA_FFI_F32 || kind == ASTHRA_FFI_F64;
+}
+
 ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
 ASTHRA__FFI_CODE void asthra__ffi_general(void) __asm__("asthra__ffi_general");
 ASTHRA__FFI_CODE void asthra__ffi_vector(void) __asm__("asthra__ffi_vector");

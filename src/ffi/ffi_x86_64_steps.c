@@ -64,15 +64,61 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
         "jmp 1b\n"
         ASTHRA__X_END("asthra__ffi_enter"));
 
-/* The call itself: 0, and 1 with the number of vector registers for a variadic function. */
+/* Runs: the first arguments, as many as there are registers at most, or eight on the stack, if all
+ * are of one size: four and eight bytes into general registers, the same into vector registers, the
+ * same to the stack. A run of n is entered n loads before the end; the next word has the bytes of
+ * args that it took. asthra__x_runs says where each begins. */
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
         ASTHRA__X_FRAME
-        "callq *-24(%rbp)\n"            /* function(...) */
-        ASTHRA__X_NEXT0
-        ".p2align 5\n"
-        "movl 8(%rbx), %eax\n"          /* al: vector registers at most */
-        "callq *-24(%rbp)\n"
+        ".macro asthra__load i, op, r\n" /* 8 bytes */
+        ".p2align 3\n"
+        "movq 8 * \\i(%r10), %rax\n"
+        "\\op (%rax), %\\r\n"
+        ".endm\n"
+        ".macro asthra__put i, op, r\n"  /* 16 bytes */
+        ".p2align 4\n"
+        "movq 8 * \\i(%r10), %rax\n"
+        "\\op (%rax), %\\r\n"
+        "movq %rax, 8 * \\i(%rsp)\n"
+        ".endm\n"
+        ".macro asthra__run_ends\n"
+        "addq 8(%rbx), %r10\n"
         ASTHRA__X_NEXT1
+        ".p2align 5\n"
+        ".endm\n"
+        "asthra__load 5, movl, r9d\n"
+        "asthra__load 4, movl, r8d\n"
+        "asthra__load 3, movl, ecx\n"
+        "asthra__load 2, movl, edx\n"
+        "asthra__load 1, movl, esi\n"
+        "asthra__load 0, movl, edi\n"
+        "asthra__run_ends\n"
+        "asthra__load 5, movq, r9\n"
+        "asthra__load 4, movq, r8\n"
+        "asthra__load 3, movq, rcx\n"
+        "asthra__load 2, movq, rdx\n"
+        "asthra__load 1, movq, rsi\n"
+        "asthra__load 0, movq, rdi\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__load \\i, movss, xmm\\i\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__load \\i, movsd, xmm\\i\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__put \\i, movl, eax\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".irp i, 7, 6, 5, 4, 3, 2, 1, 0\n"
+        "asthra__put \\i, movq, rax\n"
+        ".endr\n"
+        "asthra__run_ends\n"
+        ".purgem asthra__load\n"
+        ".purgem asthra__put\n"
+        ".purgem asthra__run_ends\n"
         ASTHRA__X_END("asthra__ffi_run"));
 
 /* Into general registers: 0 to 5 four bytes of the next argument, 6 to 11 eight, 12 to 17 carry. */
@@ -173,9 +219,9 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
         ASTHRA__X_END("asthra__ffi_carry"));
 
 /* To the stack, at the offset in the next word: 0 four bytes of the next argument, 1 eight, 2 the
- * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 and 5, of two slots, 16 or
- * more. 6 the address of that offset, into the carry; 7 ret, into the carry; 8 aligns the stack by
- * the mask in the next word. */
+ * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 likewise, 16 or more. 5 the
+ * next word into al, last before the call of a variadic function; 6 the address of that offset,
+ * into the carry; 7 ret, into the carry; 8 aligns the stack by the mask in the next word. */
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_FRAME
         ASTHRA__X_ARGUMENT
@@ -200,7 +246,8 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_ARGUMENT
         "jmp 4f\n"
         ".p2align 5\n"
-        "nop\n"                         /* kept, so that slots are in step */
+        "movl 8(%rbx), %eax\n"          /* al: vector registers at most */
+        ASTHRA__X_NEXT1
         ".p2align 5\n"
         "movq 8(%rbx), %r11\n"          /* the offset */
         "addq %rsp, %r11\n"
@@ -240,10 +287,11 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_NEXT2
         ASTHRA__X_END("asthra__ffi_to_stack"));
 
-/* The end of a call: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
- * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 so many bytes of rax
- * and rdx as the next word says. Before that, where rax and rdx are not what they should be: 12
- * moves xmm0 to rdx; 13 rax to rdx and xmm0 to rax; 14 xmm0 to rax and xmm1 to rdx. */
+/* The call, and its end: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
+ * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 as many bytes of rax
+ * and rdx as the next word says, 1 to 16; 12 to 14 likewise, with rdx from xmm0; with rdx from rax
+ * and rax from xmm0; with rax from xmm0 and rdx from xmm1. */
+#define ASTHRA__X_CALL "callq *-24(%rbp)\n" /* function(...) */
 #define ASTHRA__X_RET "movq -16(%rbp), %rcx\n"
 #define ASTHRA__X_LEAVE       \
     ".cfi_remember_state\n"   \
@@ -256,9 +304,11 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
     ".cfi_restore_state\n"
 __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         ASTHRA__X_FRAME
+        ASTHRA__X_CALL
         ASTHRA__X_LEAVE
         ".macro asthra__store op, r\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "\\op %\\r, (%rcx)\n"
         ASTHRA__X_LEAVE
@@ -271,40 +321,49 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "asthra__store movsd, xmm0\n"
         ".purgem asthra__store\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "fstpt (%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "fstpt (%rcx)\n"                /* the real part */
         "fstpt 16(%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "movq %rax, (%rcx)\n"
         "movq %rdx, 8(%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         ASTHRA__X_RET
         "movsd %xmm0, (%rcx)\n"
         "movsd %xmm1, 8(%rcx)\n"
         ASTHRA__X_LEAVE
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "jmp 1f\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "movq %xmm0, %rdx\n"
-        ASTHRA__X_NEXT0
+        "jmp 1f\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "movq %rax, %rdx\n"
         "movq %xmm0, %rax\n"
-        ASTHRA__X_NEXT0
+        "jmp 1f\n"
         ".p2align 5\n"
+        ASTHRA__X_CALL
         "movq %xmm0, %rax\n"
         "movq %xmm1, %rdx\n"
-        ASTHRA__X_NEXT0
         "1:\n"
         ASTHRA__X_RET
-        "movl 8(%rbx), %esi\n"          /* bytes, 1 to 15: what is left of them is in rax */
+        "movl 8(%rbx), %esi\n"          /* bytes: what is left of them is in rax */
+        "testb $16, %sil\n"
+        "jnz 6f\n"
         "testb $8, %sil\n"
         "jz 2f\n"
         "movq %rax, (%rcx)\n"
@@ -327,6 +386,10 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "jz 5f\n"
         "movb %al, (%rcx)\n"
         "5:\n"
+        ASTHRA__X_LEAVE
+        "6:\n"
+        "movq %rax, (%rcx)\n"
+        "movq %rdx, 8(%rcx)\n"
         ASTHRA__X_LEAVE
         ASTHRA__X_END("asthra__ffi_result"));
 

@@ -417,10 +417,11 @@ static int promoted(int type) {
 }
 
 static void make_signature(Signature *s) {
-    unsigned theme = roll(COUNT(themes));
+    unsigned theme = roll(COUNT(themes)), repeats = chance(30) ? 80 : 5; /* some have runs of one */
     s->ret = chance(12) ? VOID : type_of_theme(theme);
     s->count = s->fixed = param_count();
-    for (unsigned i = 0; i < s->count; i++) s->params[i] = type_of_theme(theme);
+    for (unsigned i = 0; i < s->count; i++)
+        s->params[i] = i > 0 && chance(repeats) ? s->params[i - 1] : type_of_theme(theme);
     if (s->count < 2 || !(options.kinds & VARIADIC) || !chance(20)) return;
     s->fixed = chance(50) ? 1 : 1 + roll(s->count - 1);
     /* The last that is fixed too: C wants that of va_start. */
