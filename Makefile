@@ -266,7 +266,7 @@ cross: $(BOOK)
 	@$(call gate,$(foreach v,$(CROSS),$(call units,$v) $(call examples,$v) $(call exceptions,$v)) \
 	    $(call units,arm) $(call units,x87) $(foreach v,$(GDB),$(call gdb,$v)))
 $(HOUSE): $(BOOK)
-	@STYLE_LAYOUT=1 $(call gate,$@)
+	@export STYLE_LAYOUT=1; $(call gate,$@)
 
 sizes: $(BOOK) $(STB)
 	@tests/bench/sizes

@@ -29,7 +29,7 @@ enum {
     BENCH_SLEEPS = 100000,
     BENCH_SLEEP_STEPS = 50, /* 1 ms, 2 ms ... 50 ms, round and round */
     BENCH_MUTEX_TASKS = 4,
-    BENCH_LOCKS = 2000000, /* of each task */
+    BENCH_LOCKS = 2000000,  /* of each task */
     BENCH_CONNECTIONS = 64, /* over loopback */
     BENCH_REQUESTS = 200000 /* on all of them */
 };

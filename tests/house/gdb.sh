@@ -186,8 +186,11 @@ emulate() {
     emulator=$!
     tries=100
     until [ -S "$OUT/socket" ]; do
-        kill -0 "$emulator" 2>/dev/null && [ $((tries -= 1)) -gt 0 ] ||
-            { echo "no socket from $runner"; cat "$OUT/emulator"; return 1; }
+        if [ $((tries -= 1)) = 0 ] || ! kill -0 "$emulator" 2>/dev/null; then
+            echo "no socket from $runner"
+            cat "$OUT/emulator"
+            return 1
+        fi
         sleep 0.1
     done
 }
