@@ -31019,8 +31019,7 @@ ASTHRA_RT_API const AsthraFFIType *asthra_ffi_type_of(const AsthraTypeInfo *type
 
 #if ASTHRA_HAS_CLOSURE
 
-/* What entries call. The value is the entry's: of a word entry the result itself, else what finish
- * says. */
+/* What entries call. The value is the entry's. */
 typedef uint64_t (*Asthra__ClosureEnter)(AsthraFFIClosure *c, char *frame);
 
 struct AsthraFFIClosure {
@@ -31043,9 +31042,17 @@ enum {
 /* The processor's: writes a stub that will stand at `at`, for a record at an address. */
 ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record);
 
-/* The entry for calls by a plan. *is_word: it takes the result, a word or nothing, as what enter
- * returns, and not from the frame. */
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word);
+/* How a result comes from the handler to the entry. */
+typedef enum Asthra__ClosureResult {
+    ASTHRA__CLOSURE_FINISHED, /* the two below put it where the entry takes it from */
+    ASTHRA__CLOSURE_AS_IS,    /* it stays where the first of them says; enter returns 0 */
+    ASTHRA__CLOSURE_WORD      /* it is a word or nothing, and what enter returns */
+} Asthra__ClosureResult;
+
+/* The entry for calls by a plan, which may find any argument in the frame if it is plain. *how is
+ * FINISHED; only of plain ones it may become another. */
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how);
 
 /* Where the handler puts the result; and afterwards, what it left there, to where the entry takes
  * it from, integers widened. Returns what enter returns, which the entry understands. */
@@ -31194,6 +31201,15 @@ static uint64_t asthra__closure_enter_plain(AsthraFFIClosure *c, char *frame) {
     return asthra__closure_finish(p, frame);
 }
 
+/* And with a result that stays where the handler puts it. */
+static uint64_t asthra__closure_enter_as_is(AsthraFFIClosure *c, char *frame) {
+    void *args[ASTHRA__CLOSURE_FEW + 1];
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    asthra__closure_plain_args(p, frame, args);
+    c->handler(c->sig, asthra__closure_result(p, frame), args, c->user);
+    return 0;
+}
+
 /* And with a word as the result, or nothing. */
 static uint64_t asthra__closure_enter_word(AsthraFFIClosure *c, char *frame) {
     void *args[ASTHRA__CLOSURE_FEW + 1];
@@ -31208,11 +31224,12 @@ static uint64_t asthra__closure_enter_word(AsthraFFIClosure *c, char *frame) {
 
 /* How C's calls come in. */
 static void asthra__closure_wire(AsthraFFIClosure *c, const Asthra__FFIPlan *p) {
-    bool is_word = false, is_plain = p->is_plain && p->parameters <= ASTHRA__CLOSURE_FEW;
-    c->entry = asthra__closure_entry_of(p, is_plain ? &is_word : NULL);
-    c->enter = is_word    ? asthra__closure_enter_word
-               : is_plain ? asthra__closure_enter_plain
-                          : asthra__closure_enter;
+    static const Asthra__ClosureEnter plain[] = {
+        asthra__closure_enter_plain, asthra__closure_enter_as_is, asthra__closure_enter_word};
+    bool is_plain = p->is_plain && p->parameters <= ASTHRA__CLOSURE_FEW;
+    Asthra__ClosureResult how = ASTHRA__CLOSURE_FINISHED;
+    c->entry = asthra__closure_entry_of(p, is_plain, &how);
+    c->enter = is_plain ? plain[how] : asthra__closure_enter;
 }
 
 /* ---- sheets ---- */
@@ -31609,23 +31626,26 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 7, &distance, sizeof distance);
 }
 
-/* No general register has an argument or a part of the result. */
-static bool asthra__closure_is_of_vectors(const Asthra__FFIPlan *p) {
+/* No general register has an argument. */
+static bool asthra__closure_takes_vectors(const Asthra__FFIPlan *p) {
     const Asthra__FFIPlace *places = asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p);
-    bool is_general = p->result_how != ASTHRA__X_VV || !p->is_plain;
-    for (size_t i = 0; i < p->parameters && !is_general; i++)
-        is_general = places[i].offset < ASTHRA__X_FRAME_VECTORS;
-    return !is_general;
+    size_t i = 0;
+    while (i < p->parameters && places[i].offset >= ASTHRA__X_FRAME_VECTORS) i++;
+    return i == p->parameters;
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
     if (p->abi == ASTHRA_FFI_ABI_WIN64) return (void *)(uintptr_t)asthra__closure_entry_win64;
-    if (p->has_vectors && asthra__closure_is_of_vectors(p))
-        return (void *)(uintptr_t)asthra__closure_entry_vectors;
-    if (is_word == NULL || p->has_vectors || p->is_variadic ||
+    if (is_plain && p->result_how == ASTHRA__X_VV) {
+        *how = ASTHRA__CLOSURE_AS_IS;
+        if (asthra__closure_takes_vectors(p))
+            return (void *)(uintptr_t)asthra__closure_entry_vectors;
+    }
+    if (!is_plain || p->has_vectors || p->is_variadic ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
@@ -31647,7 +31667,6 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
     char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
     uint64_t wide;
-    if (p->result_how == ASTHRA__X_VV) return 0;
     switch (p->result_how) {
     case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
     case ASTHRA__X_II:
@@ -31810,11 +31829,12 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes, stub, sizeof stub);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
-    if (is_word == NULL || p->has_vectors ||
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
+    if (!is_plain || p->has_vectors ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
@@ -31995,11 +32015,12 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
 }
 
 /* What enter returns has not the sign that a u32 needs. */
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
-    if (is_word == NULL || p->has_vectors || p->result_kind == ASTHRA_FFI_U32 ||
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
+    if (!is_plain || p->has_vectors || p->result_kind == ASTHRA_FFI_U32 ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
@@ -32169,11 +32190,12 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes, stub, sizeof stub);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
-    if (is_word == NULL || p->has_vectors ||
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
+    if (!is_plain || p->has_vectors ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
@@ -32334,12 +32356,13 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 5, jump, sizeof jump);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
     if (p->result_how == ASTHRA__I_MEMORY) return (void *)(uintptr_t)asthra__closure_entry_memory;
-    if (is_word == NULL ||
+    if (!is_plain ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 

@@ -134,6 +134,15 @@ static uint64_t asthra__closure_enter_plain(AsthraFFIClosure *c, char *frame) {
     return asthra__closure_finish(p, frame);
 }
 
+/* And with a result that stays where the handler puts it. */
+static uint64_t asthra__closure_enter_as_is(AsthraFFIClosure *c, char *frame) {
+    void *args[ASTHRA__CLOSURE_FEW + 1];
+    Asthra__FFIPlan *p = asthra__ffi_plan(c->sig);
+    asthra__closure_plain_args(p, frame, args);
+    c->handler(c->sig, asthra__closure_result(p, frame), args, c->user);
+    return 0;
+}
+
 /* And with a word as the result, or nothing. */
 static uint64_t asthra__closure_enter_word(AsthraFFIClosure *c, char *frame) {
     void *args[ASTHRA__CLOSURE_FEW + 1];
@@ -148,11 +157,12 @@ static uint64_t asthra__closure_enter_word(AsthraFFIClosure *c, char *frame) {
 
 /* How C's calls come in. */
 static void asthra__closure_wire(AsthraFFIClosure *c, const Asthra__FFIPlan *p) {
-    bool is_word = false, is_plain = p->is_plain && p->parameters <= ASTHRA__CLOSURE_FEW;
-    c->entry = asthra__closure_entry_of(p, is_plain ? &is_word : NULL);
-    c->enter = is_word    ? asthra__closure_enter_word
-               : is_plain ? asthra__closure_enter_plain
-                          : asthra__closure_enter;
+    static const Asthra__ClosureEnter plain[] = {
+        asthra__closure_enter_plain, asthra__closure_enter_as_is, asthra__closure_enter_word};
+    bool is_plain = p->is_plain && p->parameters <= ASTHRA__CLOSURE_FEW;
+    Asthra__ClosureResult how = ASTHRA__CLOSURE_FINISHED;
+    c->entry = asthra__closure_entry_of(p, is_plain, &how);
+    c->enter = is_plain ? plain[how] : asthra__closure_enter;
 }
 
 /* ---- sheets ---- */

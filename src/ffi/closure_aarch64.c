@@ -140,11 +140,12 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes, stub, sizeof stub);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
-    if (is_word == NULL || p->has_vectors ||
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
+    if (!is_plain || p->has_vectors ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 

@@ -130,12 +130,13 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 5, jump, sizeof jump);
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
     if (p->result_how == ASTHRA__I_MEMORY) return (void *)(uintptr_t)asthra__closure_entry_memory;
-    if (is_word == NULL ||
+    if (!is_plain ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 

@@ -13,8 +13,7 @@
 
 #if ASTHRA_HAS_CLOSURE
 
-/* What entries call. The value is the entry's: of a word entry the result itself, else what finish
- * says. */
+/* What entries call. The value is the entry's. */
 typedef uint64_t (*Asthra__ClosureEnter)(AsthraFFIClosure *c, char *frame);
 
 struct AsthraFFIClosure {
@@ -37,9 +36,17 @@ enum {
 /* The processor's: writes a stub that will stand at `at`, for a record at an address. */
 ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintptr_t record);
 
-/* The entry for calls by a plan. *is_word: it takes the result, a word or nothing, as what enter
- * returns, and not from the frame. */
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word);
+/* How a result comes from the handler to the entry. */
+typedef enum Asthra__ClosureResult {
+    ASTHRA__CLOSURE_FINISHED, /* the two below put it where the entry takes it from */
+    ASTHRA__CLOSURE_AS_IS,    /* it stays where the first of them says; enter returns 0 */
+    ASTHRA__CLOSURE_WORD      /* it is a word or nothing, and what enter returns */
+} Asthra__ClosureResult;
+
+/* The entry for calls by a plan, which may find any argument in the frame if it is plain. *how is
+ * FINISHED; only of plain ones it may become another. */
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how);
 
 /* Where the handler puts the result; and afterwards, what it left there, to where the entry takes
  * it from, integers widened. Returns what enter returns, which the entry understands. */

@@ -231,23 +231,26 @@ ASTHRA__FN void asthra__closure_write(unsigned char *bytes, uintptr_t at, uintpt
     memcpy(bytes + 7, &distance, sizeof distance);
 }
 
-/* No general register has an argument or a part of the result. */
-static bool asthra__closure_is_of_vectors(const Asthra__FFIPlan *p) {
+/* No general register has an argument. */
+static bool asthra__closure_takes_vectors(const Asthra__FFIPlan *p) {
     const Asthra__FFIPlace *places = asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p);
-    bool is_general = p->result_how != ASTHRA__X_VV || !p->is_plain;
-    for (size_t i = 0; i < p->parameters && !is_general; i++)
-        is_general = places[i].offset < ASTHRA__X_FRAME_VECTORS;
-    return !is_general;
+    size_t i = 0;
+    while (i < p->parameters && places[i].offset >= ASTHRA__X_FRAME_VECTORS) i++;
+    return i == p->parameters;
 }
 
-ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool *is_word) {
+ASTHRA__FN void *asthra__closure_entry_of(const Asthra__FFIPlan *p, bool is_plain,
+                                          Asthra__ClosureResult *how) {
     if (p->abi == ASTHRA_FFI_ABI_WIN64) return (void *)(uintptr_t)asthra__closure_entry_win64;
-    if (p->has_vectors && asthra__closure_is_of_vectors(p))
-        return (void *)(uintptr_t)asthra__closure_entry_vectors;
-    if (is_word == NULL || p->has_vectors || p->is_variadic ||
+    if (is_plain && p->result_how == ASTHRA__X_VV) {
+        *how = ASTHRA__CLOSURE_AS_IS;
+        if (asthra__closure_takes_vectors(p))
+            return (void *)(uintptr_t)asthra__closure_entry_vectors;
+    }
+    if (!is_plain || p->has_vectors || p->is_variadic ||
         (p->result_size != 0 && !asthra__ffi_is_integer((AsthraFFIKind)p->result_kind)))
         return (void *)(uintptr_t)asthra__closure_entry;
-    *is_word = true;
+    *how = ASTHRA__CLOSURE_WORD;
     return (void *)(uintptr_t)asthra__closure_entry_word;
 }
 
@@ -269,7 +272,6 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     char *general = frame + ASTHRA__X_FRAME_GENERAL_RESULT;
     char *vector = frame + ASTHRA__X_FRAME_VECTOR_RESULT;
     uint64_t wide;
-    if (p->result_how == ASTHRA__X_VV) return 0;
     switch (p->result_how) {
     case ASTHRA__X_MEMORY: memcpy(general, asthra__closure_hidden(p, frame), 8); break;
     case ASTHRA__X_II:
