@@ -18649,8 +18649,11 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(bool) helpers_spin;
     ASTHRA__ATOMIC(uint32_t) resting; /* helpers of the floor above that wait for work */
     ASTHRA__ATOMIC(uint32_t) moves;   /* how often one lay down or got up */
-    ASTHRA__ATOMIC(Asthra__HelpersEnd) end_helpers; /* this and what stands above outlive a stop */
-    Asthra__SchedulerConfig config;
+    ASTHRA__ATOMIC(Asthra__HelpersEnd) end_helpers;
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
+    ASTHRA__ATOMIC(uint32_t) timed_hosts;                       /* of these, with a timeout */
+    /* What stands above outlives a stop. */
+    ASTHRA__ALIGNED(128) Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
     void *workers_block;
     ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
@@ -18670,8 +18673,6 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
     ASTHRA__ATOMIC(uint32_t) rests;          /* how often a worker lay down */
-    ASTHRA__ATOMIC(uint32_t) host_blocked;   /* plain threads inside our waits */
-    ASTHRA__ATOMIC(uint32_t) timed_hosts;    /* of these, with a timeout */
     ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
     /* Events from outside, and a host's loop. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(const Asthra__Poller *) poller;
@@ -19555,7 +19556,7 @@ static void asthra__workers_destroy(Asthra__Scheduler *g) {
     g->workers_block = NULL;
 }
 
-/* The child of a fork: as before init, and nothing of the parent's is touched. */
+/* As before init; in the child of a fork nothing of the parent's is touched. */
 static void asthra__scheduler_forget(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     size_t kept = offsetof(Asthra__Scheduler, config);
@@ -19592,6 +19593,8 @@ static void asthra__scheduler_after_fork(void) {
     asthra__seats_dismiss(asthra__scheduler());
     asthra__scheduler_turn_inward(asthra__scheduler(), true);
     asthra__scheduler_forget();
+    asthra__store(&asthra__scheduler()->host_blocked, 0u, relaxed);
+    asthra__store(&asthra__scheduler()->timed_hosts, 0u, relaxed);
 }
 
 static unsigned asthra__count_workers(const Asthra__SchedulerConfig *c) {

@@ -392,6 +392,22 @@ TEST_PANICS(scheduler, all_asleep_is_seen_when_another_has_ended_under_a_host,
             "all tasks are asleep") {
     asleep_after_a_thread(ASTHRA_MAIN_HOSTS);
 }
+/* It once hung: those who wait were forgotten at the stop, and then came back uncalled-for. */
+TEST_PANICS(scheduler, all_asleep_is_seen_after_a_thread_has_waited_through_a_stop,
+            "all tasks are asleep") {
+    pthread_t t;
+    int value = 1;
+    need_to_see_all_threads();
+    start_as(2, ASTHRA_MAIN_HOSTS);
+    AsthraChannel *c = asthra_channel_create(sizeof(int), 0, "beyond");
+    CHECK_EQ(pthread_create(&t, NULL, receives, c), 0);
+    while (asthra__load(&asthra__scheduler()->host_blocked, seq_cst) == 0) pause_ms(1);
+    asthra_runtime_shutdown();
+    start_as(2, ASTHRA_MAIN_HOSTS);
+    CHECK_EQ(asthra_channel_send(c, &value).status, ASTHRA_OK);
+    CHECK_EQ(pthread_join(t, NULL), 0);
+    receives(c);
+}
 static AsthraTaskHandle pair[2];
 static void *awaits_other(void *number) {
     while (atomic_load(&flag) == 0) asthra_yield();

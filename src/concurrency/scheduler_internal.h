@@ -369,8 +369,11 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ATOMIC(bool) helpers_spin;
     ASTHRA__ATOMIC(uint32_t) resting; /* helpers of the floor above that wait for work */
     ASTHRA__ATOMIC(uint32_t) moves;   /* how often one lay down or got up */
-    ASTHRA__ATOMIC(Asthra__HelpersEnd) end_helpers; /* this and what stands above outlive a stop */
-    Asthra__SchedulerConfig config;
+    ASTHRA__ATOMIC(Asthra__HelpersEnd) end_helpers;
+    ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) host_blocked; /* plain threads inside our waits */
+    ASTHRA__ATOMIC(uint32_t) timed_hosts;                       /* of these, with a timeout */
+    /* What stands above outlives a stop. */
+    ASTHRA__ALIGNED(128) Asthra__SchedulerConfig config;
     Asthra__Worker *workers;
     void *workers_block;
     ASTHRA__ATOMIC(uint32_t) worker_count; /* of config, main included if it helps */
@@ -390,8 +393,6 @@ typedef struct Asthra__Scheduler {
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(uint32_t) sleeping;
     ASTHRA__ATOMIC(uint32_t) searching, watching;
     ASTHRA__ATOMIC(uint32_t) rests;          /* how often a worker lay down */
-    ASTHRA__ATOMIC(uint32_t) host_blocked;   /* plain threads inside our waits */
-    ASTHRA__ATOMIC(uint32_t) timed_hosts;    /* of these, with a timeout */
     ASTHRA__ATOMIC(uint32_t) is_asleep_told; /* worker and thread may find it out together */
     /* Events from outside, and a host's loop. */
     ASTHRA__ALIGNED(128) ASTHRA__ATOMIC(const Asthra__Poller *) poller;

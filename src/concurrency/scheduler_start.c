@@ -155,7 +155,7 @@ static void asthra__workers_destroy(Asthra__Scheduler *g) {
     g->workers_block = NULL;
 }
 
-/* The child of a fork: as before init, and nothing of the parent's is touched. */
+/* As before init; in the child of a fork nothing of the parent's is touched. */
 static void asthra__scheduler_forget(void) {
     Asthra__Scheduler *g = asthra__scheduler();
     size_t kept = offsetof(Asthra__Scheduler, config);
@@ -192,6 +192,8 @@ static void asthra__scheduler_after_fork(void) {
     asthra__seats_dismiss(asthra__scheduler());
     asthra__scheduler_turn_inward(asthra__scheduler(), true);
     asthra__scheduler_forget();
+    asthra__store(&asthra__scheduler()->host_blocked, 0u, relaxed);
+    asthra__store(&asthra__scheduler()->timed_hosts, 0u, relaxed);
 }
 
 static unsigned asthra__count_workers(const Asthra__SchedulerConfig *c) {
