@@ -20182,9 +20182,11 @@ ASTHRA__FN bool asthra__has_other_work(Asthra__Worker *w) {
  * the same turn for a whole tick, its slot is taken; due timers are run. When everybody rests, the
  * watcher is the one that lies down last, or, if somebody ticks, that one at the end of its tick,
  * and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down after it, or
- * leaves the rest, finds another. (It says that it sleeps, then looks whether all still rest;
- * whoever leaves says so, then looks whether somebody ticks.) So those who rest and wake many times
- * in a tick rouse nobody for it.
+ * leaves the rest, finds another. (It says that it sleeps, or that it watches no more, then looks
+ * whether all still rest, and at the timers; whoever leaves says so, then looks whether somebody
+ * ticks. What it saw before it said so does not count: another may have been up since and down
+ * again, with a timer for which it relied on the tick.) So those who rest and wake many times in a
+ * tick rouse nobody for it.
  *
  * Safepoints. Where every worker computes, nobody watches, and nobody else may run what is bound to
  * one of them. So whoever makes something runnable, sets a timer or stops watching also sets the
@@ -20362,10 +20364,14 @@ static bool asthra__somebody_watches(Asthra__Scheduler *g) {
     return seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
 }
 
+/* No timer is set, and nobody waits for the outside. */
+static bool asthra__awaits_nothing(Asthra__Scheduler *g) {
+    return asthra__timers_earliest() == INT64_MAX && !asthra__outside_is_awaited(g);
+}
+
 /* Timers or the outside, and no idle worker that would see them. */
 static bool asthra__needs_watch(Asthra__Scheduler *g) {
-    bool has_any = asthra__timers_earliest() != INT64_MAX || asthra__outside_is_awaited(g);
-    return has_any && !asthra__somebody_watches(g);
+    return !asthra__awaits_nothing(g) && !asthra__somebody_watches(g);
 }
 
 /* Nobody waits, so that safepoints cost nothing until somebody asks again. Whoever asks publishes
@@ -20447,7 +20453,7 @@ static uint32_t asthra__watch_mark(const Asthra__Worker *w) {
 
 /* True: w, which lies down, is the watcher. False: somebody else ticks. */
 static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bool all_rest) {
-    uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, relaxed);
+    uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, seq_cst);
     uint32_t wanted = all_rest ? mark | ASTHRA__WATCH_SLEEPS : mark;
     while (seen == 0 || (seen & ASTHRA__WATCH_SLEEPS) || seen == mark) {
         if (asthra__cas(&g->watching, &seen, wanted, seq_cst)) return true;
@@ -20476,15 +20482,16 @@ static bool asthra__all_sleep(Asthra__Scheduler *g) {
     return asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
 }
 
-/* How long to sleep. For a tick only, if w ticks. */
+/* How long to sleep. For a tick only, if w ticks. 0: not at all, but look again. */
 static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, bool ticks,
                                 int64_t *tick_us) {
     bool all_rest = !ticks && asthra__all_sleep(g);
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
-    int64_t earliest = asthra__timers_earliest();
-    if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
-    if (all_rest && earliest == INT64_MAX && !asthra__outside_is_awaited(g)) {
+    bool is_over = all_rest && (drains || asthra__timers_earliest() == INT64_MAX);
+    if (is_over && asthra__all_rest(g)) return 0;
+    if (all_rest && asthra__awaits_nothing(g)) {
         asthra__stop_watching(g, w);
+        if (!asthra__all_sleep(g) || !asthra__awaits_nothing(g)) return 0;
         return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
     if (!asthra__take_watch(g, w, all_rest))
@@ -20493,7 +20500,9 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, bool ti
         asthra__wake_watch(g, w);
         all_rest = false;
     }
+    if (all_rest && asthra__awaits_nothing(g)) return 0; /* not any more */
     w->now_ns = asthra__os_now_ns();
+    int64_t earliest = asthra__timers_earliest();
     int64_t left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
     if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
     if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
@@ -20525,9 +20534,9 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
-    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
+    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, seq_cst) == 0)
         return;
-    if (!asthra__somebody_watches(g) && asthra__load(&g->searching, relaxed) == 0)
+    if (!asthra__somebody_watches(g) && asthra__load(&g->searching, seq_cst) == 0)
         asthra__rouse_any(g);
 }
 
@@ -25533,6 +25542,9 @@ typedef struct Asthra__FFILeaf {
 } Asthra__FFILeaf;
 typedef bool (*Asthra__FFIEach)(const Asthra__FFILeaf *leaf, void *user);
 ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
+/* Likewise the fields of a block, or its elements, each with its offset in that. */
+typedef bool (*Asthra__FFIEachField)(const AsthraFFIType *field, size_t at, void *user);
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user);
 
 static inline bool asthra__ffi_is_block(AsthraFFIKind kind) { /* no scalar, and no complex one */
     return kind >= ASTHRA_FFI_STRUCT;
@@ -25973,19 +25985,22 @@ ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFISh
     return asthra__ffi_look(&look, t, out);
 }
 
-/* ---- leaves ---- */
+/* ---- fields and leaves ---- */
 
-typedef struct Asthra__FFIWalk {
-    Asthra__FFIEach each;
-    void *user;
-} Asthra__FFIWalk;
+static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape element;
+    (void)asthra__ffi_look(&look, t->fields[0], &element);
+    for (size_t i = 0; i < t->count; i++)
+        if (!each(t->fields[0], i * element.size, user)) return false;
+    return true;
+}
 
-static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base);
-
-static bool asthra__ffi_walk_fields(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape whole, field;
     size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
+    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_elements(t, each, user);
     if (t->size != 0 && asthra__ffi_lay(&look, t, cap, &whole, NULL, &end) == NULL && end > t->size)
         cap = 1;
     for (size_t i = 0; i < t->count; i++) {
@@ -25993,32 +26008,30 @@ static bool asthra__ffi_walk_fields(const Asthra__FFIWalk *w, const AsthraFFITyp
         (void)asthra__ffi_look(&look, t->fields[i], &field);
         if (field.align > cap) field.align = cap;
         at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
-        if (!asthra__ffi_walk(w, t->fields[i], base + at)) return false;
+        if (!each(t->fields[i], at, user)) return false;
         at += field.size;
     }
     return true;
 }
 
-static bool asthra__ffi_walk_array(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
-    Asthra__FFILook look = {0, 0};
-    Asthra__FFIShape element;
-    (void)asthra__ffi_look(&look, t->fields[0], &element);
-    for (size_t i = 0; i < t->count; i++)
-        if (!asthra__ffi_walk(w, t->fields[0], base + i * element.size)) return false;
-    return true;
-}
+typedef struct Asthra__FFIWalk {
+    Asthra__FFIEach each;
+    void *user;
+    size_t base;
+} Asthra__FFIWalk;
 
-static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
-    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_walk_array(w, t, base);
-    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_walk_fields(w, t, base);
+static bool asthra__ffi_walk(const AsthraFFIType *t, size_t at, void *walk) {
+    Asthra__FFIWalk w = *(Asthra__FFIWalk *)walk;
+    w.base += at;
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_fields(t, asthra__ffi_walk, &w);
     Asthra__FFIShape scalar = asthra__ffi_scalars[t->kind];
-    Asthra__FFILeaf leaf = {t->kind, base, scalar.size, base % scalar.align != 0};
-    return w->each(&leaf, w->user);
+    Asthra__FFILeaf leaf = {t->kind, w.base, scalar.size, w.base % scalar.align != 0};
+    return w.each(&leaf, w.user);
 }
 
 ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
-    Asthra__FFIWalk w = {each, user};
-    return asthra__ffi_walk(&w, t, 0);
+    Asthra__FFIWalk w = {each, user, 0};
+    return asthra__ffi_walk(t, 0, &w);
 }
 
 /* ---- public ---- */
@@ -27224,7 +27237,8 @@ typedef enum Asthra__XClass {
 } Asthra__XClass;
 
 typedef struct Asthra__XClasses {
-    Asthra__XClass of[2]; /* of the eightbytes */
+    size_t base;          /* where it lies in the argument */
+    Asthra__XClass of[2]; /* of the argument's eightbytes */
 } Asthra__XClasses;
 
 /* psABI, "classification", 4: of two fields in one eightbyte. */
@@ -27237,28 +27251,43 @@ static Asthra__XClass asthra__x_merge(Asthra__XClass a, Asthra__XClass b) {
     return ASTHRA__X_ON_STACK;
 }
 
-static bool asthra__x_classify_leaf(const Asthra__FFILeaf *leaf, void *user) {
-    Asthra__XClasses *c = user;
-    Asthra__XClass low = asthra__ffi_is_integer(leaf->kind) ? ASTHRA__X_INTEGER
-                         : leaf->kind == ASTHRA_FFI_LDBL    ? ASTHRA__X_X87_CLASS
-                         : leaf->kind == ASTHRA_FFI_CLDBL   ? ASTHRA__X_ON_STACK
-                                                            : ASTHRA__X_SSE;
-    Asthra__XClass high = low == ASTHRA__X_X87_CLASS ? ASTHRA__X_X87_UP : low;
-    if (leaf->is_odd) low = high = ASTHRA__X_ON_STACK;
-    size_t first = leaf->offset / 8, last = (leaf->offset + leaf->size - 1) / 8;
-    c->of[first] = asthra__x_merge(c->of[first], low);
-    if (last != first) c->of[last] = asthra__x_merge(c->of[last], high);
-    return true;
+/* A scalar, which on the whole takes one eightbyte or two. */
+static void asthra__x_classify_scalar(AsthraFFIKind kind, Asthra__XClasses *c) {
+    const AsthraFFIType t = {kind, 0, 0, NULL, 0};
+    Asthra__FFIShape shape;
+    Asthra__XClass low = asthra__ffi_is_integer(kind) ? ASTHRA__X_INTEGER
+                         : kind == ASTHRA_FFI_LDBL    ? ASTHRA__X_X87_CLASS
+                         : kind == ASTHRA_FFI_CLDBL   ? ASTHRA__X_ON_STACK
+                                                      : ASTHRA__X_SSE;
+    (void)asthra__ffi_measure(&t, &shape);
+    c->of[(c->base + shape.size - 1) / 8] = low == ASTHRA__X_X87_CLASS ? ASTHRA__X_X87_UP : low;
+    c->of[c->base / 8] = c->base % shape.align != 0 ? ASTHRA__X_ON_STACK : low;
+}
+
+/* psABI, "classification", 5, of each block by itself, before it is part of another. */
+static void asthra__x_clean_up(Asthra__XClasses *c) {
+    bool is_up_alone = c->of[1] == ASTHRA__X_X87_UP && c->of[0] != ASTHRA__X_X87_CLASS;
+    if (c->of[1] == ASTHRA__X_ON_STACK || is_up_alone) c->of[0] = ASTHRA__X_ON_STACK;
+}
+
+static bool asthra__x_classify_at(const AsthraFFIType *t, size_t at, void *whole) {
+    Asthra__XClasses *w = whole, c = {w->base + at, {ASTHRA__X_NONE, ASTHRA__X_NONE}};
+    if (!asthra__ffi_is_block(t->kind))
+        asthra__x_classify_scalar(t->kind, &c);
+    else
+        asthra__ffi_fields(t, asthra__x_classify_at, &c);
+    asthra__x_clean_up(&c);
+    w->of[0] = asthra__x_merge(w->of[0], c.of[0]);
+    w->of[1] = asthra__x_merge(w->of[1], c.of[1]);
+    return w->of[0] != ASTHRA__X_ON_STACK;
 }
 
 static Asthra__XClasses asthra__x_classify(const AsthraFFIType *t, size_t size) {
-    Asthra__XClasses c = {{ASTHRA__X_NONE, ASTHRA__X_NONE}};
+    Asthra__XClasses c = {0, {ASTHRA__X_NONE, ASTHRA__X_NONE}};
     if (size > 16)
         c.of[0] = ASTHRA__X_ON_STACK;
     else
-        asthra__ffi_leaves(t, asthra__x_classify_leaf, &c);
-    bool is_up_alone = c.of[1] == ASTHRA__X_X87_UP && c.of[0] != ASTHRA__X_X87_CLASS;
-    if (c.of[1] == ASTHRA__X_ON_STACK || is_up_alone) c.of[0] = ASTHRA__X_ON_STACK;
+        asthra__x_classify_at(t, 0, &c);
     return c;
 }
 

@@ -25,9 +25,11 @@
  * the same turn for a whole tick, its slot is taken; due timers are run. When everybody rests, the
  * watcher is the one that lies down last, or, if somebody ticks, that one at the end of its tick,
  * and sleeps until the next timer; it sees nothing meanwhile, so whoever lies down after it, or
- * leaves the rest, finds another. (It says that it sleeps, then looks whether all still rest;
- * whoever leaves says so, then looks whether somebody ticks.) So those who rest and wake many times
- * in a tick rouse nobody for it.
+ * leaves the rest, finds another. (It says that it sleeps, or that it watches no more, then looks
+ * whether all still rest, and at the timers; whoever leaves says so, then looks whether somebody
+ * ticks. What it saw before it said so does not count: another may have been up since and down
+ * again, with a timer for which it relied on the tick.) So those who rest and wake many times in a
+ * tick rouse nobody for it.
  *
  * Safepoints. Where every worker computes, nobody watches, and nobody else may run what is bound to
  * one of them. So whoever makes something runnable, sets a timer or stops watching also sets the
@@ -206,10 +208,14 @@ static bool asthra__somebody_watches(Asthra__Scheduler *g) {
     return seen != 0 && !(seen & ASTHRA__WATCH_SLEEPS);
 }
 
+/* No timer is set, and nobody waits for the outside. */
+static bool asthra__awaits_nothing(Asthra__Scheduler *g) {
+    return asthra__timers_earliest() == INT64_MAX && !asthra__outside_is_awaited(g);
+}
+
 /* Timers or the outside, and no idle worker that would see them. */
 static bool asthra__needs_watch(Asthra__Scheduler *g) {
-    bool has_any = asthra__timers_earliest() != INT64_MAX || asthra__outside_is_awaited(g);
-    return has_any && !asthra__somebody_watches(g);
+    return !asthra__awaits_nothing(g) && !asthra__somebody_watches(g);
 }
 
 /* Nobody waits, so that safepoints cost nothing until somebody asks again. Whoever asks publishes
@@ -291,7 +297,7 @@ static uint32_t asthra__watch_mark(const Asthra__Worker *w) {
 
 /* True: w, which lies down, is the watcher. False: somebody else ticks. */
 static bool asthra__take_watch(Asthra__Scheduler *g, const Asthra__Worker *w, bool all_rest) {
-    uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, relaxed);
+    uint32_t mark = asthra__watch_mark(w), seen = asthra__load(&g->watching, seq_cst);
     uint32_t wanted = all_rest ? mark | ASTHRA__WATCH_SLEEPS : mark;
     while (seen == 0 || (seen & ASTHRA__WATCH_SLEEPS) || seen == mark) {
         if (asthra__cas(&g->watching, &seen, wanted, seq_cst)) return true;
@@ -320,15 +326,16 @@ static bool asthra__all_sleep(Asthra__Scheduler *g) {
     return asthra__load(&g->sleeping, seq_cst) == asthra__load(&g->worker_count, acquire);
 }
 
-/* How long to sleep. For a tick only, if w ticks. */
+/* How long to sleep. For a tick only, if w ticks. 0: not at all, but look again. */
 static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, bool ticks,
                                 int64_t *tick_us) {
     bool all_rest = !ticks && asthra__all_sleep(g);
     bool drains = asthra__load(&g->phase, acquire) == ASTHRA__PHASE_DRAINING;
-    int64_t earliest = asthra__timers_earliest();
-    if (all_rest && (drains || earliest == INT64_MAX) && asthra__all_rest(g)) return 0;
-    if (all_rest && earliest == INT64_MAX && !asthra__outside_is_awaited(g)) {
+    bool is_over = all_rest && (drains || asthra__timers_earliest() == INT64_MAX);
+    if (is_over && asthra__all_rest(g)) return 0;
+    if (all_rest && asthra__awaits_nothing(g)) {
         asthra__stop_watching(g, w);
+        if (!asthra__all_sleep(g) || !asthra__awaits_nothing(g)) return 0;
         return g->config.main_helps && !drains ? ASTHRA__LOOK_AGAIN_NS : ASTHRA_FOREVER;
     }
     if (!asthra__take_watch(g, w, all_rest))
@@ -337,7 +344,9 @@ static int64_t asthra__rest_for(Asthra__Scheduler *g, Asthra__Worker *w, bool ti
         asthra__wake_watch(g, w);
         all_rest = false;
     }
+    if (all_rest && asthra__awaits_nothing(g)) return 0; /* not any more */
     w->now_ns = asthra__os_now_ns();
+    int64_t earliest = asthra__timers_earliest();
     int64_t left = earliest == INT64_MAX ? INT64_MAX : earliest - w->now_ns;
     if (!all_rest && left > *tick_us * 1000) left = *tick_us * 1000;
     if (*tick_us < ASTHRA__TICK_MOST_US) *tick_us *= 2;
@@ -369,9 +378,9 @@ static bool asthra__sleep_once(Asthra__Scheduler *g, Asthra__Worker *w, int64_t 
 
 /* After total rest nobody watches whoever wakes up first: it asks for a watcher. */
 static void asthra__leave_rest(Asthra__Scheduler *g) {
-    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, relaxed) == 0)
+    if (asthra__load(&g->worker_count, acquire) < 2 || asthra__load(&g->sleeping, seq_cst) == 0)
         return;
-    if (!asthra__somebody_watches(g) && asthra__load(&g->searching, relaxed) == 0)
+    if (!asthra__somebody_watches(g) && asthra__load(&g->searching, seq_cst) == 0)
         asthra__rouse_any(g);
 }
 

@@ -41,6 +41,9 @@ typedef struct Asthra__FFILeaf {
 } Asthra__FFILeaf;
 typedef bool (*Asthra__FFIEach)(const Asthra__FFILeaf *leaf, void *user);
 ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
+/* Likewise the fields of a block, or its elements, each with its offset in that. */
+typedef bool (*Asthra__FFIEachField)(const AsthraFFIType *field, size_t at, void *user);
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user);
 
 static inline bool asthra__ffi_is_block(AsthraFFIKind kind) { /* no scalar, and no complex one */
     return kind >= ASTHRA_FFI_STRUCT;

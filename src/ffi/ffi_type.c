@@ -179,19 +179,22 @@ ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFISh
     return asthra__ffi_look(&look, t, out);
 }
 
-/* ---- leaves ---- */
+/* ---- fields and leaves ---- */
 
-typedef struct Asthra__FFIWalk {
-    Asthra__FFIEach each;
-    void *user;
-} Asthra__FFIWalk;
+static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
+    Asthra__FFILook look = {0, 0};
+    Asthra__FFIShape element;
+    (void)asthra__ffi_look(&look, t->fields[0], &element);
+    for (size_t i = 0; i < t->count; i++)
+        if (!each(t->fields[0], i * element.size, user)) return false;
+    return true;
+}
 
-static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base);
-
-static bool asthra__ffi_walk_fields(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape whole, field;
     size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
+    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_elements(t, each, user);
     if (t->size != 0 && asthra__ffi_lay(&look, t, cap, &whole, NULL, &end) == NULL && end > t->size)
         cap = 1;
     for (size_t i = 0; i < t->count; i++) {
@@ -199,32 +202,30 @@ static bool asthra__ffi_walk_fields(const Asthra__FFIWalk *w, const AsthraFFITyp
         (void)asthra__ffi_look(&look, t->fields[i], &field);
         if (field.align > cap) field.align = cap;
         at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
-        if (!asthra__ffi_walk(w, t->fields[i], base + at)) return false;
+        if (!each(t->fields[i], at, user)) return false;
         at += field.size;
     }
     return true;
 }
 
-static bool asthra__ffi_walk_array(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
-    Asthra__FFILook look = {0, 0};
-    Asthra__FFIShape element;
-    (void)asthra__ffi_look(&look, t->fields[0], &element);
-    for (size_t i = 0; i < t->count; i++)
-        if (!asthra__ffi_walk(w, t->fields[0], base + i * element.size)) return false;
-    return true;
-}
+typedef struct Asthra__FFIWalk {
+    Asthra__FFIEach each;
+    void *user;
+    size_t base;
+} Asthra__FFIWalk;
 
-static bool asthra__ffi_walk(const Asthra__FFIWalk *w, const AsthraFFIType *t, size_t base) {
-    if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_walk_array(w, t, base);
-    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_walk_fields(w, t, base);
+static bool asthra__ffi_walk(const AsthraFFIType *t, size_t at, void *walk) {
+    Asthra__FFIWalk w = *(Asthra__FFIWalk *)walk;
+    w.base += at;
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_fields(t, asthra__ffi_walk, &w);
     Asthra__FFIShape scalar = asthra__ffi_scalars[t->kind];
-    Asthra__FFILeaf leaf = {t->kind, base, scalar.size, base % scalar.align != 0};
-    return w->each(&leaf, w->user);
+    Asthra__FFILeaf leaf = {t->kind, w.base, scalar.size, w.base % scalar.align != 0};
+    return w.each(&leaf, w.user);
 }
 
 ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
-    Asthra__FFIWalk w = {each, user};
-    return asthra__ffi_walk(&w, t, 0);
+    Asthra__FFIWalk w = {each, user, 0};
+    return asthra__ffi_walk(t, 0, &w);
 }
 
 /* ---- public ---- */

@@ -157,7 +157,8 @@ typedef enum Asthra__XClass {
 } Asthra__XClass;
 
 typedef struct Asthra__XClasses {
-    Asthra__XClass of[2]; /* of the eightbytes */
+    size_t base;          /* where it lies in the argument */
+    Asthra__XClass of[2]; /* of the argument's eightbytes */
 } Asthra__XClasses;
 
 /* psABI, "classification", 4: of two fields in one eightbyte. */
@@ -170,28 +171,43 @@ static Asthra__XClass asthra__x_merge(Asthra__XClass a, Asthra__XClass b) {
     return ASTHRA__X_ON_STACK;
 }
 
-static bool asthra__x_classify_leaf(const Asthra__FFILeaf *leaf, void *user) {
-    Asthra__XClasses *c = user;
-    Asthra__XClass low = asthra__ffi_is_integer(leaf->kind) ? ASTHRA__X_INTEGER
-                         : leaf->kind == ASTHRA_FFI_LDBL    ? ASTHRA__X_X87_CLASS
-                         : leaf->kind == ASTHRA_FFI_CLDBL   ? ASTHRA__X_ON_STACK
-                                                            : ASTHRA__X_SSE;
-    Asthra__XClass high = low == ASTHRA__X_X87_CLASS ? ASTHRA__X_X87_UP : low;
-    if (leaf->is_odd) low = high = ASTHRA__X_ON_STACK;
-    size_t first = leaf->offset / 8, last = (leaf->offset + leaf->size - 1) / 8;
-    c->of[first] = asthra__x_merge(c->of[first], low);
-    if (last != first) c->of[last] = asthra__x_merge(c->of[last], high);
-    return true;
+/* A scalar, which on the whole takes one eightbyte or two. */
+static void asthra__x_classify_scalar(AsthraFFIKind kind, Asthra__XClasses *c) {
+    const AsthraFFIType t = {kind, 0, 0, NULL, 0};
+    Asthra__FFIShape shape;
+    Asthra__XClass low = asthra__ffi_is_integer(kind) ? ASTHRA__X_INTEGER
+                         : kind == ASTHRA_FFI_LDBL    ? ASTHRA__X_X87_CLASS
+                         : kind == ASTHRA_FFI_CLDBL   ? ASTHRA__X_ON_STACK
+                                                      : ASTHRA__X_SSE;
+    (void)asthra__ffi_measure(&t, &shape);
+    c->of[(c->base + shape.size - 1) / 8] = low == ASTHRA__X_X87_CLASS ? ASTHRA__X_X87_UP : low;
+    c->of[c->base / 8] = c->base % shape.align != 0 ? ASTHRA__X_ON_STACK : low;
+}
+
+/* psABI, "classification", 5, of each block by itself, before it is part of another. */
+static void asthra__x_clean_up(Asthra__XClasses *c) {
+    bool is_up_alone = c->of[1] == ASTHRA__X_X87_UP && c->of[0] != ASTHRA__X_X87_CLASS;
+    if (c->of[1] == ASTHRA__X_ON_STACK || is_up_alone) c->of[0] = ASTHRA__X_ON_STACK;
+}
+
+static bool asthra__x_classify_at(const AsthraFFIType *t, size_t at, void *whole) {
+    Asthra__XClasses *w = whole, c = {w->base + at, {ASTHRA__X_NONE, ASTHRA__X_NONE}};
+    if (!asthra__ffi_is_block(t->kind))
+        asthra__x_classify_scalar(t->kind, &c);
+    else
+        asthra__ffi_fields(t, asthra__x_classify_at, &c);
+    asthra__x_clean_up(&c);
+    w->of[0] = asthra__x_merge(w->of[0], c.of[0]);
+    w->of[1] = asthra__x_merge(w->of[1], c.of[1]);
+    return w->of[0] != ASTHRA__X_ON_STACK;
 }
 
 static Asthra__XClasses asthra__x_classify(const AsthraFFIType *t, size_t size) {
-    Asthra__XClasses c = {{ASTHRA__X_NONE, ASTHRA__X_NONE}};
+    Asthra__XClasses c = {0, {ASTHRA__X_NONE, ASTHRA__X_NONE}};
     if (size > 16)
         c.of[0] = ASTHRA__X_ON_STACK;
     else
-        asthra__ffi_leaves(t, asthra__x_classify_leaf, &c);
-    bool is_up_alone = c.of[1] == ASTHRA__X_X87_UP && c.of[0] != ASTHRA__X_X87_CLASS;
-    if (c.of[1] == ASTHRA__X_ON_STACK || is_up_alone) c.of[0] = ASTHRA__X_ON_STACK;
+        asthra__x_classify_at(t, 0, &c);
     return c;
 }
 
