@@ -25533,18 +25533,10 @@ typedef struct Asthra__FFIShape {
 /* NULL, or what is wrong with it as the end of a sentence: "has no fields". */
 ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFIShape *out);
 
-/* The scalars of a measured type in the order of memory (of a union: of its members), until `each`
- * says false; false: it did. `is_odd`: it lies where its own alignment would not put it. */
-typedef struct Asthra__FFILeaf {
-    AsthraFFIKind kind;
-    size_t offset, size;
-    bool is_odd;
-} Asthra__FFILeaf;
-typedef bool (*Asthra__FFIEach)(const Asthra__FFILeaf *leaf, void *user);
-ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
-/* Likewise the fields of a block, or its elements, each with its offset in that. */
-typedef bool (*Asthra__FFIEachField)(const AsthraFFIType *field, size_t at, void *user);
-ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user);
+/* The fields of a measured block, or its elements, each with its offset in that, until `each` says
+ * false; false: it did. */
+typedef bool (*Asthra__FFIEach)(const AsthraFFIType *field, size_t at, void *user);
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
 
 static inline bool asthra__ffi_is_block(AsthraFFIKind kind) { /* no scalar, and no complex one */
     return kind >= ASTHRA_FFI_STRUCT;
@@ -25985,9 +25977,9 @@ ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFISh
     return asthra__ffi_look(&look, t, out);
 }
 
-/* ---- fields and leaves ---- */
+/* ---- fields ---- */
 
-static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
+static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape element;
     (void)asthra__ffi_look(&look, t->fields[0], &element);
@@ -25996,7 +25988,7 @@ static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEachField ea
     return true;
 }
 
-ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape whole, field;
     size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
@@ -26012,26 +26004,6 @@ ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField 
         at += field.size;
     }
     return true;
-}
-
-typedef struct Asthra__FFIWalk {
-    Asthra__FFIEach each;
-    void *user;
-    size_t base;
-} Asthra__FFIWalk;
-
-static bool asthra__ffi_walk(const AsthraFFIType *t, size_t at, void *walk) {
-    Asthra__FFIWalk w = *(Asthra__FFIWalk *)walk;
-    w.base += at;
-    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_fields(t, asthra__ffi_walk, &w);
-    Asthra__FFIShape scalar = asthra__ffi_scalars[t->kind];
-    Asthra__FFILeaf leaf = {t->kind, w.base, scalar.size, w.base % scalar.align != 0};
-    return w.each(&leaf, w.user);
-}
-
-ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
-    Asthra__FFIWalk w = {each, user, 0};
-    return asthra__ffi_walk(t, 0, &w);
 }
 
 /* ---- public ---- */
@@ -28685,39 +28657,41 @@ static void asthra__ffi_step(Asthra__FFIBuilder *b, void (*first)(void), size_t 
 
 /* The scalars that a type comes to. */
 typedef struct Asthra__RParts {
+    size_t base; /* of the block at hand */
     AsthraFFIKind kind[2];
     size_t offset[2];
     unsigned count, floats;
 } Asthra__RParts;
 
-static bool asthra__r_part_leaf(const Asthra__FFILeaf *leaf, void *user) {
-    Asthra__RParts *p = user;
-    AsthraFFIKind kind = leaf->kind == ASTHRA_FFI_CF32   ? ASTHRA_FFI_F32
-                         : leaf->kind == ASTHRA_FFI_CF64 ? ASTHRA_FFI_F64
-                                                         : leaf->kind;
-    unsigned parts = kind != leaf->kind ? 2 : 1;
-    if (leaf->size > 8 * parts || kind == ASTHRA_FFI_PTR || p->count + parts > 2) return false;
+static bool asthra__r_add_scalar(Asthra__RParts *p, AsthraFFIKind of, size_t at) {
+    AsthraFFIKind kind = of == ASTHRA_FFI_CF32   ? ASTHRA_FFI_F32
+                         : of == ASTHRA_FFI_CF64 ? ASTHRA_FFI_F64
+                                                 : of;
+    unsigned parts = kind != of ? 2 : 1;
+    size_t size = asthra__ffi_size_of(of) / parts;
+    if (size > 8 || kind == ASTHRA_FFI_PTR || p->count + parts > 2) return false;
     for (unsigned i = 0; i < parts; i++, p->count++) {
         p->kind[p->count] = kind;
-        p->offset[p->count] = leaf->offset + i * (leaf->size / parts);
+        p->offset[p->count] = at + i * size;
         p->floats += asthra__r_is_float(kind);
     }
     return true;
 }
 
-static bool asthra__r_has_union(const AsthraFFIType *t) {
-    if (!asthra__ffi_is_block(t->kind)) return false;
-    if (t->kind == ASTHRA_FFI_UNION) return true;
-    for (size_t i = 0; i < (t->kind == ASTHRA_FFI_ARRAY ? 1 : t->count); i++)
-        if (asthra__r_has_union(t->fields[i])) return true;
-    return false;
+/* False: too many, or one of no register, or a union. */
+static bool asthra__r_look(const AsthraFFIType *t, size_t at, void *parts) {
+    Asthra__RParts *p = parts;
+    if (!asthra__ffi_is_block(t->kind)) return asthra__r_add_scalar(p, t->kind, p->base + at);
+    p->base += at;
+    bool is_good = t->kind != ASTHRA_FFI_UNION && asthra__ffi_fields(t, asthra__r_look, p);
+    p->base -= at;
+    return is_good;
 }
 
 /* "Hardware Floating-point Calling Convention": floats, or none and the rest is void. */
 static Asthra__RParts asthra__r_parts(const AsthraFFIType *t) {
-    Asthra__RParts p = {{ASTHRA_FFI_VOID, ASTHRA_FFI_VOID}, {0, 0}, 0, 0};
-    if (asthra__ffi_is_integer(t->kind)) return p;
-    if (!asthra__ffi_leaves(t, asthra__r_part_leaf, &p) || asthra__r_has_union(t)) p.floats = 0;
+    Asthra__RParts p = {0, {ASTHRA_FFI_VOID, ASTHRA_FFI_VOID}, {0, 0}, 0, 0};
+    if (!asthra__ffi_is_integer(t->kind) && !asthra__r_look(t, 0, &p)) p.floats = 0;
     return p;
 }
 

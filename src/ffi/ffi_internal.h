@@ -32,18 +32,10 @@ typedef struct Asthra__FFIShape {
 /* NULL, or what is wrong with it as the end of a sentence: "has no fields". */
 ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFIShape *out);
 
-/* The scalars of a measured type in the order of memory (of a union: of its members), until `each`
- * says false; false: it did. `is_odd`: it lies where its own alignment would not put it. */
-typedef struct Asthra__FFILeaf {
-    AsthraFFIKind kind;
-    size_t offset, size;
-    bool is_odd;
-} Asthra__FFILeaf;
-typedef bool (*Asthra__FFIEach)(const Asthra__FFILeaf *leaf, void *user);
-ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
-/* Likewise the fields of a block, or its elements, each with its offset in that. */
-typedef bool (*Asthra__FFIEachField)(const AsthraFFIType *field, size_t at, void *user);
-ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user);
+/* The fields of a measured block, or its elements, each with its offset in that, until `each` says
+ * false; false: it did. */
+typedef bool (*Asthra__FFIEach)(const AsthraFFIType *field, size_t at, void *user);
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each, void *user);
 
 static inline bool asthra__ffi_is_block(AsthraFFIKind kind) { /* no scalar, and no complex one */
     return kind >= ASTHRA_FFI_STRUCT;

@@ -20,39 +20,41 @@ static void asthra__ffi_step(Asthra__FFIBuilder *b, void (*first)(void), size_t 
 
 /* The scalars that a type comes to. */
 typedef struct Asthra__RParts {
+    size_t base; /* of the block at hand */
     AsthraFFIKind kind[2];
     size_t offset[2];
     unsigned count, floats;
 } Asthra__RParts;
 
-static bool asthra__r_part_leaf(const Asthra__FFILeaf *leaf, void *user) {
-    Asthra__RParts *p = user;
-    AsthraFFIKind kind = leaf->kind == ASTHRA_FFI_CF32   ? ASTHRA_FFI_F32
-                         : leaf->kind == ASTHRA_FFI_CF64 ? ASTHRA_FFI_F64
-                                                         : leaf->kind;
-    unsigned parts = kind != leaf->kind ? 2 : 1;
-    if (leaf->size > 8 * parts || kind == ASTHRA_FFI_PTR || p->count + parts > 2) return false;
+static bool asthra__r_add_scalar(Asthra__RParts *p, AsthraFFIKind of, size_t at) {
+    AsthraFFIKind kind = of == ASTHRA_FFI_CF32   ? ASTHRA_FFI_F32
+                         : of == ASTHRA_FFI_CF64 ? ASTHRA_FFI_F64
+                                                 : of;
+    unsigned parts = kind != of ? 2 : 1;
+    size_t size = asthra__ffi_size_of(of) / parts;
+    if (size > 8 || kind == ASTHRA_FFI_PTR || p->count + parts > 2) return false;
     for (unsigned i = 0; i < parts; i++, p->count++) {
         p->kind[p->count] = kind;
-        p->offset[p->count] = leaf->offset + i * (leaf->size / parts);
+        p->offset[p->count] = at + i * size;
         p->floats += asthra__r_is_float(kind);
     }
     return true;
 }
 
-static bool asthra__r_has_union(const AsthraFFIType *t) {
-    if (!asthra__ffi_is_block(t->kind)) return false;
-    if (t->kind == ASTHRA_FFI_UNION) return true;
-    for (size_t i = 0; i < (t->kind == ASTHRA_FFI_ARRAY ? 1 : t->count); i++)
-        if (asthra__r_has_union(t->fields[i])) return true;
-    return false;
+/* False: too many, or one of no register, or a union. */
+static bool asthra__r_look(const AsthraFFIType *t, size_t at, void *parts) {
+    Asthra__RParts *p = parts;
+    if (!asthra__ffi_is_block(t->kind)) return asthra__r_add_scalar(p, t->kind, p->base + at);
+    p->base += at;
+    bool is_good = t->kind != ASTHRA_FFI_UNION && asthra__ffi_fields(t, asthra__r_look, p);
+    p->base -= at;
+    return is_good;
 }
 
 /* "Hardware Floating-point Calling Convention": floats, or none and the rest is void. */
 static Asthra__RParts asthra__r_parts(const AsthraFFIType *t) {
-    Asthra__RParts p = {{ASTHRA_FFI_VOID, ASTHRA_FFI_VOID}, {0, 0}, 0, 0};
-    if (asthra__ffi_is_integer(t->kind)) return p;
-    if (!asthra__ffi_leaves(t, asthra__r_part_leaf, &p) || asthra__r_has_union(t)) p.floats = 0;
+    Asthra__RParts p = {0, {ASTHRA_FFI_VOID, ASTHRA_FFI_VOID}, {0, 0}, 0, 0};
+    if (!asthra__ffi_is_integer(t->kind) && !asthra__r_look(t, 0, &p)) p.floats = 0;
     return p;
 }
 

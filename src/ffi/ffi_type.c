@@ -179,9 +179,9 @@ ASTHRA__FN const char *asthra__ffi_measure(const AsthraFFIType *t, Asthra__FFISh
     return asthra__ffi_look(&look, t, out);
 }
 
-/* ---- fields and leaves ---- */
+/* ---- fields ---- */
 
-static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
+static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape element;
     (void)asthra__ffi_look(&look, t->fields[0], &element);
@@ -190,7 +190,7 @@ static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEachField ea
     return true;
 }
 
-ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField each, void *user) {
+ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape whole, field;
     size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
@@ -206,26 +206,6 @@ ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEachField 
         at += field.size;
     }
     return true;
-}
-
-typedef struct Asthra__FFIWalk {
-    Asthra__FFIEach each;
-    void *user;
-    size_t base;
-} Asthra__FFIWalk;
-
-static bool asthra__ffi_walk(const AsthraFFIType *t, size_t at, void *walk) {
-    Asthra__FFIWalk w = *(Asthra__FFIWalk *)walk;
-    w.base += at;
-    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_fields(t, asthra__ffi_walk, &w);
-    Asthra__FFIShape scalar = asthra__ffi_scalars[t->kind];
-    Asthra__FFILeaf leaf = {t->kind, w.base, scalar.size, w.base % scalar.align != 0};
-    return w.each(&leaf, w.user);
-}
-
-ASTHRA__FN bool asthra__ffi_leaves(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
-    Asthra__FFIWalk w = {each, user, 0};
-    return asthra__ffi_walk(t, 0, &w);
 }
 
 /* ---- public ---- */
