@@ -2304,7 +2304,8 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 ASTHRA_RT_API AsthraResult asthra_ffi_call(AsthraFFICall *c, void **args);
 
 /* The same, and always validates before: the function and every args[i] are there, the function can
- * be executed, no pointer leads into freed memory of our zones, what is handed over can be.
+ * be executed, no value lies in freed memory of our zones, no pointer leads there, nor a string, a
+ * slice or an optional that is marshaled; what is handed over can be.
  *
  * Returns   also ASTHRA_INVALID: "Unsafe FFI call", the rule that failed, and the call's
  *           safety_contract. Nothing was called or handed over then.
@@ -2332,8 +2333,10 @@ ASTHRA_RT_API int asthra_ffi_last_errno(void);
  * means, is just passed on, and so is NULL. A pointer into a block, or one that is out already, is
  * refused: ASTHRA_INVALID.
  * FULL, of the return: the result is ours. With a collector it belongs to that; the function of
- * asthra_ffi_set_return_free, if there is one, frees it: after a marshaler has made a value of it;
- * else when it is reclaimed, or at asthra_runtime_shutdown.
+ * asthra_ffi_set_return_free, if there is one, frees it: after a marshaler has made a value of it,
+ * or when nobody is told of it, as the result of a failed call; else when it is reclaimed, or at
+ * asthra_runtime_shutdown. Handed on to C it is C's, and if it is a block of ours, again as it was
+ * once it is reclaimed.
  * CONTAINER, of the return: likewise, and that function must free the block alone.
  *
  * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer, or marshaled. */
@@ -2350,7 +2353,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr);
 ASTHRA_RT_API size_t asthra_ffi_transferred_count(void);
 
 /* A call of the system by its number, with at most six arguments. In a task it runs as an
- * asthra_external_call does, so that it may block; on a plain thread it is made right here.
+ * asthra_external_call does, so that it may block, and a cancelled task waits for its end: until
+ * then the system may write to where args say. On a plain thread it is made right here.
  *
  * Returns   OK and what the system returned as an integer; a failure as one of asthra_ffi_call, by
  *           errno; ASTHRA_INVALID: more than six, or a build without calls of Linux. */
@@ -2460,9 +2464,11 @@ typedef struct AsthraFFIArena AsthraFFIArena;
  * without a cleanup nothing is left to do. Each may run on any thread; they get `user`.
  *
  * asthra_to_c fills *c_out, of c_type; cleanup_c gets the address of the same, once the call has
- * ended, and only if asthra_to_c had succeeded. c_to_asthra fills *out, a value of asthra_type, and
- * takes back what it did if it fails. cleanup_asthra ends a value that it made: of one that a call
- * returned the caller asks for it, by asthra_marshaler_find(type)->cleanup_asthra. */
+ * ended, and only if asthra_to_c had succeeded. One that panics leaves the others to be done, and
+ * so does one that throws; while a panic passes, an exception takes its place. c_to_asthra fills
+ * *out, a value of asthra_type, and takes back what it did if it fails. cleanup_asthra ends a value
+ * that it made: of one that a call returned the caller asks for it, by
+ * asthra_marshaler_find(type)->cleanup_asthra. */
 typedef struct AsthraTypeMarshaler {
     const AsthraTypeInfo *asthra_type;
     const AsthraFFIType *c_type;
@@ -8240,6 +8246,11 @@ ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r);
 ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
                                              struct AsthraError *copy);
 
+/* The record of the running task or thread, put aside while others make errors, and put back. The
+ * results that lead to it stay good. NULL: there is none. */
+ASTHRA__FN struct AsthraError *asthra__error_put_aside(void);
+ASTHRA__FN void asthra__error_put_back(struct AsthraError *record);
+
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 
@@ -8426,6 +8437,18 @@ ASTHRA__FN void asthra__error_clear(void) {
         *slot = NULL;
     else
         ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
+}
+
+ASTHRA__FN struct AsthraError *asthra__error_put_aside(void) {
+    struct AsthraError **slot = asthra__result_slot_kept(), *record = *slot;
+    *slot = NULL;
+    return record;
+}
+
+ASTHRA__FN void asthra__error_put_back(struct AsthraError *record) {
+    struct AsthraError **slot = asthra__result_slot_kept();
+    asthra__error_free(*slot);
+    *slot = record;
 }
 
 ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r) {
@@ -17734,7 +17757,8 @@ struct Asthra__Fiber {
 /* Innermost first: entered and left in order, but for what a longjmp skips. */
 ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g);
 ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g);
-/* Leaves all that lie deeper than `end`, innermost first. */
+/* Leaves all that lie deeper than `end`, innermost first. A `leave` that panics is called again, to
+ * go on where it was. */
 ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end);
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */
@@ -18260,8 +18284,8 @@ ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end) 
     Asthra__FiberGuard *g;
     while ((g = f->guards) != NULL && (uintptr_t)g < (uintptr_t)end) {
         bool is_whole = g->seal == asthra__fiber_seal(g);
+        if (is_whole) g->leave(g); /* if that panics, g is still there, to be left to the end */
         f->guards = is_whole ? g->outer : NULL;
-        if (is_whole) g->leave(g);
     }
 }
 
@@ -21510,13 +21534,14 @@ static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
         if (!asthra__panic_leave_scopes(s)) return;
         s = asthra__seat();
     }
-    if (s->fiber->guards != NULL) asthra__fiber_guards_abandon(s->fiber, s->fiber->escape);
+    Asthra__Fiber *f = s->fiber; /* what is left may wait, and come back elsewhere */
+    if (f->guards != NULL) asthra__fiber_guards_abandon(f, f->escape);
     asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
-    s->fiber->has_failed = true;
+    f->has_failed = true;
 #if ASTHRA__ASAN
     __asan_handle_no_return();
 #endif
-    asthra__swap_escape(s->fiber->escape, NULL);
+    asthra__swap_escape(f->escape, NULL);
 }
 
 /* ---- overflow ---- */
@@ -25717,21 +25742,37 @@ struct AsthraFFIArena {
 };
 ASTHRA__FN void asthra__ffi_arena_begin(struct AsthraFFIArena *a);
 ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size); /* NULL: none */
+/* The same for a value of that shape, which may be aligned more strictly. */
+ASTHRA__FN void *asthra__ffi_arena_value(struct AsthraFFIArena *a, Asthra__FFIShape shape);
 ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a); /* does its duties, and is empty */
 
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
                                         void *record) __asm__("asthra__ffi_guard");
+/* What is to be put right when a panic or exception comes out of `run`, which else does so itself.
+ * It lies on the stack of who runs it. A `leave` that panics is called again, to go on where it
+ * was. */
+typedef struct Asthra__FFIGuarded Asthra__FFIGuarded;
+struct Asthra__FFIGuarded {
+#if ASTHRA_HAS_TASK
+    Asthra__FiberGuard guard; /* in the list of that stack */
+#endif
+    void (*leave)(Asthra__FFIGuarded *g);
+};
+ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g));
+
 /* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that
  * is NULL. */
 ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args);
 /* The same with marshaling and ownership; args are our values. */
 ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args);
 
-/* A pointer that a call passes. NULL, or why it cannot be handed over. */
-ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function);
+/* A pointer that a call passes; if it cannot be handed over, *wrong says why. Then, when the call
+ * has failed, takes it back; else forgets what had come in and is not ours. */
+ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const char **wrong);
 ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr); /* without doing it */
-ASTHRA__FN void asthra__ffi_take_back(void *ptr);                    /* what is out; nothing else */
+ASTHRA__FN void asthra__ffi_take_back(void *ptr);
+ASTHRA__FN void asthra__ffi_hand_off(void *ptr);
 /* A result that is ours, to be ended so. false: no memory to remember it. */
 ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *));
 /* At the end of the runtime: tells what is out, and ends what was adopted. */
@@ -25763,6 +25804,9 @@ ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler 
                                                const void *c_value, void *out);
 /* Our value fits into the value of a result. */
 ASTHRA__FN bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m);
+/* Where a string, slice or optional leads to; NULL: nowhere, or nobody knows. */
+ASTHRA__FN const void *asthra__marshal_target(const struct AsthraTypeMarshaler *m,
+                                              const void *value);
 #else
 static inline AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
                                                const struct AsthraTypeMarshaler **m) {
@@ -25788,6 +25832,11 @@ static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshal
 static inline bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m) {
     (void)m;
     return false;
+}
+static inline const void *asthra__marshal_target(const struct AsthraTypeMarshaler *m,
+                                                 const void *value) {
+    (void)m, (void)value;
+    return NULL;
 }
 #endif
 
@@ -30040,17 +30089,20 @@ static const char *asthra__ffi_check_rule(const Asthra__FFIRules *rules, size_t 
     return NULL;
 }
 
-static bool asthra__ffi_is_marshaled(const Asthra__FFIRules *rules, size_t param) {
+static const struct AsthraTypeMarshaler *asthra__ffi_marshaler_of(const Asthra__FFIRules *rules,
+                                                                  size_t param) {
     for (size_t i = 0; rules != NULL && i < rules->count; i++)
-        if (rules->rows[i].param == param) return rules->rows[i].marshaler != NULL;
-    return false;
+        if (rules->rows[i].param == param) return rules->rows[i].marshaler;
+    return NULL;
 }
 
 static const char *asthra__ffi_check_argument(const Asthra__FFIPlan *p, size_t i, void **args) {
+    const struct AsthraTypeMarshaler *m = asthra__ffi_marshaler_of(p->rules, i);
     const void *ptr;
     if (args[i] == NULL) return "has no value: its address is NULL";
+    if (asthra__ffi_check_pointer(args[i]) != NULL) return "has a value that lies in freed memory";
+    if (m != NULL) return asthra__ffi_check_pointer(asthra__marshal_target(m, args[i]));
     if (asthra__ffi_type_at(p, i)->kind != ASTHRA_FFI_PTR) return NULL;
-    if (asthra__ffi_is_marshaled(p->rules, i)) return NULL;
     memcpy(&ptr, args[i], sizeof ptr);
     const char *wrong = asthra__ffi_check_pointer(ptr);
     return wrong != NULL ? wrong : asthra__ffi_check_rule(p->rules, i, ptr);
@@ -30137,8 +30189,12 @@ static AsthraResult asthra__ffi_pass_syscall(Asthra__FFISyscall *s) {
 #if ASTHRA_HAS_EXTERNAL
     const Asthra__Seat *seat = asthra__seat_if_any();
     const AsthraExternalCallOptions options = {"syscall", 0, sizeof *s};
-    if (seat != NULL && seat->task != NULL)
-        return asthra_external_call(asthra__ffi_make_syscall, s, &options);
+    if (seat != NULL && seat->task != NULL) {
+        asthra_cancel_mask_begin(); /* the system may write to memory of the task's until it ends */
+        AsthraResult r = asthra_external_call(asthra__ffi_make_syscall, s, &options);
+        asthra_cancel_mask_end();
+        return r;
+    }
 #endif
     return asthra_result_ok(asthra__ffi_make_syscall(s));
 }
@@ -30364,7 +30420,12 @@ ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c) {
  * A table remembers, by address, blocks that went out to C and results that came in to stay. What
  * is out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
  * memory of others, which C may free by its own means, would be remembered for ever, or until the
- * same address comes up again for something else.
+ * same address comes up again for something else. Even of a result that came in and is handed on
+ * to C the table forgets that it was to be ended.
+ *
+ *     came in    function NULL                    reclaim ends it
+ *     out        function, not is_back            reclaim unpins it; it came in again if it had
+ *     out, back  function, is_back: a result      reclaim unpins it, and ends it
  *
  * Open addressing with linear probing; a removal moves later entries of the run up. The table
  * stands under the floor's lock, pins are taken and undone outside of it: an address is pinned
@@ -30378,7 +30439,9 @@ ASTHRA__FN AsthraResult asthra__ffi_settle(AsthraFFICall *c) {
 typedef struct Asthra__FFIEntry {
     void *ptr;           /* NULL: the slot is free */
     void *function;      /* that it was handed to; NULL: it came in */
-    void (*end)(void *); /* of what came in; NULL: nothing to do */
+    void (*end)(void *); /* of what came in; NULL: it never did */
+    bool is_others;      /* out, but not pinned, nor counted: it is not ours */
+    bool is_back;
 } Asthra__FFIEntry;
 
 static struct {
@@ -30410,9 +30473,9 @@ static Asthra__FFIEntry *asthra__ffi_slot(const void *ptr) {
     return &asthra__ffi_border.slots[i];
 }
 
-static const Asthra__FFIEntry *asthra__ffi_entry(const void *ptr) {
+static Asthra__FFIEntry *asthra__ffi_entry(const void *ptr) {
     if (asthra__ffi_border.room == 0) return NULL;
-    const Asthra__FFIEntry *e = asthra__ffi_slot(ptr);
+    Asthra__FFIEntry *e = asthra__ffi_slot(ptr);
     return e->ptr != NULL ? e : NULL;
 }
 
@@ -30434,7 +30497,6 @@ static bool asthra__ffi_remember(const Asthra__FFIEntry *e) {
         return false;
     *asthra__ffi_slot(e->ptr) = *e;
     asthra__ffi_border.used++;
-    if (e->function != NULL) asthra__add(&asthra__ffi_border.out, 1, relaxed);
     return true;
 }
 
@@ -30450,18 +30512,14 @@ static void asthra__ffi_close_gap(size_t i) {
     slots[i].ptr = NULL;
 }
 
-/* false: it was not there. */
-static bool asthra__ffi_forget(const void *ptr, Asthra__FFIEntry *out) {
-    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
-    if (e == NULL) return false;
-    *out = *e;
+static void asthra__ffi_forget(const Asthra__FFIEntry *e) {
     asthra__ffi_close_gap((size_t)(e - asthra__ffi_border.slots));
     asthra__ffi_border.used--;
-    if (out->function != NULL) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
-    return true;
 }
 
 /* ---- pins ---- */
+
+static const char asthra__ffi_no_memory[] = "cannot be handed over: no memory to remember it";
 
 /* Pins a block that the heap (is_ours) or the collector knows; false: neither does, or *wrong. */
 static bool asthra__ffi_pin(void *ptr, bool is_ours, const char **wrong) {
@@ -30469,7 +30527,7 @@ static bool asthra__ffi_pin(void *ptr, bool is_ours, const char **wrong) {
     if (gc != NULL && gc->pin(ptr)) return true;
     if (!is_ours) return false;
 #if ASTHRA_HAS_PINNED
-    if (!asthra_pin_memory(ptr, 1)) *wrong = "cannot be handed over: no memory for a pin";
+    if (!asthra_pin_memory(ptr, 1)) *wrong = asthra__ffi_no_memory;
 #endif
     return *wrong == NULL;
 }
@@ -30505,51 +30563,92 @@ static bool asthra__ffi_is_ours(const void *ptr, const char **wrong) {
 
 /* ---- what calls by rules ask ---- */
 
-static bool asthra__ffi_knows(const void *ptr) {
-    asthra__ffi_lock();
-    bool knows = asthra__ffi_entry(ptr) != NULL;
-    asthra__ffi_unlock();
-    return knows;
-}
+static const char asthra__ffi_is_out[] = "cannot be handed over: it is out already";
 
 ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr) {
     const char *wrong = NULL;
     if (ptr == NULL || !asthra__ffi_is_ours(ptr, &wrong)) return wrong;
-    return asthra__ffi_knows(ptr) ? "cannot be handed over: it is out already" : NULL;
-}
-
-ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function) {
-    Asthra__FFIEntry e = {ptr, function, NULL};
-    const char *wrong = NULL;
-    if (ptr == NULL) return NULL;
-    bool is_ours = asthra__ffi_is_ours(ptr, &wrong);
-    if (wrong != NULL || !asthra__ffi_pin(ptr, is_ours, &wrong)) return wrong;
     asthra__ffi_lock();
-    if (asthra__ffi_entry(ptr) != NULL)
-        wrong = "cannot be handed over: it is out already";
-    else if (!asthra__ffi_remember(&e))
-        wrong = "cannot be handed over: no memory to remember it";
+    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    if (e != NULL && e->function != NULL) wrong = asthra__ffi_is_out;
     asthra__ffi_unlock();
-    if (wrong != NULL) asthra__ffi_unpin(ptr);
     return wrong;
 }
 
-ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
-    Asthra__FFIEntry e;
-    asthra__ffi_lock();
-    const Asthra__FFIEntry *found = asthra__ffi_entry(ptr);
-    bool is_out = found != NULL && found->function != NULL && asthra__ffi_forget(ptr, &e);
-    asthra__ffi_unlock();
-    if (is_out) asthra__ffi_unpin(ptr);
+/* Of a block that is pinned; under the lock. NULL, or why not. */
+static const char *asthra__ffi_send_out(void *ptr, void *function) {
+    Asthra__FFIEntry fresh = {ptr, function, NULL, false, false}, *e = asthra__ffi_entry(ptr);
+    if (e != NULL && e->function != NULL) return asthra__ffi_is_out;
+    if (e != NULL)
+        e->function = function;
+    else if (!asthra__ffi_remember(&fresh))
+        return asthra__ffi_no_memory;
+    asthra__add(&asthra__ffi_border.out, 1, relaxed);
+    return NULL;
 }
 
+ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const char **wrong) {
+    *wrong = NULL;
+    if (ptr == NULL) return ASTHRA_OK;
+    bool is_ours = asthra__ffi_is_ours(ptr, wrong);
+    bool is_pinned = *wrong == NULL && asthra__ffi_pin(ptr, is_ours, wrong);
+    if (*wrong == NULL) {
+        asthra__ffi_lock();
+        Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+        if (is_pinned) {
+            *wrong = asthra__ffi_send_out(ptr, function);
+        } else if (e != NULL && e->function == NULL) {
+            e->function = function;
+            e->is_others = true;
+        }
+        asthra__ffi_unlock();
+    }
+    if (is_pinned && *wrong != NULL) asthra__ffi_unpin(ptr);
+    if (*wrong == asthra__ffi_no_memory) return ASTHRA_OUT_OF_MEMORY;
+    return *wrong == NULL ? ASTHRA_OK : ASTHRA_INVALID;
+}
+
+/* Under the lock: e, which is out, is so no more; is it to be unpinned? */
+static bool asthra__ffi_come_home(Asthra__FFIEntry *e) {
+    bool is_others = e->is_others;
+    e->function = NULL;
+    e->is_others = false;
+    if (e->end == NULL || e->is_back) asthra__ffi_forget(e);
+    if (!is_others) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
+    return !is_others;
+}
+
+ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
+    if (ptr == NULL) return;
+    asthra__ffi_lock();
+    Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    bool is_pinned = e != NULL && e->function != NULL && asthra__ffi_come_home(e);
+    asthra__ffi_unlock();
+    if (is_pinned) asthra__ffi_unpin(ptr);
+}
+
+ASTHRA__FN void asthra__ffi_hand_off(void *ptr) {
+    if (ptr == NULL) return;
+    asthra__ffi_lock();
+    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    if (e != NULL && e->function != NULL && e->is_others) asthra__ffi_forget(e);
+    asthra__ffi_unlock();
+}
+
+/* Of an address that is in the table, what came in last counts: C may have freed what was there. */
 ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
-    Asthra__FFIEntry e = {ptr, NULL, end};
+    Asthra__FFIEntry fresh = {ptr, NULL, end, false, false};
     const Asthra__FFICollector *gc = asthra__ffi_collector();
     if (gc != NULL && gc->adopt(ptr, end)) return true;
     if (end == NULL) return true; /* the caller's */
     asthra__ffi_lock();
-    bool is_kept = asthra__ffi_entry(ptr) != NULL || asthra__ffi_remember(&e);
+    Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    bool is_kept = e != NULL || asthra__ffi_remember(&fresh);
+    if (e != NULL && e->is_others) *e = fresh;
+    if (e != NULL) {
+        e->end = end;
+        e->is_back = e->function != NULL;
+    }
     asthra__ffi_unlock();
     return is_kept;
 }
@@ -30557,9 +30656,16 @@ ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
 /* ---- public ---- */
 
 ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
-    Asthra__FFIEntry e;
+    bool is_pinned = false;
+    void (*end)(void *) = NULL;
     asthra__ffi_lock();
-    bool is_known = ptr != NULL && asthra__ffi_forget(ptr, &e);
+    Asthra__FFIEntry *e = ptr != NULL ? asthra__ffi_entry(ptr) : NULL;
+    bool is_known = e != NULL && !e->is_others;
+    if (is_known && (e->function == NULL || e->is_back)) end = e->end;
+    if (is_known && e->function != NULL)
+        is_pinned = asthra__ffi_come_home(e);
+    else if (is_known)
+        asthra__ffi_forget(e);
     asthra__ffi_unlock();
     if (!is_known)
         return asthra_result_errorf(
@@ -30567,10 +30673,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
             "asthra_ffi_reclaim: %p is not out: expected what a call handed "
             "over, and nobody has reclaimed",
             ptr);
-    if (e.function != NULL)
-        asthra__ffi_unpin(ptr);
-    else if (e.end != NULL)
-        e.end(ptr);
+    if (is_pinned) asthra__ffi_unpin(ptr);
+    if (end != NULL) end(ptr);
     return asthra_result_ok(ptr);
 }
 
@@ -30578,16 +30682,29 @@ ASTHRA_RT_API size_t asthra_ffi_transferred_count(void) {
     return asthra__load(&asthra__ffi_border.out, relaxed);
 }
 
-/* Some entry that came in, out of the table. */
-static bool asthra__ffi_take_adopted(Asthra__FFIEntry *out) {
+/* The next entry from slot *at on that came in, out of the table. */
+static bool asthra__ffi_take_adopted(size_t *at, Asthra__FFIEntry *out) {
     bool is_found = false;
     asthra__ffi_lock();
-    for (size_t i = 0; i < asthra__ffi_border.room && !is_found; i++) {
-        const Asthra__FFIEntry *e = &asthra__ffi_border.slots[i];
-        if (e->ptr != NULL && e->function == NULL) is_found = asthra__ffi_forget(e->ptr, out);
+    while (*at < asthra__ffi_border.room && !is_found) {
+        *out = asthra__ffi_border.slots[*at];
+        is_found = out->ptr != NULL && out->function == NULL;
+        if (is_found)
+            asthra__ffi_forget(&asthra__ffi_border.slots[*at]); /* another may move up here */
+        else
+            ++*at;
     }
     asthra__ffi_unlock();
     return is_found;
+}
+
+/* Those too that an end brings in. */
+static void asthra__ffi_end_adopted(void) {
+    Asthra__FFIEntry e;
+    for (bool any = true; any;) {
+        size_t at = 0;
+        for (any = false; asthra__ffi_take_adopted(&at, &e); any = true) e.end(e.ptr);
+    }
 }
 
 static void asthra__ffi_report_one(const Asthra__FFIEntry *e) {
@@ -30599,9 +30716,9 @@ static void asthra__ffi_report_one(const Asthra__FFIEntry *e) {
 
 ASTHRA__FN void asthra__ffi_report(void) {
     enum { ASTHRA__FFI_TOLD = 16 };
-    Asthra__FFIEntry told[ASTHRA__FFI_TOLD], e;
+    Asthra__FFIEntry told[ASTHRA__FFI_TOLD];
     size_t count = 0;
-    while (asthra__ffi_take_adopted(&e)) e.end(e.ptr);
+    asthra__ffi_end_adopted();
     asthra__ffi_lock();
     for (size_t i = 0; i < asthra__ffi_border.room; i++) {
         const Asthra__FFIEntry *slot = &asthra__ffi_border.slots[i];
@@ -30668,6 +30785,12 @@ ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) 
     return block;
 }
 
+ASTHRA__FN void *asthra__ffi_arena_value(struct AsthraFFIArena *a, Asthra__FFIShape shape) {
+    size_t more = shape.align > ASTHRA__MAX_ALIGN ? shape.align : 0;
+    char *block = asthra__ffi_arena_alloc(a, shape.size + more);
+    return block != NULL ? block + (-(uintptr_t)block & (shape.align - 1)) : NULL;
+}
+
 ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
     while (a->duties != NULL) {
         Asthra__FFIDuty duty = *a->duties;
@@ -30684,24 +30807,26 @@ ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
 /* ---- passages ---- */
 
 typedef struct Asthra__FFIPassage {
-#if ASTHRA_HAS_TASK
-    Asthra__FiberGuard guard; /* in the list of the stack that we stand on */
-#endif
+    Asthra__FFIGuarded guarded;
     AsthraFFICall *call;
     void *ret;
     void **args;    /* ours: what is passed */
     size_t entered; /* rows */
+    int number;     /* errno, as the function left it */
     bool is_good;   /* the function returned, and not a failure */
     AsthraResult result;
-    struct AsthraError *failure; /* the result's, while cleanups may make others; NULL: none */
+    struct AsthraError *failure; /* the result's, while cleanups may make others */
     struct AsthraFFIArena arena;
 } Asthra__FFIPassage;
 
 static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
     void *ptr;
-    if (row->transfer == ASTHRA_TRANSFER_NONE || g->is_good) return;
+    if (row->transfer == ASTHRA_TRANSFER_NONE) return;
     memcpy(&ptr, g->args[row->param], sizeof ptr);
-    asthra__ffi_take_back(ptr);
+    if (g->is_good)
+        asthra__ffi_hand_off(ptr);
+    else
+        asthra__ffi_take_back(ptr);
 }
 
 static void asthra__ffi_leave(Asthra__FFIPassage *g) {
@@ -30711,37 +30836,47 @@ static void asthra__ffi_leave(Asthra__FFIPassage *g) {
 }
 
 /* The same for a call that does not return: what was left halfway is left to the end. */
-static void asthra__ffi_leave_behind(Asthra__FFIPassage *g) {
+static void asthra__ffi_leave_behind(Asthra__FFIGuarded *guarded) {
+    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
     asthra__ffi_leave(g);
     asthra__error_free(g->failure);
 }
 
 /* After a return. Cleanups may make calls and errors of their own: the caller sees this one's. */
 static void asthra__ffi_leave_kept(Asthra__FFIPassage *g) {
-    int number = asthra__thread()->ffi_errno;
-    AsthraResult r = g->result;
-    if (r.status) g->failure = asthra__error_copy(r);
+    g->failure = asthra__error_put_aside();
     asthra__ffi_leave(g);
-    asthra__thread()->ffi_errno = number;
-    if (r.status) g->result = asthra__result_adopt(r.status, r.detail, g->failure);
+    asthra__error_put_back(g->failure);
+    asthra__thread()->ffi_errno = g->number;
     g->failure = NULL;
 }
 
 static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
     void **arg = &g->args[row->param], *ptr;
+    const char *wrong;
     if (row->marshaler != NULL) return asthra__marshal_enter(row->marshaler, *arg, arg, &g->arena);
     if (row->transfer == ASTHRA_TRANSFER_NONE) return asthra_result_ok(NULL);
     memcpy(&ptr, *arg, sizeof ptr);
-    const char *wrong = asthra__ffi_hand_over(ptr, g->call->function_ptr);
-    if (wrong == NULL) return asthra_result_ok(NULL);
-    return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: parameter %u %s", row->param,
-                                wrong);
+    AsthraStatus status = asthra__ffi_hand_over(ptr, g->call->function_ptr, &wrong);
+    if (status == ASTHRA_OK) return asthra_result_ok(NULL);
+    return asthra_result_errorf(status, "asthra_ffi_call: parameter %u %s", row->param, wrong);
+}
+
+/* ---- what comes back ---- */
+
+/* A pointer that is ours, and that nobody is told of: a marshaler has made a value of it, or the
+ * call has failed. */
+static void asthra__ffi_end_result(void *ptr, void *rules) {
+    const Asthra__FFIRules *r = rules;
+    if (r->result_end != NULL)
+        r->result_end(ptr);
+    else
+        (void)asthra__ffi_adopt(ptr, NULL);
 }
 
 /* A pointer that the function returned and that is ours now. */
-static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, AsthraResult r) {
-    void *ptr = r.value.pointer;
-    if (rules->result_transfer == ASTHRA_TRANSFER_NONE || ptr == NULL) return r;
+static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, void *ptr,
+                                             AsthraResult r) {
     if (asthra__ffi_adopt(ptr, rules->result_end)) return r;
     if (rules->result_end != NULL) rules->result_end(ptr);
     return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_call: no memory to own what was "
@@ -30750,72 +30885,109 @@ static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, Asth
 
 /* The result, marshaled into ret, or into the value where that is NULL. */
 static AsthraResult asthra__ffi_marshal_result(Asthra__FFIPassage *g, const Asthra__FFIRules *rules,
-                                               void *c_value) {
+                                               const void *c_value) {
     uint64_t word = 0;
-    void *ptr = NULL;
     AsthraResult r =
         asthra__marshal_result(rules->result_marshaler, c_value, g->ret != NULL ? g->ret : &word);
-    if (rules->result_transfer != ASTHRA_TRANSFER_NONE && rules->result_end != NULL) {
-        memcpy(&ptr, c_value, sizeof ptr);
-        if (ptr != NULL) rules->result_end(ptr);
-    }
     if (!r.status && g->ret == NULL) memcpy(&r.value, &word, sizeof word);
     return r;
 }
 
-static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g) {
+/* The function itself. Whatever comes of its result, the pointer that it gives us is ended. */
+static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g, void *c_value) {
+    const Asthra__FFIPlan *p = asthra__ffi_plan(g->call);
+    Asthra__FFIRules *rules = p->rules;
+    Asthra__FFIDuty *duty = NULL;
+    void *ptr = NULL;
+    bool is_ours = rules->result_transfer != ASTHRA_TRANSFER_NONE;
+    if (is_ours && c_value == NULL) c_value = &ptr;
+    if (is_ours && (duty = asthra__ffi_arena_alloc(&g->arena, sizeof *duty)) == NULL)
+        return asthra__result_of(ASTHRA_OUT_OF_MEMORY);
+    AsthraResult r = asthra__ffi_perform(g->call, c_value, g->args);
+    g->number = asthra__thread()->ffi_errno;
+    g->is_good = r.status == ASTHRA_OK;
+    if (is_ours) memcpy(&ptr, c_value, sizeof ptr);
+    bool is_told = rules->result_marshaler == NULL && (g->is_good || g->ret != NULL);
+    if (ptr != NULL && is_told) return asthra__ffi_adopt_result(rules, ptr, r);
+    if (ptr != NULL) {
+        *duty = (Asthra__FFIDuty){g->arena.duties, asthra__ffi_end_result, ptr, rules};
+        g->arena.duties = duty;
+    }
+    if (!g->is_good || rules->result_marshaler == NULL) return r;
+    return asthra__ffi_marshal_result(g, rules, c_value);
+}
+
+static AsthraResult asthra__ffi_pass_inside(Asthra__FFIPassage *g) {
     const Asthra__FFIPlan *p = asthra__ffi_plan(g->call);
     const Asthra__FFIRules *rules = p->rules;
     AsthraResult r = asthra_result_ok(NULL);
     void *c_value = g->ret;
+    Asthra__FFIShape shape;
     for (; g->entered < rules->count && !r.status; g->entered += !r.status)
         r = asthra__ffi_enter_row(g, &rules->rows[g->entered]);
     if (r.status) return r;
     if (rules->result_marshaler != NULL) {
-        c_value = asthra__ffi_arena_alloc(&g->arena, p->result_size);
+        (void)asthra__ffi_measure(p->result, &shape);
+        c_value = asthra__ffi_arena_value(&g->arena, shape);
         if (c_value == NULL) return asthra__result_of(ASTHRA_OUT_OF_MEMORY);
     }
-    r = asthra__ffi_perform(g->call, c_value, g->args);
-    if (r.status) return r;
-    g->is_good = true;
-    if (rules->result_marshaler != NULL) return asthra__ffi_marshal_result(g, rules, c_value);
-    return asthra__ffi_adopt_result(rules, r);
+    return asthra__ffi_call_inside(g, c_value);
 }
 
-static void asthra__ffi_run_passage(void *record) {
-    Asthra__FFIPassage *g = record;
-    g->result = asthra__ffi_call_inside(g);
+static void asthra__ffi_run_passage(void *guarded) {
+    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
+    g->result = asthra__ffi_pass_inside(g);
     asthra__ffi_leave_kept(g);
 }
 
+ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
+    size_t count = asthra__ffi_plan(c)->parameters;
+    Asthra__FFIPassage g;
+    g.guarded.leave = asthra__ffi_leave_behind;
+    g.call = c;
+    g.ret = ret;
+    g.args = __builtin_alloca((count + 1) * sizeof *g.args);
+    if (count > 0) memcpy(g.args, args, count * sizeof *args);
+    g.entered = 0;
+    g.number = asthra__thread()->ffi_errno;
+    g.is_good = false;
+    g.failure = NULL;
+    asthra__ffi_arena_begin(&g.arena);
+    asthra__ffi_run_guarded(&g.guarded, asthra__ffi_run_passage);
+    return g.result;
+}
+
+/* ---- guards ---- */
+
 #if ASTHRA_HAS_TASK
 static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
-    asthra__ffi_leave_behind(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
+    Asthra__FFIGuarded *g = ASTHRA__CONTAINER(Asthra__FFIGuarded, guard, guard);
+    g->leave(g);
 }
-static void asthra__ffi_watch(Asthra__FFIPassage *g) {
+static void asthra__ffi_watch(Asthra__FFIGuarded *g) {
     g->guard.leave = asthra__ffi_abandon;
     asthra__fiber_guard_enter(asthra__seat()->fiber, &g->guard);
 }
-static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
+static void asthra__ffi_unwatch(Asthra__FFIGuarded *g) {
     asthra__fiber_guard_leave(asthra__seat()->fiber, &g->guard);
 }
 #else
-static void asthra__ffi_watch(Asthra__FFIPassage *g) {
+static void asthra__ffi_watch(Asthra__FFIGuarded *g) {
     (void)g;
 }
-static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
+static void asthra__ffi_unwatch(Asthra__FFIGuarded *g) {
     (void)g;
 }
 #endif
 
-static void asthra__ffi_unwound(void *record) {
-    asthra__ffi_unwatch(record);
-    asthra__ffi_leave_behind(record);
+static void asthra__ffi_unwound(Asthra__FFIGuarded *g) {
+    g->leave(g);
+    asthra__ffi_unwatch(g);
 }
 
 /* The personality of asthra__ffi_guard: the record is in a register that the frame keeps. Nothing
- * is caught, and nobody lands: in the second phase the passage is left, and unwinding goes on. Its
- * names come from the unwinder that calls it. */
+ * is caught, and nobody lands: in the second phase what is guarded is left, and unwinding goes on.
+ * Its names come from the unwinder that calls it. */
 #if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
 enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
 #elif ASTHRA__CPU_AARCH64
@@ -30874,22 +31046,11 @@ static void asthra__ffi_show_personality(void) {
 }
 #endif
 
-ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
-    size_t count = asthra__ffi_plan(c)->parameters;
-    Asthra__FFIPassage g;
-    g.call = c;
-    g.ret = ret;
-    g.args = __builtin_alloca((count + 1) * sizeof *g.args);
-    if (count > 0) memcpy(g.args, args, count * sizeof *args);
-    g.entered = 0;
-    g.is_good = false;
-    g.failure = NULL;
-    asthra__ffi_arena_begin(&g.arena);
-    asthra__ffi_watch(&g);
+ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g)) {
+    asthra__ffi_watch(g);
     asthra__ffi_show_personality();
-    asthra__ffi_guard(asthra__ffi_run_passage, &g);
-    asthra__ffi_unwatch(&g);
-    return g.result;
+    asthra__ffi_guard(run, g);
+    asthra__ffi_unwatch(g);
 }
 
 #endif
@@ -32433,6 +32594,8 @@ ASTHRA__FN const AsthraTypeMarshaler *asthra__marshal_basic(const AsthraTypeInfo
 ASTHRA__FN bool asthra__marshal_is_string(const AsthraTypeMarshaler *m);
 ASTHRA__FN AsthraResult asthra__marshal_string_in(const AsthraTypeMarshaler *m, const void *value,
                                                   const AsthraString **s);
+ASTHRA__FN const void *asthra__marshal_basic_target(const AsthraTypeMarshaler *m,
+                                                    const void *value); /* see ffi_internal.h */
 ASTHRA__FN bool asthra__marshal_is_bool(const AsthraTypeMarshaler *m);
 /* Nothing is wrong with a slice of elements of that size. */
 ASTHRA__FN AsthraResult asthra__marshal_check_slice(const AsthraSlice *s, size_t element_size);
@@ -32445,7 +32608,8 @@ ASTHRA__FN AsthraResult asthra__marshal_compose(const AsthraTypeInfo *t, unsigne
 /* C's values are the same bytes, as those of enums are; and nearly so, as those of bool. */
 ASTHRA__FN bool asthra__marshal_is_enum(const AsthraTypeMarshaler *m);
 ASTHRA__FN bool asthra__marshal_is_plain(const AsthraTypeMarshaler *m);
-ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m); /* of C's value */
+ASTHRA__FN Asthra__FFIShape
+asthra__marshal_c_shape(const AsthraTypeMarshaler *m); /* of C's value */
 /* What C sees of a type that has that marshaler, or NULL; *size: of C's value, unless NULL. Refuses
  * what is aligned more strictly than our blocks are. */
 ASTHRA__FN AsthraResult asthra__marshal_see(const AsthraTypeInfo *t, const AsthraTypeMarshaler *m,
@@ -32593,7 +32757,7 @@ ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const AsthraTypeMarshaler
 
 ASTHRA__FN AsthraResult asthra__marshal_enter(const AsthraTypeMarshaler *m, const void *value,
                                               void **c_value, AsthraFFIArena *a) {
-    *c_value = asthra__ffi_arena_alloc(a, asthra__marshal_c_size(m));
+    *c_value = asthra__ffi_arena_value(a, asthra__marshal_c_shape(m));
     if (*c_value == NULL) return asthra__marshal_no_memory();
     return asthra__marshal_down(m, value, *c_value, a);
 }
@@ -32635,6 +32799,7 @@ static bool asthra__marshal_is_like(const AsthraFFIType *a, const AsthraFFIType 
 ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
                                                     const AsthraTypeMarshaler *m) {
     static const char who[] = "asthra_ffi_set_marshaler";
+    static const AsthraTransferSemantics stays = ASTHRA_TRANSFER_NONE;
     bool is_back = param == ASTHRA_FFI_RETURN;
     AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
     if (r.status) return r;
@@ -32646,7 +32811,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t par
     if (m->c_type == NULL || !asthra__marshal_is_like(m->c_type, asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: c_type is not the type that is passed",
                                     who);
-    return asthra__ffi_set_rule(p, param, NULL, &m);
+    bool is_passed_by = !is_back && c->transfer != ASTHRA_TRANSFER_NONE;
+    return asthra__ffi_set_rule(p, param, is_passed_by ? &stays : NULL, &m);
 }
 
 /* ---- by hand ---- */
@@ -32686,11 +32852,57 @@ static Asthra__MarshalHead *asthra__marshal_head(void *value) {
     return h;
 }
 
-/* Ends a block, without a value of ours in it. */
+/* Ends a block, without a value of ours in it; also one that was left halfway. */
 static void asthra__marshal_drop(Asthra__MarshalHead *h) {
     h->seal = 0;
     if (h->arena != NULL) asthra__ffi_arena_end(h->arena);
     asthra__free(h->block);
+}
+
+/* What is done with a block. */
+typedef struct Asthra__MarshalDeed {
+    Asthra__FFIGuarded guarded;
+    Asthra__MarshalHead *head;
+    const AsthraTypeMarshaler *m;
+    const void *from;
+    AsthraResult result;
+    struct AsthraError *failure; /* the result's, while cleanups may make others */
+} Asthra__MarshalDeed;
+
+static void asthra__marshal_leave(Asthra__FFIGuarded *guarded) {
+    Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
+    asthra__marshal_drop(d->head);
+    asthra__error_free(d->failure);
+}
+
+static void asthra__marshal_fill(void *guarded) {
+    Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
+    d->result = d->head->arena != NULL
+                    ? asthra__marshal_down(d->m, d->from, d->head + 1, d->head->arena)
+                    : asthra__marshal_up(d->m, d->from, d->head + 1, 0);
+    if (!d->result.status) return;
+    d->failure = asthra__error_put_aside();
+    asthra__marshal_drop(d->head);
+    asthra__error_put_back(d->failure);
+}
+
+static void asthra__marshal_empty(void *guarded) {
+    Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
+    asthra__marshal_end(d->m, d->head + 1);
+    asthra__marshal_drop(d->head);
+}
+
+static AsthraResult asthra__marshal_do(void (*deed)(void *), Asthra__MarshalHead *h,
+                                       const AsthraTypeMarshaler *m, const void *from) {
+    Asthra__MarshalDeed d;
+    d.guarded.leave = asthra__marshal_leave;
+    d.head = h;
+    d.m = m;
+    d.from = from;
+    d.result = asthra_result_ok(NULL);
+    d.failure = NULL;
+    asthra__ffi_run_guarded(&d.guarded, deed);
+    return d.result;
 }
 
 /* NULL, with the reason in asthra_last_error(). */
@@ -32735,12 +32947,10 @@ ASTHRA_RT_API void *asthra_marshal_to_c(void *value, const AsthraTypeInfo *type)
     if (made == NULL) return asthra__marshal_failed(who, asthra__marshal_no_memory());
     Asthra__MarshalHead *h = (Asthra__MarshalHead *)made - 1;
     if (m != NULL)
-        r = asthra__marshal_down(m, value, made, h->arena);
+        r = asthra__marshal_do(asthra__marshal_fill, h, m, value);
     else
         memcpy(made, value, size);
-    if (!r.status) return made;
-    asthra__marshal_drop(h);
-    return asthra__marshal_failed(who, r);
+    return r.status ? asthra__marshal_failed(who, r) : made;
 }
 
 ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo *type) {
@@ -32759,20 +32969,17 @@ ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo
     Asthra__MarshalHead *h = (Asthra__MarshalHead *)made - 1;
     h->m = m;
     if (m != NULL)
-        r = asthra__marshal_up(m, from, made, 0);
+        r = asthra__marshal_do(asthra__marshal_fill, h, m, from);
     else
         memcpy(made, c_value, type->size);
-    if (!r.status) return made;
-    asthra__marshal_drop(h);
-    return asthra__marshal_failed(who, r);
+    return r.status ? asthra__marshal_failed(who, r) : made;
 }
 
 ASTHRA_RT_API void asthra_marshal_free(void *marshaled, const AsthraTypeInfo *type) {
     (void)type;
     if (marshaled == NULL) return;
     Asthra__MarshalHead *h = asthra__marshal_head(marshaled);
-    asthra__marshal_end(h->m, marshaled);
-    asthra__marshal_drop(h);
+    (void)asthra__marshal_do(asthra__marshal_empty, h, h->m, NULL);
 }
 
 #endif
@@ -32954,6 +33161,15 @@ ASTHRA__FN bool asthra__marshal_is_string(const AsthraTypeMarshaler *m) {
            m->asthra_to_c == asthra__marshal_maybe_to_c;
 }
 
+ASTHRA__FN const void *asthra__marshal_basic_target(const AsthraTypeMarshaler *m,
+                                                    const void *value) {
+    const void *there = NULL;
+    if (m->asthra_to_c == asthra__marshal_string_to_c) there = ((const AsthraString *)value)->data;
+    if (m->asthra_to_c == asthra__marshal_slice_to_c) there = ((const AsthraSlice *)value)->data;
+    if (m->asthra_to_c == asthra__marshal_maybe_to_c) memcpy(&there, value, sizeof there);
+    return there;
+}
+
 ASTHRA__FN bool asthra__marshal_is_bool(const AsthraTypeMarshaler *m) {
     return m->asthra_to_c == asthra__marshal_bool_to_c;
 }
@@ -33058,34 +33274,62 @@ static AsthraResult asthra__marshal_struct_to_c(const void *value, void *c_out, 
     return r;
 }
 
-/* The first `count` fields, newest first. */
-static void asthra__marshal_struct_undo(const Asthra__MarshalEntry *e, char *value, size_t count) {
-    while (count-- > 0) asthra__marshal_end(e->fields[count].m, value + e->fields[count].here);
+/* On the way back: what is made so far is ended if the rest is not made. */
+typedef struct Asthra__MarshalBack {
+    Asthra__FFIGuarded guarded;
+    const Asthra__MarshalEntry *e;
+    const void *c_value;
+    void *out;
+    size_t count; /* fields that are made, from the first on */
+    unsigned depth;
+    AsthraResult result;
+} Asthra__MarshalBack;
+
+static void asthra__marshal_struct_undo(Asthra__FFIGuarded *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    while (b->count > 0) {
+        const Asthra__MarshalField *f = &b->e->fields[--b->count];
+        asthra__marshal_end(f->m, (char *)b->out + f->here);
+    }
+}
+
+static void asthra__marshal_struct_fields(void *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    for (; b->count < b->e->c.count && !b->result.status; b->count += !b->result.status) {
+        const Asthra__MarshalField *f = &b->e->fields[b->count];
+        const char *from = (const char *)b->c_value + b->e->there[b->count];
+        char *to = (char *)b->out + f->here;
+        if (f->m != NULL)
+            b->result = asthra__marshal_up(f->m, from, to, b->depth);
+        else
+            memcpy(to, from, f->size);
+    }
+    if (b->result.status) asthra__marshal_struct_undo(&b->guarded);
 }
 
 static AsthraResult asthra__marshal_struct_up(const Asthra__MarshalEntry *e, const void *c_value,
                                               void *out, unsigned depth) {
-    AsthraResult r = asthra_result_ok(NULL);
-    memset(out, 0, e->m.asthra_type->size);
-    for (size_t i = 0; i < e->c.count && !r.status; i++) {
-        const Asthra__MarshalField *f = &e->fields[i];
-        const char *from = (const char *)c_value + e->there[i];
-        char *to = (char *)out + f->here;
-        if (f->m != NULL)
-            r = asthra__marshal_up(f->m, from, to, depth);
-        else
-            memcpy(to, from, f->size);
-        if (r.status) asthra__marshal_struct_undo(e, out, i);
-    }
-    return r;
+    Asthra__MarshalBack b;
+    b.guarded.leave = asthra__marshal_struct_undo;
+    b.e = e;
+    b.c_value = c_value;
+    b.out = memset(out, 0, e->m.asthra_type->size);
+    b.count = 0;
+    b.depth = depth;
+    b.result = asthra_result_ok(NULL);
+    asthra__ffi_run_guarded(&b.guarded, asthra__marshal_struct_fields);
+    return b.result;
 }
 static AsthraResult asthra__marshal_struct_back(const void *c_value, void *out, void *user) {
     return asthra__marshal_struct_up(user, c_value, out, 0);
 }
 
 static void asthra__marshal_struct_end(void *value, void *user) {
-    const Asthra__MarshalEntry *e = user;
-    asthra__marshal_struct_undo(e, value, e->c.count);
+    Asthra__MarshalBack b;
+    b.e = user;
+    b.out = value;
+    b.count = b.e->c.count;
+    asthra__marshal_struct_undo(&b.guarded);
 }
 
 /* ---- optionals and slices ---- */
@@ -33117,7 +33361,7 @@ static AsthraResult asthra__marshal_elements(const AsthraTypeMarshaler *inner, c
                                              size_t count, size_t more, AsthraFFIArena *a,
                                              void **out) {
     AsthraResult r = asthra_result_ok(NULL);
-    size_t size = asthra__marshal_c_size(inner), step = inner->asthra_type->size;
+    size_t size = asthra__marshal_c_shape(inner).size, step = inner->asthra_type->size;
     if (a->depth == ASTHRA__MARSHAL_DEPTH) return asthra__marshal_too_deep(inner->asthra_type);
     if (count > SIZE_MAX / 2 / size) return asthra__marshal_no_memory();
     char *to = asthra__ffi_arena_alloc(a, (count + more) * size);
@@ -33158,25 +33402,41 @@ static AsthraResult asthra__marshal_slice_of_to_c(const void *value, void *c_out
     return r;
 }
 
-static AsthraResult asthra__marshal_optional_up(Asthra__MarshalEntry *e, const void *c_value,
+/* `out` is the block that shall hold the value, and c_value C's. */
+static void asthra__marshal_optional_drop(Asthra__FFIGuarded *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    asthra__free(b->out);
+}
+
+static void asthra__marshal_optional_value(void *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    const AsthraTypeMarshaler *inner;
+    b->result = asthra__marshal_inner((Asthra__MarshalEntry *)(uintptr_t)b->e, &inner);
+    if (!b->result.status && inner != NULL)
+        b->result = asthra__marshal_up(inner, b->c_value, b->out, b->depth + 1);
+    else if (!b->result.status)
+        memcpy(b->out, b->c_value, b->e->m.asthra_type->base->size);
+    if (b->result.status) asthra__free(b->out);
+}
+
+static AsthraResult asthra__marshal_optional_up(const Asthra__MarshalEntry *e, const void *c_value,
                                                 void *out, unsigned depth) {
     const AsthraTypeInfo *base = e->m.asthra_type->base;
-    const AsthraTypeMarshaler *inner;
-    AsthraResult r = asthra__marshal_inner(e, &inner);
-    void *there, *here = NULL;
-    memcpy(&there, c_value, sizeof there);
-    if (!r.status && there != NULL) {
+    Asthra__MarshalBack b;
+    b.guarded.leave = asthra__marshal_optional_drop;
+    b.e = e;
+    b.out = NULL;
+    b.depth = depth;
+    b.result = asthra_result_ok(NULL);
+    memcpy(&b.c_value, c_value, sizeof b.c_value);
+    if (b.c_value != NULL) {
         if (depth == ASTHRA__MARSHAL_DEPTH) return asthra__marshal_too_deep(base);
-        here = asthra__alloc(base->size);
-        if (here == NULL) return asthra__marshal_no_memory();
-        if (inner != NULL)
-            r = asthra__marshal_up(inner, there, here, depth + 1);
-        else
-            memcpy(here, there, base->size);
+        b.out = asthra__alloc(base->size);
+        if (b.out == NULL) return asthra__marshal_no_memory();
+        asthra__ffi_run_guarded(&b.guarded, asthra__marshal_optional_value);
     }
-    if (r.status) asthra__free(here);
-    if (!r.status) memcpy(out, &here, sizeof here);
-    return r;
+    if (!b.result.status) memcpy(out, &b.out, sizeof b.out);
+    return b.result;
 }
 static AsthraResult asthra__marshal_optional_back(const void *c_value, void *out, void *user) {
     return asthra__marshal_optional_up(user, c_value, out, 0);
@@ -33202,10 +33462,20 @@ ASTHRA__FN AsthraResult asthra__marshal_up(const AsthraTypeMarshaler *m, const v
     return m->c_to_asthra(c_value, out, m->user);
 }
 
-ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m) {
-    if (m->asthra_to_c == asthra__marshal_struct_to_c)
-        return ((const Asthra__MarshalEntry *)m->user)->c_size;
-    return asthra__marshal_shape(m->c_type).size;
+ASTHRA__FN Asthra__FFIShape asthra__marshal_c_shape(const AsthraTypeMarshaler *m) {
+    Asthra__FFIShape composed = {0, ASTHRA__MAX_ALIGN};
+    if (m->asthra_to_c != asthra__marshal_struct_to_c) return asthra__marshal_shape(m->c_type);
+    composed.size = ((const Asthra__MarshalEntry *)m->user)->c_size;
+    return composed;
+}
+
+ASTHRA__FN const void *asthra__marshal_target(const AsthraTypeMarshaler *m, const void *value) {
+    const void *there;
+    if (m->asthra_to_c == asthra__marshal_slice_of_to_c) return ((const AsthraSlice *)value)->data;
+    if (m->asthra_to_c != asthra__marshal_optional_to_c)
+        return asthra__marshal_basic_target(m, value);
+    memcpy(&there, value, sizeof there);
+    return there;
 }
 
 /* ---- callbacks and enums ---- */

@@ -573,6 +573,7 @@ TEST(ffi, a_pointer_into_freed_memory_is_unsafe) {
     CHECK(!asthra_ffi_call_safe(&c, (void *[]){&inside}).status);
     asthra_manual_free(block);
     CHECK_HOLDS(unsafe(&c, (void *[]){&inside}), "parameter 0 leads into freed memory");
+    CHECK_HOLDS(unsafe(&c, (void *[]){block}), "parameter 0 has a value that lies in freed memory");
 }
 
 /* ---- ownership ---- */
@@ -691,6 +692,88 @@ TEST(ffi, a_full_return_is_freed_at_the_latest_by_shutdown) {
     for (int i = 0; i < 100; i++) CHECK(!asthra_ffi_call(&c, NULL).status);
     asthra_runtime_shutdown();
     CHECK_EQ(ended, 100);
+    asthra_ffi_release(&c);
+}
+
+static void *frees(void *p) {
+    free(p);
+    return NULL;
+}
+/* The table once kept it, to free it a second time. */
+TEST(ffi, a_full_return_that_is_handed_on_is_c_s) {
+    AsthraFFICall in = bringing(), out = handing(ASTHRA_FN(frees), ASTHRA_TRANSFER_FULL);
+    CHECK(asthra_runtime_init(NULL));
+    void *p = asthra_ffi_call(&in, NULL).value.pointer;
+    CHECK(!asthra_ffi_call(&out, (void *[]){&p}).status);
+    CHECK_EQ(asthra_ffi_reclaim(p).status, ASTHRA_INVALID);
+    asthra_runtime_shutdown();
+    CHECK_EQ(ended, 0);
+    asthra_ffi_release(&in);
+    asthra_ffi_release(&out);
+}
+static void *refuses(void *p) {
+    (void)p;
+    return NULL;
+}
+TEST(ffi, a_full_return_that_c_refuses_is_still_ours) {
+    AsthraFFICall in = bringing(), out = handing(ASTHRA_FN(refuses), ASTHRA_TRANSFER_FULL);
+    void *p = asthra_ffi_call(&in, NULL).value.pointer;
+    CHECK(!asthra_ffi_set_error_rule(&out, ASTHRA_FFI_ERROR_NULL).status);
+    CHECK_EQ(asthra_ffi_call(&out, (void *[]){&p}).status, ASTHRA_FAILED);
+    CHECK_EQ(ended, 0);
+    CHECK(!asthra_ffi_reclaim(p).status);
+    CHECK_EQ(ended, 1);
+    asthra_ffi_release(&in);
+    asthra_ffi_release(&out);
+}
+
+static void *manual_block(void) {
+    return asthra_manual_alloc(48);
+}
+static void end_manual(void *p) {
+    ended++;
+    asthra_manual_free(p);
+}
+TEST(ffi, a_block_of_ours_that_came_in_goes_out_and_comes_back) {
+    AsthraFFICall in = call_of(ASTHRA_FN(manual_block), "p()");
+    AsthraFFICall out = handing(ASTHRA_FN(same), ASTHRA_TRANSFER_FULL);
+    CHECK(!asthra_ffi_set_transfer(&in, ASTHRA_FFI_RETURN, ASTHRA_TRANSFER_FULL).status);
+    CHECK(!asthra_ffi_set_return_free(&in, end_manual).status);
+    void *p = asthra_ffi_call(&in, NULL).value.pointer;
+    CHECK(!asthra_ffi_call(&out, (void *[]){&p}).status);
+    CHECK_EQ(asthra_ffi_transferred_count(), 1);
+    CHECK_EQ(asthra_ffi_call(&out, (void *[]){&p}).status, ASTHRA_INVALID);
+    CHECK(!asthra_ffi_reclaim(p).status);
+    CHECK(ended == 0 && asthra_ffi_transferred_count() == 0);
+    CHECK(!asthra_ffi_reclaim(p).status);
+    CHECK_EQ(ended, 1);
+    CHECK_EQ(asthra_ffi_reclaim(p).status, ASTHRA_INVALID);
+    asthra_ffi_release(&in);
+    asthra_ffi_release(&out);
+}
+
+TEST(ffi, what_c_gives_back_as_ours_is_ended_when_it_is_reclaimed) {
+    AsthraFFICall c = handing(ASTHRA_FN(same), ASTHRA_TRANSFER_FULL); /* push and pop in one */
+    CHECK(!asthra_ffi_set_transfer(&c, ASTHRA_FFI_RETURN, ASTHRA_TRANSFER_FULL).status);
+    CHECK(!asthra_ffi_set_return_free(&c, end_manual).status);
+    void *block = asthra_manual_alloc(24);
+    CHECK(asthra_ffi_call(&c, (void *[]){&block}).value.pointer == block);
+    CHECK(!asthra_ffi_reclaim(block).status);
+    CHECK_EQ(ended, 1);
+    CHECK_EQ(asthra_ffi_transferred_count(), 0);
+    asthra_ffi_release(&c);
+}
+
+TEST(ffi, the_result_of_a_failed_call_is_freed_if_nobody_is_told_of_it) {
+    AsthraFFICall c = bringing(); /* NULL would be good */
+    void *p;
+    CHECK(!asthra_ffi_set_error_rule(&c, ASTHRA_FFI_ERROR_NONZERO).status);
+    CHECK_EQ(asthra_ffi_call(&c, NULL).status, ASTHRA_FAILED);
+    CHECK_EQ(ended, 1);
+    CHECK_EQ(asthra_ffi_call_into(&c, &p, NULL).status, ASTHRA_FAILED);
+    CHECK_EQ(ended, 1);
+    CHECK(!asthra_ffi_reclaim(p).status);
+    CHECK_EQ(ended, 2);
     asthra_ffi_release(&c);
 }
 

@@ -5,6 +5,8 @@
 
 #include <stdatomic.h>
 
+#pragma GCC diagnostic ignored "-Wpsabi" /* old compilers passed over-aligned structs otherwise */
+
 #if !ASTHRA_HAS_MARSHAL
 TEST(marshal, is_not_in_this_build) {
     SKIP("no marshaling in this build");
@@ -911,6 +913,150 @@ static void *calls_and_cleans_badly(void *unused) {
     return unused;
 }
 
+/* Two of them, one as the call ends and one while its panic passes. */
+static void forgets_and_panics_twice(void *c_value, void *user) {
+    const char *copy;
+    memcpy(&copy, c_value, sizeof copy);
+    bool is_bad = *copy == 'c' || *copy == 'd';
+    forgets(c_value, user);
+    if (is_bad) asthra_panic("while cleaning up");
+}
+
+static void *calls_what_panics(void *unused) {
+    Noted n = {"c"};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_ffi_call(&panics_call, (void *[]){&n});
+    return unused;
+}
+
+static AsthraResult outcome_of(AsthraTaskFunction task) {
+    void *unused;
+    return asthra_await_result(asthra_spawn(task, NULL), &unused);
+}
+
+TEST(marshal, panics_of_cleanups_leave_the_others_to_be_done) {
+    AsthraTypeMarshaler m = note;
+    m.cleanup_c = forgets_and_panics_twice;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    CHECK_EQ(outcome_of(calls_and_cleans_badly).status, ASTHRA_PANICKED);
+    CHECK_STR(story, "+a+b+c+d+e abce -e-d-c-b-a");
+    story[0] = 0;
+    CHECK_EQ(outcome_of(calls_what_panics).status, ASTHRA_PANICKED);
+    CHECK_STR(story, "+c-c");
+    CHECK_EQ(live_notes, 0);
+}
+
+/* The task goes on elsewhere, perhaps, and its panic with it. */
+static atomic_int cleaned_slowly;
+static void waits(void *c_value, void *unused) {
+    (void)c_value, (void)unused;
+    for (int i = 0; i < 3; i++) asthra_yield();
+    atomic_fetch_add(&cleaned_slowly, 1);
+}
+static AsthraResult passes_nothing(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
+    (void)value, (void)a, (void)user;
+    memset(c_out, 0, sizeof(void *));
+    return asthra_result_ok(NULL);
+}
+static int32_t only_panics(char *text) {
+    if (text == NULL) asthra_panic("in C");
+    return 0;
+}
+static AsthraTypeMarshaler slow = {.asthra_type = &Noted_type,
+                                   .c_type = &asthra_ffi_type_ptr,
+                                   .asthra_to_c = passes_nothing,
+                                   .cleanup_c = waits};
+TYPED_CALL(only_panics_call, only_panics, &asthra_type_i32, &Noted_type);
+static void *panics_slowly(void *unused) {
+    Noted n = {"a"};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_ffi_call(&only_panics_call, (void *[]){&n});
+    return unused;
+}
+
+TEST(marshal, a_cleanup_may_wait_while_a_panic_passes) {
+    enum { TASKS = 200 };
+    AsthraTaskHandle tasks[TASKS];
+    AsthraRuntimeConfig config = asthra_runtime_config_default();
+    void *unused;
+    config.worker_threads = 3;
+    CHECK(asthra_runtime_init(&config));
+    CHECK_EQ(asthra_marshaler_register(&slow).status, ASTHRA_OK);
+    for (int i = 0; i < TASKS; i++) tasks[i] = asthra_spawn(panics_slowly, NULL);
+    for (int i = 0; i < TASKS; i++)
+        CHECK_EQ(asthra_await_result(tasks[i], &unused).status, ASTHRA_PANICKED);
+    CHECK_EQ(cleaned_slowly, TASKS);
+    asthra_runtime_shutdown();
+}
+
+/* What comes back, and panics on the way. */
+static AsthraResult takes_or_panics(const void *c_value, void *out, void *user) {
+    char *text;
+    memcpy(&text, c_value, sizeof text);
+    if (*text == '!') asthra_panic("on the way back");
+    return takes(c_value, out, user);
+}
+static char *gives_badly(void) {
+    return strdup("! a bad word");
+}
+TYPED_CALL(badly_call, gives_badly, &Noted_type, NULL);
+TYPED_CALL(badly_pair_call, answers, &Pair_type, &Noted_type);
+static void *takes_badly(void *unused) {
+    Noted back;
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_ffi_call_into(&badly_call, &back, NULL);
+    return unused;
+}
+static void *takes_half(void *unused) {
+    Pair back;
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_ffi_call_into(&badly_pair_call, &back, (void *[]){&(Noted){"x !"}});
+    return unused;
+}
+
+TEST(marshal, a_panic_on_the_way_back_frees_what_c_gave_and_what_was_made) {
+    AsthraTypeMarshaler m = note;
+    m.c_to_asthra = takes_or_panics;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    badly_call.transfer = ASTHRA_TRANSFER_FULL;
+    badly_call.param_count = 0;
+    CHECK_EQ(asthra_ffi_set_return_free(&badly_call, counts_and_frees).status, ASTHRA_OK);
+    CHECK_EQ(outcome_of(takes_badly).status, ASTHRA_PANICKED);
+    CHECK_EQ(freed, 1);
+    CHECK_EQ(outcome_of(takes_half).status, ASTHRA_PANICKED);
+    CHECK_STR(story, "+x !~x !-x !");
+}
+
+/* The same by hand. */
+static AsthraResult notes_or_panics(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
+    if (*((const Noted *)value)->word == '!') asthra_panic("on the way to C");
+    return notes(value, c_out, a, user);
+}
+static void *makes_badly(void *unused) {
+    Pair bad = {{"a"}, 1, {"!"}};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_marshal_to_c(&bad, &Pair_type);
+    return unused;
+}
+static void *frees_badly(void *unused) {
+    Pair p = {{"a"}, 1, {"c"}};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_marshal_free(asthra_marshal_to_c(&p, &Pair_type), &Pair_type);
+    return unused;
+}
+
+TEST(marshal, by_hand_a_panic_cleans_up_too) {
+    AsthraTypeMarshaler m = note;
+    m.asthra_to_c = notes_or_panics;
+    m.cleanup_c = forgets_and_panics;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    CHECK_EQ(outcome_of(makes_badly).status, ASTHRA_PANICKED);
+    CHECK_STR(story, "+a-a");
+    CHECK_EQ(outcome_of(frees_badly).status, ASTHRA_PANICKED);
+    CHECK_STR(story, "+a-a+a+c-c-a");
+    CHECK_EQ(live_notes, 0);
+}
+
 TEST(marshal, a_panic_of_a_cleanup_leaves_the_others_to_be_done) {
     AsthraTypeMarshaler m = note;
     void *unused;
@@ -922,6 +1068,100 @@ TEST(marshal, a_panic_of_a_cleanup_leaves_the_others_to_be_done) {
     CHECK_EQ(live_notes, 0);
 }
 #endif
+
+/* errno is the function's, whatever is called on the way back. */
+static AsthraResult asks_for_nothing(const void *c_value, void *out, void *user) {
+    static AsthraFFICall nothing = {.function_ptr = ASTHRA_FN(remove), .signature = "i(p)"};
+    static const char path[] = "/nowhere/at all", *at = path;
+    (void)c_value, (void)out, (void)user;
+    CHECK_EQ(asthra_ffi_call(&nothing, (void *[]){&at}).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_last_errno(), ENOENT);
+    return asthra_result_ok(NULL);
+}
+static char *sets_errno(void) {
+    static char text[] = "text";
+    errno = EDOM;
+    return text;
+}
+
+TEST(marshal, errno_is_what_the_function_left) {
+    const AsthraTypeMarshaler asking = {
+        &Noted_type, &asthra_ffi_type_ptr, NULL, asks_for_nothing, NULL, NULL, NULL};
+    AsthraFFICall c;
+    Noted back;
+    CHECK_EQ(asthra_ffi_signature(&c, ASTHRA_FN(sets_errno), "p()").status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_set_marshaler(&c, ASTHRA_FFI_RETURN, &asking).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_call_into(&c, &back, NULL).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_last_errno(), EDOM);
+    asthra_ffi_release(&c);
+}
+
+/* C's value may be aligned more strictly than anything else here. */
+typedef struct Wide {
+    _Alignas(64) double d;
+} Wide;
+static const AsthraFFIType *const wide_fields[] = {&asthra_ffi_type_f64};
+static const AsthraFFIType wide_type = {ASTHRA_FFI_STRUCT, 64, 64, wide_fields, 1};
+static const AsthraTypeInfo wide_info = {.name = "Wide", .size = sizeof(double), .alignment = 8};
+static AsthraResult widens(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
+    (void)a, (void)user;
+    CHECK_EQ((uintptr_t)c_out % 64, 0);
+    memcpy(c_out, value, sizeof(double));
+    return asthra_result_ok(NULL);
+}
+static AsthraResult narrows(const void *c_value, void *out, void *user) {
+    (void)user;
+    CHECK_EQ((uintptr_t)c_value % 64, 0);
+    memcpy(out, c_value, sizeof(double));
+    return asthra_result_ok(NULL);
+}
+static const AsthraTypeMarshaler wide = {&wide_info, &wide_type, widens, narrows, NULL, NULL, NULL};
+static Wide doubles_wide(Wide w) {
+    w.d *= 2;
+    return w;
+}
+
+TEST(marshal, values_of_c_s_lie_where_their_type_wants_it) {
+    const AsthraFFIType *params[] = {&wide_type};
+    AsthraFFICall c;
+    double value = 4, back = 0;
+    AsthraResult r = asthra_ffi_prepare(&c, ASTHRA_FN(doubles_wide), &wide_type, params, 1, 1);
+    CHECK_EQ(r.status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_set_marshaler(&c, 0, &wide).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_set_marshaler(&c, ASTHRA_FFI_RETURN, &wide).status, ASTHRA_OK);
+    for (int i = 0; i < 8; i++) {
+        CHECK_EQ(asthra_ffi_call_into(&c, &back, (void *[]){&value}).status, ASTHRA_OK);
+        CHECK(back == 8);
+    }
+    asthra_ffi_release(&c);
+}
+
+TEST(marshal, the_transfer_of_a_whole_call_passes_marshaled_parameters_by) {
+    static AsthraFFICall c = {.function_ptr = ASTHRA_FN(strlen),
+                              .signature = sizeof(size_t) == 8 ? "L(p)" : "I(p)",
+                              .transfer = ASTHRA_TRANSFER_FULL};
+    AsthraString s = STRING("four");
+    CHECK_EQ(asthra_ffi_set_marshaler(&c, 0, &asthra_marshaler_string).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_call(&c, (void *[]){&s}).value.integer, 4);
+    asthra_ffi_release(&c);
+}
+
+TEST(marshal, what_leads_into_freed_memory_is_unsafe) {
+    TYPED_CALL(call, strlen, SIZE_TYPE, &asthra_type_string);
+    static const AsthraTypeInfo *const slices[] = {&asthra_type_slice};
+    AsthraFFICall of_slice = call;
+    char *text = asthra_manual_alloc(100);
+    strcpy(text, "some text");
+    AsthraString s = {9, text};
+    AsthraSlice slice = {text, 10, 1};
+    of_slice.param_types = slices;
+    CHECK_EQ(asthra_ffi_call_safe(&call, (void *[]){&s}).value.integer, 9);
+    CHECK_EQ(asthra_ffi_call_safe(&of_slice, (void *[]){&slice}).value.integer, 9);
+    asthra_manual_free(text);
+    HAS(asthra_ffi_call_safe(&call, (void *[]){&s}), "parameter 0 leads into freed memory");
+    HAS(asthra_ffi_call_safe(&of_slice, (void *[]){&slice}), "parameter 0 leads into freed memory");
+    asthra_ffi_release(&of_slice);
+}
 
 static AsthraResult latin(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
     static const char *const text = "replaced";

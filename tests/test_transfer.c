@@ -96,3 +96,25 @@ TEST(transfer, a_full_return_belongs_to_the_collector) {
     CHECK_EQ(asthra_ffi_reclaim(p).status, ASTHRA_INVALID);
     asthra_ffi_release(&c);
 }
+
+#if ASTHRA_HAS_MARSHAL
+static AsthraResult reads_word(const void *c_value, void *out, void *user) {
+    (void)user;
+    memcpy(out, *(char *const *)c_value, 1);
+    return asthra_result_ok(NULL);
+}
+static const AsthraTypeInfo letter = {.name = "letter", .size = 1, .alignment = 1};
+static const AsthraTypeMarshaler of_letter = {
+    &letter, &asthra_ffi_type_ptr, NULL, reads_word, NULL, NULL, NULL};
+
+TEST(transfer, a_full_return_that_is_marshaled_belongs_to_the_collector_too) {
+    AsthraFFICall c = handing(ASTHRA_FN(same));
+    char foreign[8] = "x", back = 0;
+    void *p = foreign;
+    CHECK(!asthra_ffi_set_transfer(&c, ASTHRA_FFI_RETURN, ASTHRA_TRANSFER_FULL).status);
+    CHECK(!asthra_ffi_set_marshaler(&c, ASTHRA_FFI_RETURN, &of_letter).status);
+    CHECK(!asthra_ffi_call_into(&c, &back, (void *[]){&p}).status);
+    CHECK(back == 'x' && adopted == 1);
+    asthra_ffi_release(&c);
+}
+#endif

@@ -484,8 +484,8 @@ ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end) 
     Asthra__FiberGuard *g;
     while ((g = f->guards) != NULL && (uintptr_t)g < (uintptr_t)end) {
         bool is_whole = g->seal == asthra__fiber_seal(g);
+        if (is_whole) g->leave(g); /* if that panics, g is still there, to be left to the end */
         f->guards = is_whole ? g->outer : NULL;
-        if (is_whole) g->leave(g);
     }
 }
 

@@ -301,13 +301,14 @@ static void asthra__panic_fail_task(const AsthraPanicInfo *info) {
         if (!asthra__panic_leave_scopes(s)) return;
         s = asthra__seat();
     }
-    if (s->fiber->guards != NULL) asthra__fiber_guards_abandon(s->fiber, s->fiber->escape);
+    Asthra__Fiber *f = s->fiber; /* what is left may wait, and come back elsewhere */
+    if (f->guards != NULL) asthra__fiber_guards_abandon(f, f->escape);
     asthra__error_set(ASTHRA_PANICKED, "%s", info->message);
-    s->fiber->has_failed = true;
+    f->has_failed = true;
 #if ASTHRA__ASAN
     __asan_handle_no_return();
 #endif
-    asthra__swap_escape(s->fiber->escape, NULL);
+    asthra__swap_escape(f->escape, NULL);
 }
 
 /* ---- overflow ---- */

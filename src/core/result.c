@@ -182,6 +182,18 @@ ASTHRA__FN void asthra__error_clear(void) {
         ((Asthra__ErrorRecord *)(void *)*slot)->last.status = ASTHRA_OK;
 }
 
+ASTHRA__FN struct AsthraError *asthra__error_put_aside(void) {
+    struct AsthraError **slot = asthra__result_slot_kept(), *record = *slot;
+    *slot = NULL;
+    return record;
+}
+
+ASTHRA__FN void asthra__error_put_back(struct AsthraError *record) {
+    struct AsthraError **slot = asthra__result_slot_kept();
+    asthra__error_free(*slot);
+    *slot = record;
+}
+
 ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r) {
     const struct AsthraError *sentence = asthra__result_sentence(r.status);
     const char *message = asthra_result_message(r);

@@ -33,6 +33,11 @@ ASTHRA__FN struct AsthraError *asthra__error_copy(AsthraResult r);
 ASTHRA__FN AsthraResult asthra__result_adopt(uint32_t status, uint32_t detail,
                                              struct AsthraError *copy);
 
+/* The record of the running task or thread, put aside while others make errors, and put back. The
+ * results that lead to it stay good. NULL: there is none. */
+ASTHRA__FN struct AsthraError *asthra__error_put_aside(void);
+ASTHRA__FN void asthra__error_put_back(struct AsthraError *record);
+
 /* Ends the record of a task or thread; NULL is allowed. */
 ASTHRA__FN void asthra__error_free(struct AsthraError *record);
 

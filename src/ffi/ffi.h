@@ -199,7 +199,8 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 ASTHRA_RT_API AsthraResult asthra_ffi_call(AsthraFFICall *c, void **args);
 
 /* The same, and always validates before: the function and every args[i] are there, the function can
- * be executed, no pointer leads into freed memory of our zones, what is handed over can be.
+ * be executed, no value lies in freed memory of our zones, no pointer leads there, nor a string, a
+ * slice or an optional that is marshaled; what is handed over can be.
  *
  * Returns   also ASTHRA_INVALID: "Unsafe FFI call", the rule that failed, and the call's
  *           safety_contract. Nothing was called or handed over then.
@@ -227,8 +228,10 @@ ASTHRA_RT_API int asthra_ffi_last_errno(void);
  * means, is just passed on, and so is NULL. A pointer into a block, or one that is out already, is
  * refused: ASTHRA_INVALID.
  * FULL, of the return: the result is ours. With a collector it belongs to that; the function of
- * asthra_ffi_set_return_free, if there is one, frees it: after a marshaler has made a value of it;
- * else when it is reclaimed, or at asthra_runtime_shutdown.
+ * asthra_ffi_set_return_free, if there is one, frees it: after a marshaler has made a value of it,
+ * or when nobody is told of it, as the result of a failed call; else when it is reclaimed, or at
+ * asthra_runtime_shutdown. Handed on to C it is C's, and if it is a block of ours, again as it was
+ * once it is reclaimed.
  * CONTAINER, of the return: likewise, and that function must free the block alone.
  *
  * Returns   OK; ASTHRA_INVALID: there is no such parameter, or it is no pointer, or marshaled. */
@@ -245,7 +248,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr);
 ASTHRA_RT_API size_t asthra_ffi_transferred_count(void);
 
 /* A call of the system by its number, with at most six arguments. In a task it runs as an
- * asthra_external_call does, so that it may block; on a plain thread it is made right here.
+ * asthra_external_call does, so that it may block, and a cancelled task waits for its end: until
+ * then the system may write to where args say. On a plain thread it is made right here.
  *
  * Returns   OK and what the system returned as an integer; a failure as one of asthra_ffi_call, by
  *           errno; ASTHRA_INVALID: more than six, or a build without calls of Linux. */

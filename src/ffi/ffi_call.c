@@ -137,17 +137,20 @@ static const char *asthra__ffi_check_rule(const Asthra__FFIRules *rules, size_t 
     return NULL;
 }
 
-static bool asthra__ffi_is_marshaled(const Asthra__FFIRules *rules, size_t param) {
+static const struct AsthraTypeMarshaler *asthra__ffi_marshaler_of(const Asthra__FFIRules *rules,
+                                                                  size_t param) {
     for (size_t i = 0; rules != NULL && i < rules->count; i++)
-        if (rules->rows[i].param == param) return rules->rows[i].marshaler != NULL;
-    return false;
+        if (rules->rows[i].param == param) return rules->rows[i].marshaler;
+    return NULL;
 }
 
 static const char *asthra__ffi_check_argument(const Asthra__FFIPlan *p, size_t i, void **args) {
+    const struct AsthraTypeMarshaler *m = asthra__ffi_marshaler_of(p->rules, i);
     const void *ptr;
     if (args[i] == NULL) return "has no value: its address is NULL";
+    if (asthra__ffi_check_pointer(args[i]) != NULL) return "has a value that lies in freed memory";
+    if (m != NULL) return asthra__ffi_check_pointer(asthra__marshal_target(m, args[i]));
     if (asthra__ffi_type_at(p, i)->kind != ASTHRA_FFI_PTR) return NULL;
-    if (asthra__ffi_is_marshaled(p->rules, i)) return NULL;
     memcpy(&ptr, args[i], sizeof ptr);
     const char *wrong = asthra__ffi_check_pointer(ptr);
     return wrong != NULL ? wrong : asthra__ffi_check_rule(p->rules, i, ptr);
@@ -234,8 +237,12 @@ static AsthraResult asthra__ffi_pass_syscall(Asthra__FFISyscall *s) {
 #if ASTHRA_HAS_EXTERNAL
     const Asthra__Seat *seat = asthra__seat_if_any();
     const AsthraExternalCallOptions options = {"syscall", 0, sizeof *s};
-    if (seat != NULL && seat->task != NULL)
-        return asthra_external_call(asthra__ffi_make_syscall, s, &options);
+    if (seat != NULL && seat->task != NULL) {
+        asthra_cancel_mask_begin(); /* the system may write to memory of the task's until it ends */
+        AsthraResult r = asthra_external_call(asthra__ffi_make_syscall, s, &options);
+        asthra_cancel_mask_end();
+        return r;
+    }
 #endif
     return asthra_result_ok(asthra__ffi_make_syscall(s));
 }

@@ -8,6 +8,7 @@
 #ifndef ASTHRA__FFI_INTERNAL_H
 #define ASTHRA__FFI_INTERNAL_H
 
+#include "../concurrency/fiber_internal.h"
 #include "../core/alloc_internal.h"
 #include "../platform/sys_internal.h"
 #include "ffi.h"
@@ -216,21 +217,37 @@ struct AsthraFFIArena {
 };
 ASTHRA__FN void asthra__ffi_arena_begin(struct AsthraFFIArena *a);
 ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size); /* NULL: none */
+/* The same for a value of that shape, which may be aligned more strictly. */
+ASTHRA__FN void *asthra__ffi_arena_value(struct AsthraFFIArena *a, Asthra__FFIShape shape);
 ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a); /* does its duties, and is empty */
 
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
                                         void *record) __asm__("asthra__ffi_guard");
+/* What is to be put right when a panic or exception comes out of `run`, which else does so itself.
+ * It lies on the stack of who runs it. A `leave` that panics is called again, to go on where it
+ * was. */
+typedef struct Asthra__FFIGuarded Asthra__FFIGuarded;
+struct Asthra__FFIGuarded {
+#if ASTHRA_HAS_TASK
+    Asthra__FiberGuard guard; /* in the list of that stack */
+#endif
+    void (*leave)(Asthra__FFIGuarded *g);
+};
+ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g));
+
 /* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that
  * is NULL. */
 ASTHRA__FN AsthraResult asthra__ffi_perform(const AsthraFFICall *c, void *ret, void *const *args);
 /* The same with marshaling and ownership; args are our values. */
 ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args);
 
-/* A pointer that a call passes. NULL, or why it cannot be handed over. */
-ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function);
+/* A pointer that a call passes; if it cannot be handed over, *wrong says why. Then, when the call
+ * has failed, takes it back; else forgets what had come in and is not ours. */
+ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const char **wrong);
 ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr); /* without doing it */
-ASTHRA__FN void asthra__ffi_take_back(void *ptr);                    /* what is out; nothing else */
+ASTHRA__FN void asthra__ffi_take_back(void *ptr);
+ASTHRA__FN void asthra__ffi_hand_off(void *ptr);
 /* A result that is ours, to be ended so. false: no memory to remember it. */
 ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *));
 /* At the end of the runtime: tells what is out, and ends what was adopted. */
@@ -262,6 +279,9 @@ ASTHRA__FN AsthraResult asthra__marshal_result(const struct AsthraTypeMarshaler 
                                                const void *c_value, void *out);
 /* Our value fits into the value of a result. */
 ASTHRA__FN bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m);
+/* Where a string, slice or optional leads to; NULL: nowhere, or nobody knows. */
+ASTHRA__FN const void *asthra__marshal_target(const struct AsthraTypeMarshaler *m,
+                                              const void *value);
 #else
 static inline AsthraResult asthra__marshal_for(const AsthraTypeInfo *type, bool is_back,
                                                const struct AsthraTypeMarshaler **m) {
@@ -287,6 +307,11 @@ static inline AsthraResult asthra__marshal_result(const struct AsthraTypeMarshal
 static inline bool asthra__marshal_is_word(const struct AsthraTypeMarshaler *m) {
     (void)m;
     return false;
+}
+static inline const void *asthra__marshal_target(const struct AsthraTypeMarshaler *m,
+                                                 const void *value) {
+    (void)m, (void)value;
+    return NULL;
 }
 #endif
 

@@ -53,6 +53,12 @@ ASTHRA__FN void *asthra__ffi_arena_alloc(struct AsthraFFIArena *a, size_t size) 
     return block;
 }
 
+ASTHRA__FN void *asthra__ffi_arena_value(struct AsthraFFIArena *a, Asthra__FFIShape shape) {
+    size_t more = shape.align > ASTHRA__MAX_ALIGN ? shape.align : 0;
+    char *block = asthra__ffi_arena_alloc(a, shape.size + more);
+    return block != NULL ? block + (-(uintptr_t)block & (shape.align - 1)) : NULL;
+}
+
 ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
     while (a->duties != NULL) {
         Asthra__FFIDuty duty = *a->duties;
@@ -69,24 +75,26 @@ ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a) {
 /* ---- passages ---- */
 
 typedef struct Asthra__FFIPassage {
-#if ASTHRA_HAS_TASK
-    Asthra__FiberGuard guard; /* in the list of the stack that we stand on */
-#endif
+    Asthra__FFIGuarded guarded;
     AsthraFFICall *call;
     void *ret;
     void **args;    /* ours: what is passed */
     size_t entered; /* rows */
+    int number;     /* errno, as the function left it */
     bool is_good;   /* the function returned, and not a failure */
     AsthraResult result;
-    struct AsthraError *failure; /* the result's, while cleanups may make others; NULL: none */
+    struct AsthraError *failure; /* the result's, while cleanups may make others */
     struct AsthraFFIArena arena;
 } Asthra__FFIPassage;
 
 static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
     void *ptr;
-    if (row->transfer == ASTHRA_TRANSFER_NONE || g->is_good) return;
+    if (row->transfer == ASTHRA_TRANSFER_NONE) return;
     memcpy(&ptr, g->args[row->param], sizeof ptr);
-    asthra__ffi_take_back(ptr);
+    if (g->is_good)
+        asthra__ffi_hand_off(ptr);
+    else
+        asthra__ffi_take_back(ptr);
 }
 
 static void asthra__ffi_leave(Asthra__FFIPassage *g) {
@@ -96,37 +104,47 @@ static void asthra__ffi_leave(Asthra__FFIPassage *g) {
 }
 
 /* The same for a call that does not return: what was left halfway is left to the end. */
-static void asthra__ffi_leave_behind(Asthra__FFIPassage *g) {
+static void asthra__ffi_leave_behind(Asthra__FFIGuarded *guarded) {
+    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
     asthra__ffi_leave(g);
     asthra__error_free(g->failure);
 }
 
 /* After a return. Cleanups may make calls and errors of their own: the caller sees this one's. */
 static void asthra__ffi_leave_kept(Asthra__FFIPassage *g) {
-    int number = asthra__thread()->ffi_errno;
-    AsthraResult r = g->result;
-    if (r.status) g->failure = asthra__error_copy(r);
+    g->failure = asthra__error_put_aside();
     asthra__ffi_leave(g);
-    asthra__thread()->ffi_errno = number;
-    if (r.status) g->result = asthra__result_adopt(r.status, r.detail, g->failure);
+    asthra__error_put_back(g->failure);
+    asthra__thread()->ffi_errno = g->number;
     g->failure = NULL;
 }
 
 static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
     void **arg = &g->args[row->param], *ptr;
+    const char *wrong;
     if (row->marshaler != NULL) return asthra__marshal_enter(row->marshaler, *arg, arg, &g->arena);
     if (row->transfer == ASTHRA_TRANSFER_NONE) return asthra_result_ok(NULL);
     memcpy(&ptr, *arg, sizeof ptr);
-    const char *wrong = asthra__ffi_hand_over(ptr, g->call->function_ptr);
-    if (wrong == NULL) return asthra_result_ok(NULL);
-    return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: parameter %u %s", row->param,
-                                wrong);
+    AsthraStatus status = asthra__ffi_hand_over(ptr, g->call->function_ptr, &wrong);
+    if (status == ASTHRA_OK) return asthra_result_ok(NULL);
+    return asthra_result_errorf(status, "asthra_ffi_call: parameter %u %s", row->param, wrong);
+}
+
+/* ---- what comes back ---- */
+
+/* A pointer that is ours, and that nobody is told of: a marshaler has made a value of it, or the
+ * call has failed. */
+static void asthra__ffi_end_result(void *ptr, void *rules) {
+    const Asthra__FFIRules *r = rules;
+    if (r->result_end != NULL)
+        r->result_end(ptr);
+    else
+        (void)asthra__ffi_adopt(ptr, NULL);
 }
 
 /* A pointer that the function returned and that is ours now. */
-static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, AsthraResult r) {
-    void *ptr = r.value.pointer;
-    if (rules->result_transfer == ASTHRA_TRANSFER_NONE || ptr == NULL) return r;
+static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, void *ptr,
+                                             AsthraResult r) {
     if (asthra__ffi_adopt(ptr, rules->result_end)) return r;
     if (rules->result_end != NULL) rules->result_end(ptr);
     return asthra_result_errorf(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_call: no memory to own what was "
@@ -135,72 +153,109 @@ static AsthraResult asthra__ffi_adopt_result(const Asthra__FFIRules *rules, Asth
 
 /* The result, marshaled into ret, or into the value where that is NULL. */
 static AsthraResult asthra__ffi_marshal_result(Asthra__FFIPassage *g, const Asthra__FFIRules *rules,
-                                               void *c_value) {
+                                               const void *c_value) {
     uint64_t word = 0;
-    void *ptr = NULL;
     AsthraResult r =
         asthra__marshal_result(rules->result_marshaler, c_value, g->ret != NULL ? g->ret : &word);
-    if (rules->result_transfer != ASTHRA_TRANSFER_NONE && rules->result_end != NULL) {
-        memcpy(&ptr, c_value, sizeof ptr);
-        if (ptr != NULL) rules->result_end(ptr);
-    }
     if (!r.status && g->ret == NULL) memcpy(&r.value, &word, sizeof word);
     return r;
 }
 
-static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g) {
+/* The function itself. Whatever comes of its result, the pointer that it gives us is ended. */
+static AsthraResult asthra__ffi_call_inside(Asthra__FFIPassage *g, void *c_value) {
+    const Asthra__FFIPlan *p = asthra__ffi_plan(g->call);
+    Asthra__FFIRules *rules = p->rules;
+    Asthra__FFIDuty *duty = NULL;
+    void *ptr = NULL;
+    bool is_ours = rules->result_transfer != ASTHRA_TRANSFER_NONE;
+    if (is_ours && c_value == NULL) c_value = &ptr;
+    if (is_ours && (duty = asthra__ffi_arena_alloc(&g->arena, sizeof *duty)) == NULL)
+        return asthra__result_of(ASTHRA_OUT_OF_MEMORY);
+    AsthraResult r = asthra__ffi_perform(g->call, c_value, g->args);
+    g->number = asthra__thread()->ffi_errno;
+    g->is_good = r.status == ASTHRA_OK;
+    if (is_ours) memcpy(&ptr, c_value, sizeof ptr);
+    bool is_told = rules->result_marshaler == NULL && (g->is_good || g->ret != NULL);
+    if (ptr != NULL && is_told) return asthra__ffi_adopt_result(rules, ptr, r);
+    if (ptr != NULL) {
+        *duty = (Asthra__FFIDuty){g->arena.duties, asthra__ffi_end_result, ptr, rules};
+        g->arena.duties = duty;
+    }
+    if (!g->is_good || rules->result_marshaler == NULL) return r;
+    return asthra__ffi_marshal_result(g, rules, c_value);
+}
+
+static AsthraResult asthra__ffi_pass_inside(Asthra__FFIPassage *g) {
     const Asthra__FFIPlan *p = asthra__ffi_plan(g->call);
     const Asthra__FFIRules *rules = p->rules;
     AsthraResult r = asthra_result_ok(NULL);
     void *c_value = g->ret;
+    Asthra__FFIShape shape;
     for (; g->entered < rules->count && !r.status; g->entered += !r.status)
         r = asthra__ffi_enter_row(g, &rules->rows[g->entered]);
     if (r.status) return r;
     if (rules->result_marshaler != NULL) {
-        c_value = asthra__ffi_arena_alloc(&g->arena, p->result_size);
+        (void)asthra__ffi_measure(p->result, &shape);
+        c_value = asthra__ffi_arena_value(&g->arena, shape);
         if (c_value == NULL) return asthra__result_of(ASTHRA_OUT_OF_MEMORY);
     }
-    r = asthra__ffi_perform(g->call, c_value, g->args);
-    if (r.status) return r;
-    g->is_good = true;
-    if (rules->result_marshaler != NULL) return asthra__ffi_marshal_result(g, rules, c_value);
-    return asthra__ffi_adopt_result(rules, r);
+    return asthra__ffi_call_inside(g, c_value);
 }
 
-static void asthra__ffi_run_passage(void *record) {
-    Asthra__FFIPassage *g = record;
-    g->result = asthra__ffi_call_inside(g);
+static void asthra__ffi_run_passage(void *guarded) {
+    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
+    g->result = asthra__ffi_pass_inside(g);
     asthra__ffi_leave_kept(g);
 }
 
+ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
+    size_t count = asthra__ffi_plan(c)->parameters;
+    Asthra__FFIPassage g;
+    g.guarded.leave = asthra__ffi_leave_behind;
+    g.call = c;
+    g.ret = ret;
+    g.args = __builtin_alloca((count + 1) * sizeof *g.args);
+    if (count > 0) memcpy(g.args, args, count * sizeof *args);
+    g.entered = 0;
+    g.number = asthra__thread()->ffi_errno;
+    g.is_good = false;
+    g.failure = NULL;
+    asthra__ffi_arena_begin(&g.arena);
+    asthra__ffi_run_guarded(&g.guarded, asthra__ffi_run_passage);
+    return g.result;
+}
+
+/* ---- guards ---- */
+
 #if ASTHRA_HAS_TASK
 static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
-    asthra__ffi_leave_behind(ASTHRA__CONTAINER(Asthra__FFIPassage, guard, guard));
+    Asthra__FFIGuarded *g = ASTHRA__CONTAINER(Asthra__FFIGuarded, guard, guard);
+    g->leave(g);
 }
-static void asthra__ffi_watch(Asthra__FFIPassage *g) {
+static void asthra__ffi_watch(Asthra__FFIGuarded *g) {
     g->guard.leave = asthra__ffi_abandon;
     asthra__fiber_guard_enter(asthra__seat()->fiber, &g->guard);
 }
-static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
+static void asthra__ffi_unwatch(Asthra__FFIGuarded *g) {
     asthra__fiber_guard_leave(asthra__seat()->fiber, &g->guard);
 }
 #else
-static void asthra__ffi_watch(Asthra__FFIPassage *g) {
+static void asthra__ffi_watch(Asthra__FFIGuarded *g) {
     (void)g;
 }
-static void asthra__ffi_unwatch(Asthra__FFIPassage *g) {
+static void asthra__ffi_unwatch(Asthra__FFIGuarded *g) {
     (void)g;
 }
 #endif
 
-static void asthra__ffi_unwound(void *record) {
-    asthra__ffi_unwatch(record);
-    asthra__ffi_leave_behind(record);
+static void asthra__ffi_unwound(Asthra__FFIGuarded *g) {
+    g->leave(g);
+    asthra__ffi_unwatch(g);
 }
 
 /* The personality of asthra__ffi_guard: the record is in a register that the frame keeps. Nothing
- * is caught, and nobody lands: in the second phase the passage is left, and unwinding goes on. Its
- * names come from the unwinder that calls it. */
+ * is caught, and nobody lands: in the second phase what is guarded is left, and unwinding goes on.
+ * Its names come from the unwinder that calls it. */
 #if ASTHRA__CPU_X86_64 || ASTHRA__CPU_I386
 enum { ASTHRA__FFI_RECORD = 3 }; /* rbx, ebx; DWARF's numbers */
 #elif ASTHRA__CPU_AARCH64
@@ -259,22 +314,11 @@ static void asthra__ffi_show_personality(void) {
 }
 #endif
 
-ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
-    size_t count = asthra__ffi_plan(c)->parameters;
-    Asthra__FFIPassage g;
-    g.call = c;
-    g.ret = ret;
-    g.args = __builtin_alloca((count + 1) * sizeof *g.args);
-    if (count > 0) memcpy(g.args, args, count * sizeof *args);
-    g.entered = 0;
-    g.is_good = false;
-    g.failure = NULL;
-    asthra__ffi_arena_begin(&g.arena);
-    asthra__ffi_watch(&g);
+ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g)) {
+    asthra__ffi_watch(g);
     asthra__ffi_show_personality();
-    asthra__ffi_guard(asthra__ffi_run_passage, &g);
-    asthra__ffi_unwatch(&g);
-    return g.result;
+    asthra__ffi_guard(run, g);
+    asthra__ffi_unwatch(g);
 }
 
 #endif

@@ -3,7 +3,12 @@
  * A table remembers, by address, blocks that went out to C and results that came in to stay. What
  * is out is pinned as well, so that nobody frees it here. Only what begins a block of ours is out:
  * memory of others, which C may free by its own means, would be remembered for ever, or until the
- * same address comes up again for something else.
+ * same address comes up again for something else. Even of a result that came in and is handed on
+ * to C the table forgets that it was to be ended.
+ *
+ *     came in    function NULL                    reclaim ends it
+ *     out        function, not is_back            reclaim unpins it; it came in again if it had
+ *     out, back  function, is_back: a result      reclaim unpins it, and ends it
  *
  * Open addressing with linear probing; a removal moves later entries of the run up. The table
  * stands under the floor's lock, pins are taken and undone outside of it: an address is pinned
@@ -22,7 +27,9 @@
 typedef struct Asthra__FFIEntry {
     void *ptr;           /* NULL: the slot is free */
     void *function;      /* that it was handed to; NULL: it came in */
-    void (*end)(void *); /* of what came in; NULL: nothing to do */
+    void (*end)(void *); /* of what came in; NULL: it never did */
+    bool is_others;      /* out, but not pinned, nor counted: it is not ours */
+    bool is_back;
 } Asthra__FFIEntry;
 
 static struct {
@@ -54,9 +61,9 @@ static Asthra__FFIEntry *asthra__ffi_slot(const void *ptr) {
     return &asthra__ffi_border.slots[i];
 }
 
-static const Asthra__FFIEntry *asthra__ffi_entry(const void *ptr) {
+static Asthra__FFIEntry *asthra__ffi_entry(const void *ptr) {
     if (asthra__ffi_border.room == 0) return NULL;
-    const Asthra__FFIEntry *e = asthra__ffi_slot(ptr);
+    Asthra__FFIEntry *e = asthra__ffi_slot(ptr);
     return e->ptr != NULL ? e : NULL;
 }
 
@@ -78,7 +85,6 @@ static bool asthra__ffi_remember(const Asthra__FFIEntry *e) {
         return false;
     *asthra__ffi_slot(e->ptr) = *e;
     asthra__ffi_border.used++;
-    if (e->function != NULL) asthra__add(&asthra__ffi_border.out, 1, relaxed);
     return true;
 }
 
@@ -94,18 +100,14 @@ static void asthra__ffi_close_gap(size_t i) {
     slots[i].ptr = NULL;
 }
 
-/* false: it was not there. */
-static bool asthra__ffi_forget(const void *ptr, Asthra__FFIEntry *out) {
-    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
-    if (e == NULL) return false;
-    *out = *e;
+static void asthra__ffi_forget(const Asthra__FFIEntry *e) {
     asthra__ffi_close_gap((size_t)(e - asthra__ffi_border.slots));
     asthra__ffi_border.used--;
-    if (out->function != NULL) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
-    return true;
 }
 
 /* ---- pins ---- */
+
+static const char asthra__ffi_no_memory[] = "cannot be handed over: no memory to remember it";
 
 /* Pins a block that the heap (is_ours) or the collector knows; false: neither does, or *wrong. */
 static bool asthra__ffi_pin(void *ptr, bool is_ours, const char **wrong) {
@@ -113,7 +115,7 @@ static bool asthra__ffi_pin(void *ptr, bool is_ours, const char **wrong) {
     if (gc != NULL && gc->pin(ptr)) return true;
     if (!is_ours) return false;
 #if ASTHRA_HAS_PINNED
-    if (!asthra_pin_memory(ptr, 1)) *wrong = "cannot be handed over: no memory for a pin";
+    if (!asthra_pin_memory(ptr, 1)) *wrong = asthra__ffi_no_memory;
 #endif
     return *wrong == NULL;
 }
@@ -149,51 +151,92 @@ static bool asthra__ffi_is_ours(const void *ptr, const char **wrong) {
 
 /* ---- what calls by rules ask ---- */
 
-static bool asthra__ffi_knows(const void *ptr) {
-    asthra__ffi_lock();
-    bool knows = asthra__ffi_entry(ptr) != NULL;
-    asthra__ffi_unlock();
-    return knows;
-}
+static const char asthra__ffi_is_out[] = "cannot be handed over: it is out already";
 
 ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr) {
     const char *wrong = NULL;
     if (ptr == NULL || !asthra__ffi_is_ours(ptr, &wrong)) return wrong;
-    return asthra__ffi_knows(ptr) ? "cannot be handed over: it is out already" : NULL;
-}
-
-ASTHRA__FN const char *asthra__ffi_hand_over(void *ptr, void *function) {
-    Asthra__FFIEntry e = {ptr, function, NULL};
-    const char *wrong = NULL;
-    if (ptr == NULL) return NULL;
-    bool is_ours = asthra__ffi_is_ours(ptr, &wrong);
-    if (wrong != NULL || !asthra__ffi_pin(ptr, is_ours, &wrong)) return wrong;
     asthra__ffi_lock();
-    if (asthra__ffi_entry(ptr) != NULL)
-        wrong = "cannot be handed over: it is out already";
-    else if (!asthra__ffi_remember(&e))
-        wrong = "cannot be handed over: no memory to remember it";
+    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    if (e != NULL && e->function != NULL) wrong = asthra__ffi_is_out;
     asthra__ffi_unlock();
-    if (wrong != NULL) asthra__ffi_unpin(ptr);
     return wrong;
 }
 
-ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
-    Asthra__FFIEntry e;
-    asthra__ffi_lock();
-    const Asthra__FFIEntry *found = asthra__ffi_entry(ptr);
-    bool is_out = found != NULL && found->function != NULL && asthra__ffi_forget(ptr, &e);
-    asthra__ffi_unlock();
-    if (is_out) asthra__ffi_unpin(ptr);
+/* Of a block that is pinned; under the lock. NULL, or why not. */
+static const char *asthra__ffi_send_out(void *ptr, void *function) {
+    Asthra__FFIEntry fresh = {ptr, function, NULL, false, false}, *e = asthra__ffi_entry(ptr);
+    if (e != NULL && e->function != NULL) return asthra__ffi_is_out;
+    if (e != NULL)
+        e->function = function;
+    else if (!asthra__ffi_remember(&fresh))
+        return asthra__ffi_no_memory;
+    asthra__add(&asthra__ffi_border.out, 1, relaxed);
+    return NULL;
 }
 
+ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const char **wrong) {
+    *wrong = NULL;
+    if (ptr == NULL) return ASTHRA_OK;
+    bool is_ours = asthra__ffi_is_ours(ptr, wrong);
+    bool is_pinned = *wrong == NULL && asthra__ffi_pin(ptr, is_ours, wrong);
+    if (*wrong == NULL) {
+        asthra__ffi_lock();
+        Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+        if (is_pinned) {
+            *wrong = asthra__ffi_send_out(ptr, function);
+        } else if (e != NULL && e->function == NULL) {
+            e->function = function;
+            e->is_others = true;
+        }
+        asthra__ffi_unlock();
+    }
+    if (is_pinned && *wrong != NULL) asthra__ffi_unpin(ptr);
+    if (*wrong == asthra__ffi_no_memory) return ASTHRA_OUT_OF_MEMORY;
+    return *wrong == NULL ? ASTHRA_OK : ASTHRA_INVALID;
+}
+
+/* Under the lock: e, which is out, is so no more; is it to be unpinned? */
+static bool asthra__ffi_come_home(Asthra__FFIEntry *e) {
+    bool is_others = e->is_others;
+    e->function = NULL;
+    e->is_others = false;
+    if (e->end == NULL || e->is_back) asthra__ffi_forget(e);
+    if (!is_others) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
+    return !is_others;
+}
+
+ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
+    if (ptr == NULL) return;
+    asthra__ffi_lock();
+    Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    bool is_pinned = e != NULL && e->function != NULL && asthra__ffi_come_home(e);
+    asthra__ffi_unlock();
+    if (is_pinned) asthra__ffi_unpin(ptr);
+}
+
+ASTHRA__FN void asthra__ffi_hand_off(void *ptr) {
+    if (ptr == NULL) return;
+    asthra__ffi_lock();
+    const Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    if (e != NULL && e->function != NULL && e->is_others) asthra__ffi_forget(e);
+    asthra__ffi_unlock();
+}
+
+/* Of an address that is in the table, what came in last counts: C may have freed what was there. */
 ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
-    Asthra__FFIEntry e = {ptr, NULL, end};
+    Asthra__FFIEntry fresh = {ptr, NULL, end, false, false};
     const Asthra__FFICollector *gc = asthra__ffi_collector();
     if (gc != NULL && gc->adopt(ptr, end)) return true;
     if (end == NULL) return true; /* the caller's */
     asthra__ffi_lock();
-    bool is_kept = asthra__ffi_entry(ptr) != NULL || asthra__ffi_remember(&e);
+    Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    bool is_kept = e != NULL || asthra__ffi_remember(&fresh);
+    if (e != NULL && e->is_others) *e = fresh;
+    if (e != NULL) {
+        e->end = end;
+        e->is_back = e->function != NULL;
+    }
     asthra__ffi_unlock();
     return is_kept;
 }
@@ -201,9 +244,16 @@ ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
 /* ---- public ---- */
 
 ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
-    Asthra__FFIEntry e;
+    bool is_pinned = false;
+    void (*end)(void *) = NULL;
     asthra__ffi_lock();
-    bool is_known = ptr != NULL && asthra__ffi_forget(ptr, &e);
+    Asthra__FFIEntry *e = ptr != NULL ? asthra__ffi_entry(ptr) : NULL;
+    bool is_known = e != NULL && !e->is_others;
+    if (is_known && (e->function == NULL || e->is_back)) end = e->end;
+    if (is_known && e->function != NULL)
+        is_pinned = asthra__ffi_come_home(e);
+    else if (is_known)
+        asthra__ffi_forget(e);
     asthra__ffi_unlock();
     if (!is_known)
         return asthra_result_errorf(
@@ -211,10 +261,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
             "asthra_ffi_reclaim: %p is not out: expected what a call handed "
             "over, and nobody has reclaimed",
             ptr);
-    if (e.function != NULL)
-        asthra__ffi_unpin(ptr);
-    else if (e.end != NULL)
-        e.end(ptr);
+    if (is_pinned) asthra__ffi_unpin(ptr);
+    if (end != NULL) end(ptr);
     return asthra_result_ok(ptr);
 }
 
@@ -222,16 +270,29 @@ ASTHRA_RT_API size_t asthra_ffi_transferred_count(void) {
     return asthra__load(&asthra__ffi_border.out, relaxed);
 }
 
-/* Some entry that came in, out of the table. */
-static bool asthra__ffi_take_adopted(Asthra__FFIEntry *out) {
+/* The next entry from slot *at on that came in, out of the table. */
+static bool asthra__ffi_take_adopted(size_t *at, Asthra__FFIEntry *out) {
     bool is_found = false;
     asthra__ffi_lock();
-    for (size_t i = 0; i < asthra__ffi_border.room && !is_found; i++) {
-        const Asthra__FFIEntry *e = &asthra__ffi_border.slots[i];
-        if (e->ptr != NULL && e->function == NULL) is_found = asthra__ffi_forget(e->ptr, out);
+    while (*at < asthra__ffi_border.room && !is_found) {
+        *out = asthra__ffi_border.slots[*at];
+        is_found = out->ptr != NULL && out->function == NULL;
+        if (is_found)
+            asthra__ffi_forget(&asthra__ffi_border.slots[*at]); /* another may move up here */
+        else
+            ++*at;
     }
     asthra__ffi_unlock();
     return is_found;
+}
+
+/* Those too that an end brings in. */
+static void asthra__ffi_end_adopted(void) {
+    Asthra__FFIEntry e;
+    for (bool any = true; any;) {
+        size_t at = 0;
+        for (any = false; asthra__ffi_take_adopted(&at, &e); any = true) e.end(e.ptr);
+    }
 }
 
 static void asthra__ffi_report_one(const Asthra__FFIEntry *e) {
@@ -243,9 +304,9 @@ static void asthra__ffi_report_one(const Asthra__FFIEntry *e) {
 
 ASTHRA__FN void asthra__ffi_report(void) {
     enum { ASTHRA__FFI_TOLD = 16 };
-    Asthra__FFIEntry told[ASTHRA__FFI_TOLD], e;
+    Asthra__FFIEntry told[ASTHRA__FFI_TOLD];
     size_t count = 0;
-    while (asthra__ffi_take_adopted(&e)) e.end(e.ptr);
+    asthra__ffi_end_adopted();
     asthra__ffi_lock();
     for (size_t i = 0; i < asthra__ffi_border.room; i++) {
         const Asthra__FFIEntry *slot = &asthra__ffi_border.slots[i];

@@ -124,7 +124,7 @@ ASTHRA__FN const AsthraFFIType *asthra__marshal_c_type(const AsthraTypeMarshaler
 
 ASTHRA__FN AsthraResult asthra__marshal_enter(const AsthraTypeMarshaler *m, const void *value,
                                               void **c_value, AsthraFFIArena *a) {
-    *c_value = asthra__ffi_arena_alloc(a, asthra__marshal_c_size(m));
+    *c_value = asthra__ffi_arena_value(a, asthra__marshal_c_shape(m));
     if (*c_value == NULL) return asthra__marshal_no_memory();
     return asthra__marshal_down(m, value, *c_value, a);
 }
@@ -166,6 +166,7 @@ static bool asthra__marshal_is_like(const AsthraFFIType *a, const AsthraFFIType 
 ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
                                                     const AsthraTypeMarshaler *m) {
     static const char who[] = "asthra_ffi_set_marshaler";
+    static const AsthraTransferSemantics stays = ASTHRA_TRANSFER_NONE;
     bool is_back = param == ASTHRA_FFI_RETURN;
     AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
     if (r.status) return r;
@@ -177,7 +178,8 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t par
     if (m->c_type == NULL || !asthra__marshal_is_like(m->c_type, asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: c_type is not the type that is passed",
                                     who);
-    return asthra__ffi_set_rule(p, param, NULL, &m);
+    bool is_passed_by = !is_back && c->transfer != ASTHRA_TRANSFER_NONE;
+    return asthra__ffi_set_rule(p, param, is_passed_by ? &stays : NULL, &m);
 }
 
 /* ---- by hand ---- */
@@ -217,11 +219,57 @@ static Asthra__MarshalHead *asthra__marshal_head(void *value) {
     return h;
 }
 
-/* Ends a block, without a value of ours in it. */
+/* Ends a block, without a value of ours in it; also one that was left halfway. */
 static void asthra__marshal_drop(Asthra__MarshalHead *h) {
     h->seal = 0;
     if (h->arena != NULL) asthra__ffi_arena_end(h->arena);
     asthra__free(h->block);
+}
+
+/* What is done with a block. */
+typedef struct Asthra__MarshalDeed {
+    Asthra__FFIGuarded guarded;
+    Asthra__MarshalHead *head;
+    const AsthraTypeMarshaler *m;
+    const void *from;
+    AsthraResult result;
+    struct AsthraError *failure; /* the result's, while cleanups may make others */
+} Asthra__MarshalDeed;
+
+static void asthra__marshal_leave(Asthra__FFIGuarded *guarded) {
+    Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
+    asthra__marshal_drop(d->head);
+    asthra__error_free(d->failure);
+}
+
+static void asthra__marshal_fill(void *guarded) {
+    Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
+    d->result = d->head->arena != NULL
+                    ? asthra__marshal_down(d->m, d->from, d->head + 1, d->head->arena)
+                    : asthra__marshal_up(d->m, d->from, d->head + 1, 0);
+    if (!d->result.status) return;
+    d->failure = asthra__error_put_aside();
+    asthra__marshal_drop(d->head);
+    asthra__error_put_back(d->failure);
+}
+
+static void asthra__marshal_empty(void *guarded) {
+    Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
+    asthra__marshal_end(d->m, d->head + 1);
+    asthra__marshal_drop(d->head);
+}
+
+static AsthraResult asthra__marshal_do(void (*deed)(void *), Asthra__MarshalHead *h,
+                                       const AsthraTypeMarshaler *m, const void *from) {
+    Asthra__MarshalDeed d;
+    d.guarded.leave = asthra__marshal_leave;
+    d.head = h;
+    d.m = m;
+    d.from = from;
+    d.result = asthra_result_ok(NULL);
+    d.failure = NULL;
+    asthra__ffi_run_guarded(&d.guarded, deed);
+    return d.result;
 }
 
 /* NULL, with the reason in asthra_last_error(). */
@@ -266,12 +314,10 @@ ASTHRA_RT_API void *asthra_marshal_to_c(void *value, const AsthraTypeInfo *type)
     if (made == NULL) return asthra__marshal_failed(who, asthra__marshal_no_memory());
     Asthra__MarshalHead *h = (Asthra__MarshalHead *)made - 1;
     if (m != NULL)
-        r = asthra__marshal_down(m, value, made, h->arena);
+        r = asthra__marshal_do(asthra__marshal_fill, h, m, value);
     else
         memcpy(made, value, size);
-    if (!r.status) return made;
-    asthra__marshal_drop(h);
-    return asthra__marshal_failed(who, r);
+    return r.status ? asthra__marshal_failed(who, r) : made;
 }
 
 ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo *type) {
@@ -290,20 +336,17 @@ ASTHRA_RT_API void *asthra_marshal_to_asthra(void *c_value, const AsthraTypeInfo
     Asthra__MarshalHead *h = (Asthra__MarshalHead *)made - 1;
     h->m = m;
     if (m != NULL)
-        r = asthra__marshal_up(m, from, made, 0);
+        r = asthra__marshal_do(asthra__marshal_fill, h, m, from);
     else
         memcpy(made, c_value, type->size);
-    if (!r.status) return made;
-    asthra__marshal_drop(h);
-    return asthra__marshal_failed(who, r);
+    return r.status ? asthra__marshal_failed(who, r) : made;
 }
 
 ASTHRA_RT_API void asthra_marshal_free(void *marshaled, const AsthraTypeInfo *type) {
     (void)type;
     if (marshaled == NULL) return;
     Asthra__MarshalHead *h = asthra__marshal_head(marshaled);
-    asthra__marshal_end(h->m, marshaled);
-    asthra__marshal_drop(h);
+    (void)asthra__marshal_do(asthra__marshal_empty, h, h->m, NULL);
 }
 
 #endif

@@ -58,9 +58,11 @@ typedef struct AsthraFFIArena AsthraFFIArena;
  * without a cleanup nothing is left to do. Each may run on any thread; they get `user`.
  *
  * asthra_to_c fills *c_out, of c_type; cleanup_c gets the address of the same, once the call has
- * ended, and only if asthra_to_c had succeeded. c_to_asthra fills *out, a value of asthra_type, and
- * takes back what it did if it fails. cleanup_asthra ends a value that it made: of one that a call
- * returned the caller asks for it, by asthra_marshaler_find(type)->cleanup_asthra. */
+ * ended, and only if asthra_to_c had succeeded. One that panics leaves the others to be done, and
+ * so does one that throws; while a panic passes, an exception takes its place. c_to_asthra fills
+ * *out, a value of asthra_type, and takes back what it did if it fails. cleanup_asthra ends a value
+ * that it made: of one that a call returned the caller asks for it, by
+ * asthra_marshaler_find(type)->cleanup_asthra. */
 typedef struct AsthraTypeMarshaler {
     const AsthraTypeInfo *asthra_type;
     const AsthraFFIType *c_type;

@@ -175,6 +175,15 @@ ASTHRA__FN bool asthra__marshal_is_string(const AsthraTypeMarshaler *m) {
            m->asthra_to_c == asthra__marshal_maybe_to_c;
 }
 
+ASTHRA__FN const void *asthra__marshal_basic_target(const AsthraTypeMarshaler *m,
+                                                    const void *value) {
+    const void *there = NULL;
+    if (m->asthra_to_c == asthra__marshal_string_to_c) there = ((const AsthraString *)value)->data;
+    if (m->asthra_to_c == asthra__marshal_slice_to_c) there = ((const AsthraSlice *)value)->data;
+    if (m->asthra_to_c == asthra__marshal_maybe_to_c) memcpy(&there, value, sizeof there);
+    return there;
+}
+
 ASTHRA__FN bool asthra__marshal_is_bool(const AsthraTypeMarshaler *m) {
     return m->asthra_to_c == asthra__marshal_bool_to_c;
 }

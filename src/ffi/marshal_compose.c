@@ -90,34 +90,62 @@ static AsthraResult asthra__marshal_struct_to_c(const void *value, void *c_out, 
     return r;
 }
 
-/* The first `count` fields, newest first. */
-static void asthra__marshal_struct_undo(const Asthra__MarshalEntry *e, char *value, size_t count) {
-    while (count-- > 0) asthra__marshal_end(e->fields[count].m, value + e->fields[count].here);
+/* On the way back: what is made so far is ended if the rest is not made. */
+typedef struct Asthra__MarshalBack {
+    Asthra__FFIGuarded guarded;
+    const Asthra__MarshalEntry *e;
+    const void *c_value;
+    void *out;
+    size_t count; /* fields that are made, from the first on */
+    unsigned depth;
+    AsthraResult result;
+} Asthra__MarshalBack;
+
+static void asthra__marshal_struct_undo(Asthra__FFIGuarded *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    while (b->count > 0) {
+        const Asthra__MarshalField *f = &b->e->fields[--b->count];
+        asthra__marshal_end(f->m, (char *)b->out + f->here);
+    }
+}
+
+static void asthra__marshal_struct_fields(void *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    for (; b->count < b->e->c.count && !b->result.status; b->count += !b->result.status) {
+        const Asthra__MarshalField *f = &b->e->fields[b->count];
+        const char *from = (const char *)b->c_value + b->e->there[b->count];
+        char *to = (char *)b->out + f->here;
+        if (f->m != NULL)
+            b->result = asthra__marshal_up(f->m, from, to, b->depth);
+        else
+            memcpy(to, from, f->size);
+    }
+    if (b->result.status) asthra__marshal_struct_undo(&b->guarded);
 }
 
 static AsthraResult asthra__marshal_struct_up(const Asthra__MarshalEntry *e, const void *c_value,
                                               void *out, unsigned depth) {
-    AsthraResult r = asthra_result_ok(NULL);
-    memset(out, 0, e->m.asthra_type->size);
-    for (size_t i = 0; i < e->c.count && !r.status; i++) {
-        const Asthra__MarshalField *f = &e->fields[i];
-        const char *from = (const char *)c_value + e->there[i];
-        char *to = (char *)out + f->here;
-        if (f->m != NULL)
-            r = asthra__marshal_up(f->m, from, to, depth);
-        else
-            memcpy(to, from, f->size);
-        if (r.status) asthra__marshal_struct_undo(e, out, i);
-    }
-    return r;
+    Asthra__MarshalBack b;
+    b.guarded.leave = asthra__marshal_struct_undo;
+    b.e = e;
+    b.c_value = c_value;
+    b.out = memset(out, 0, e->m.asthra_type->size);
+    b.count = 0;
+    b.depth = depth;
+    b.result = asthra_result_ok(NULL);
+    asthra__ffi_run_guarded(&b.guarded, asthra__marshal_struct_fields);
+    return b.result;
 }
 static AsthraResult asthra__marshal_struct_back(const void *c_value, void *out, void *user) {
     return asthra__marshal_struct_up(user, c_value, out, 0);
 }
 
 static void asthra__marshal_struct_end(void *value, void *user) {
-    const Asthra__MarshalEntry *e = user;
-    asthra__marshal_struct_undo(e, value, e->c.count);
+    Asthra__MarshalBack b;
+    b.e = user;
+    b.out = value;
+    b.count = b.e->c.count;
+    asthra__marshal_struct_undo(&b.guarded);
 }
 
 /* ---- optionals and slices ---- */
@@ -149,7 +177,7 @@ static AsthraResult asthra__marshal_elements(const AsthraTypeMarshaler *inner, c
                                              size_t count, size_t more, AsthraFFIArena *a,
                                              void **out) {
     AsthraResult r = asthra_result_ok(NULL);
-    size_t size = asthra__marshal_c_size(inner), step = inner->asthra_type->size;
+    size_t size = asthra__marshal_c_shape(inner).size, step = inner->asthra_type->size;
     if (a->depth == ASTHRA__MARSHAL_DEPTH) return asthra__marshal_too_deep(inner->asthra_type);
     if (count > SIZE_MAX / 2 / size) return asthra__marshal_no_memory();
     char *to = asthra__ffi_arena_alloc(a, (count + more) * size);
@@ -190,25 +218,41 @@ static AsthraResult asthra__marshal_slice_of_to_c(const void *value, void *c_out
     return r;
 }
 
-static AsthraResult asthra__marshal_optional_up(Asthra__MarshalEntry *e, const void *c_value,
+/* `out` is the block that shall hold the value, and c_value C's. */
+static void asthra__marshal_optional_drop(Asthra__FFIGuarded *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    asthra__free(b->out);
+}
+
+static void asthra__marshal_optional_value(void *guarded) {
+    Asthra__MarshalBack *b = ASTHRA__CONTAINER(Asthra__MarshalBack, guarded, guarded);
+    const AsthraTypeMarshaler *inner;
+    b->result = asthra__marshal_inner((Asthra__MarshalEntry *)(uintptr_t)b->e, &inner);
+    if (!b->result.status && inner != NULL)
+        b->result = asthra__marshal_up(inner, b->c_value, b->out, b->depth + 1);
+    else if (!b->result.status)
+        memcpy(b->out, b->c_value, b->e->m.asthra_type->base->size);
+    if (b->result.status) asthra__free(b->out);
+}
+
+static AsthraResult asthra__marshal_optional_up(const Asthra__MarshalEntry *e, const void *c_value,
                                                 void *out, unsigned depth) {
     const AsthraTypeInfo *base = e->m.asthra_type->base;
-    const AsthraTypeMarshaler *inner;
-    AsthraResult r = asthra__marshal_inner(e, &inner);
-    void *there, *here = NULL;
-    memcpy(&there, c_value, sizeof there);
-    if (!r.status && there != NULL) {
+    Asthra__MarshalBack b;
+    b.guarded.leave = asthra__marshal_optional_drop;
+    b.e = e;
+    b.out = NULL;
+    b.depth = depth;
+    b.result = asthra_result_ok(NULL);
+    memcpy(&b.c_value, c_value, sizeof b.c_value);
+    if (b.c_value != NULL) {
         if (depth == ASTHRA__MARSHAL_DEPTH) return asthra__marshal_too_deep(base);
-        here = asthra__alloc(base->size);
-        if (here == NULL) return asthra__marshal_no_memory();
-        if (inner != NULL)
-            r = asthra__marshal_up(inner, there, here, depth + 1);
-        else
-            memcpy(here, there, base->size);
+        b.out = asthra__alloc(base->size);
+        if (b.out == NULL) return asthra__marshal_no_memory();
+        asthra__ffi_run_guarded(&b.guarded, asthra__marshal_optional_value);
     }
-    if (r.status) asthra__free(here);
-    if (!r.status) memcpy(out, &here, sizeof here);
-    return r;
+    if (!b.result.status) memcpy(out, &b.out, sizeof b.out);
+    return b.result;
 }
 static AsthraResult asthra__marshal_optional_back(const void *c_value, void *out, void *user) {
     return asthra__marshal_optional_up(user, c_value, out, 0);
@@ -234,10 +278,20 @@ ASTHRA__FN AsthraResult asthra__marshal_up(const AsthraTypeMarshaler *m, const v
     return m->c_to_asthra(c_value, out, m->user);
 }
 
-ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m) {
-    if (m->asthra_to_c == asthra__marshal_struct_to_c)
-        return ((const Asthra__MarshalEntry *)m->user)->c_size;
-    return asthra__marshal_shape(m->c_type).size;
+ASTHRA__FN Asthra__FFIShape asthra__marshal_c_shape(const AsthraTypeMarshaler *m) {
+    Asthra__FFIShape composed = {0, ASTHRA__MAX_ALIGN};
+    if (m->asthra_to_c != asthra__marshal_struct_to_c) return asthra__marshal_shape(m->c_type);
+    composed.size = ((const Asthra__MarshalEntry *)m->user)->c_size;
+    return composed;
+}
+
+ASTHRA__FN const void *asthra__marshal_target(const AsthraTypeMarshaler *m, const void *value) {
+    const void *there;
+    if (m->asthra_to_c == asthra__marshal_slice_of_to_c) return ((const AsthraSlice *)value)->data;
+    if (m->asthra_to_c != asthra__marshal_optional_to_c)
+        return asthra__marshal_basic_target(m, value);
+    memcpy(&there, value, sizeof there);
+    return there;
 }
 
 /* ---- callbacks and enums ---- */

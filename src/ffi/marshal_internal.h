@@ -46,6 +46,8 @@ ASTHRA__FN const AsthraTypeMarshaler *asthra__marshal_basic(const AsthraTypeInfo
 ASTHRA__FN bool asthra__marshal_is_string(const AsthraTypeMarshaler *m);
 ASTHRA__FN AsthraResult asthra__marshal_string_in(const AsthraTypeMarshaler *m, const void *value,
                                                   const AsthraString **s);
+ASTHRA__FN const void *asthra__marshal_basic_target(const AsthraTypeMarshaler *m,
+                                                    const void *value); /* see ffi_internal.h */
 ASTHRA__FN bool asthra__marshal_is_bool(const AsthraTypeMarshaler *m);
 /* Nothing is wrong with a slice of elements of that size. */
 ASTHRA__FN AsthraResult asthra__marshal_check_slice(const AsthraSlice *s, size_t element_size);
@@ -58,7 +60,8 @@ ASTHRA__FN AsthraResult asthra__marshal_compose(const AsthraTypeInfo *t, unsigne
 /* C's values are the same bytes, as those of enums are; and nearly so, as those of bool. */
 ASTHRA__FN bool asthra__marshal_is_enum(const AsthraTypeMarshaler *m);
 ASTHRA__FN bool asthra__marshal_is_plain(const AsthraTypeMarshaler *m);
-ASTHRA__FN size_t asthra__marshal_c_size(const AsthraTypeMarshaler *m); /* of C's value */
+ASTHRA__FN Asthra__FFIShape
+asthra__marshal_c_shape(const AsthraTypeMarshaler *m); /* of C's value */
 /* What C sees of a type that has that marshaler, or NULL; *size: of C's value, unless NULL. Refuses
  * what is aligned more strictly than our blocks are. */
 ASTHRA__FN AsthraResult asthra__marshal_see(const AsthraTypeInfo *t, const AsthraTypeMarshaler *m,
