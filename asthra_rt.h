@@ -2267,15 +2267,16 @@ ASTHRA_RT_API AsthraResult asthra_ffi_prepare_abi(AsthraFFICall *c, AsthraFFIAbi
  * no parameters. `text` is copied. */
 ASTHRA_RT_API AsthraResult asthra_ffi_signature(AsthraFFICall *c, void *fn, const char *text);
 
-/* Frees what preparing allocated. The call can be prepared again, or released again; a static one
- * prepares itself at its next call. NULL is allowed. */
+/* Frees what preparing allocated. The call can be prepared again, or released again, and no more; a
+ * static one prepares itself at its next call. NULL is allowed. */
 ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c);
 
 /* Calls. args[i] is the address of the i-th argument's value; ret receives exactly the bytes of the
  * return type, or is NULL where nobody wants them. Neither args nor the values are written. No
  * rule, check or transfer applies, and errno is whatever the function leaves. A call that is not
  * prepared and cannot prepare itself is a panic, as is a bare signature.
- * Cost      a few ns, and about 1 for each argument; allocates nothing. */
+ * Cost      a few ns, and less than 1 for each argument; allocates nothing but a place for a result
+ *           above 4 KiB that nobody wants. */
 ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *const *args);
 
 /* ASTHRA_FFI_INVOKE(&call, &result, &a, &b): asthra_ffi_invoke with the addresses of its arguments;
@@ -3223,6 +3224,7 @@ ASTHRA__FN bool asthra__os_main_stack(void **low, void **high); /* the main thre
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #if ASTHRA_HAS_THREADS
@@ -3291,9 +3293,16 @@ ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
 
 /* Pages. */
 
+/* Who writes a file that is too long for a limit of the process gets a signal. */
+static bool asthra__os_may_write(size_t bytes) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+           limit.rlim_cur >= bytes;
+}
+
 ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes) {
     int saved = errno;
-    int fd = asthra__os_code_file();
+    int fd = asthra__os_may_write(bytes) ? asthra__os_code_file() : -1;
     bool is_mapped =
         fd >= 0 && asthra__os_write_all(fd, start, bytes) &&
         mmap(start, bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, fd, 0) == start;
@@ -25592,7 +25601,8 @@ typedef struct Asthra__FFIPlace {
 } Asthra__FFIPlace;
 
 enum {
-    ASTHRA__FFI_READY = 0x0ff1ca11, /* Asthra__FFIPlan.state */
+    ASTHRA__FFI_READY = 0x0ff1ca11, /* Asthra__FFIPlan.state; 0: a static call may prepare itself */
+    ASTHRA__FFI_ENDED = 0x0ff1dead, /* no static call, and released, or never prepared */
     ASTHRA__FFI_MOST = 1024,        /* parameters */
     ASTHRA__FFI_HEAD = 24 + 4 * sizeof(void *),
     ASTHRA__FFI_INLINE = (256 - ASTHRA__FFI_HEAD) / sizeof(uintptr_t)
@@ -25605,15 +25615,16 @@ typedef struct Asthra__FFIPlan {
     uint32_t result_size; /* 0: void */
     uint16_t parameters, fixed;
     uint8_t abi, result_kind, error_rule;
-    uint8_t result_how; /* the processor's: how a closure returns it */
-    bool is_variadic;
-    bool is_plain;                  /* a closure finds every argument HERE */
-    bool has_vectors;               /* the processor's: arguments in such registers */
-    uint8_t result_split;           /* the processor's: where the second part of a result begins */
-    const AsthraFFIType *result;    /* NULL: void */
-    uintptr_t *heap;                /* NULL: the words are below */
-    struct Asthra__FFIRules *rules; /* NULL: none */
-    void *types;                    /* of a text, ours; NULL: none */
+    uint8_t result_how;   /* the processor's: how a closure returns it */
+    uint8_t result_split; /* the processor's: where the second part of a result begins */
+    bool is_static : 1;   /* it prepared itself */
+    bool is_variadic : 1;
+    bool is_plain : 1;                   /* a closure finds every argument HERE */
+    bool has_vectors : 1;                /* the processor's: arguments in such registers */
+    const AsthraFFIType *result;         /* NULL: void */
+    uintptr_t *heap;                     /* NULL: the words are below */
+    struct Asthra__FFIRules *rules;      /* NULL: none */
+    void *types;                         /* of a text, ours; NULL: none */
     uintptr_t words[ASTHRA__FFI_INLINE]; /* places, then steps */
 } Asthra__FFIPlan;
 _Static_assert(sizeof(Asthra__FFIPlan) <= sizeof(((AsthraFFICall *)0)->plan), "a plan fits");
@@ -25932,41 +25943,47 @@ typedef struct Asthra__FFILook {
 static const char *asthra__ffi_look(Asthra__FFILook *look, const AsthraFFIType *t,
                                     Asthra__FFIShape *out);
 
-/* Lays the fields out as if none were aligned more strictly than `cap`. *end: the last byte's. */
-static const char *asthra__ffi_lay(Asthra__FFILook *look, const AsthraFFIType *t, size_t cap,
-                                   Asthra__FFIShape *out, size_t *offset, size_t *end) {
-    size_t at = 0;
-    out->align = 1;
-    *end = 0;
+/* Of a block: what its fields come to, each where its alignment wants it, which is no stricter than
+ * the block's own if that is given; and side by side. */
+typedef struct Asthra__FFILaid {
+    size_t align, end, packed_end;
+} Asthra__FFILaid;
+
+static size_t asthra__ffi_cap(const AsthraFFIType *t) {
+    return t->size != 0 ? t->align : SIZE_MAX;
+}
+
+static const char *asthra__ffi_lay(Asthra__FFILook *look, const AsthraFFIType *t,
+                                   Asthra__FFILaid *out) {
+    const size_t cap = asthra__ffi_cap(t);
+    size_t at = 0, packed = 0;
+    *out = (Asthra__FFILaid){1, 0, 0};
     for (size_t i = 0; i < t->count; i++) {
         Asthra__FFIShape field;
         const char *wrong = asthra__ffi_look(look, t->fields[i], &field);
         if (wrong != NULL) return wrong;
         if (field.align > cap) field.align = cap;
         if (field.align > out->align) out->align = field.align;
-        at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
-        if (offset != NULL) offset[i] = at;
-        at += field.size;
-        if (at > *end) *end = at;
-        if (*end > SIZE_MAX / 4) return "is larger than memory";
+        if (t->kind == ASTHRA_FFI_UNION) at = packed = 0;
+        at = asthra__ffi_up(at, field.align) + field.size;
+        packed += field.size;
+        if (at > out->end) out->end = at;
+        if (packed > out->packed_end) out->packed_end = packed;
+        if (at > SIZE_MAX / 4) return "is larger than memory";
     }
-    out->size = asthra__ffi_up(*end, out->align);
     return NULL;
 }
 
 static const char *asthra__ffi_look_block(Asthra__FFILook *look, const AsthraFFIType *t,
-                                          Asthra__FFIShape *out, size_t *offset) {
-    size_t end;
+                                          Asthra__FFIShape *out) {
+    Asthra__FFILaid laid;
     if (t->count == 0) return "has no fields";
     if (t->fields == NULL) return "has fields that are NULL";
-    const char *wrong =
-        asthra__ffi_lay(look, t, t->size != 0 ? t->align : SIZE_MAX, out, offset, &end);
-    if (wrong != NULL || t->size == 0) return wrong;
-    if (end > t->size) wrong = asthra__ffi_lay(look, t, 1, out, offset, &end);
-    if (wrong == NULL && end > t->size) wrong = "has fields that take more than its size";
-    out->size = t->size;
-    out->align = t->align;
-    return wrong;
+    const char *wrong = asthra__ffi_lay(look, t, &laid);
+    if (wrong != NULL) return wrong;
+    out->size = t->size != 0 ? t->size : asthra__ffi_up(laid.end, laid.align);
+    out->align = t->size != 0 ? t->align : laid.align;
+    return laid.packed_end > out->size ? "has fields that take more than its size" : NULL;
 }
 
 static const char *asthra__ffi_look_array(Asthra__FFILook *look, const AsthraFFIType *t,
@@ -25983,7 +26000,7 @@ static const char *asthra__ffi_look_array(Asthra__FFILook *look, const AsthraFFI
 static const char *asthra__ffi_look_inside(Asthra__FFILook *look, const AsthraFFIType *t,
                                            Asthra__FFIShape *out) {
     if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_look_array(look, t, out);
-    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_look_block(look, t, out, NULL);
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_look_block(look, t, out);
     *out = asthra__ffi_scalars[t->kind];
     return NULL;
 }
@@ -26039,11 +26056,12 @@ static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEach each, v
 
 ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
     Asthra__FFILook look = {0, 0};
-    Asthra__FFIShape whole, field;
-    size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
+    Asthra__FFILaid laid;
+    Asthra__FFIShape field;
+    size_t cap = asthra__ffi_cap(t), at = 0;
     if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_elements(t, each, user);
-    if (t->size != 0 && asthra__ffi_lay(&look, t, cap, &whole, NULL, &end) == NULL && end > t->size)
-        cap = 1;
+    (void)asthra__ffi_lay(&look, t, &laid);
+    if (t->size != 0 && laid.end > t->size) cap = 1; /* packed */
     for (size_t i = 0; i < t->count; i++) {
         look = (Asthra__FFILook){0, 0};
         (void)asthra__ffi_look(&look, t->fields[i], &field);
@@ -26057,16 +26075,22 @@ ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each,
 
 /* ---- public ---- */
 
+static bool asthra__ffi_note_offset(const AsthraFFIType *field, size_t at, void *next) {
+    size_t **offset = next;
+    (void)field;
+    *(*offset)++ = at;
+    return true;
+}
+
 ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
                                              size_t *offset) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape shape = {0, 0};
     const char *wrong = asthra__ffi_look(&look, t, &shape);
-    if (wrong == NULL && offset != NULL && t->kind >= ASTHRA_FFI_STRUCT &&
-        t->kind <= ASTHRA_FFI_UNION)
-        wrong = asthra__ffi_look_block(&look, t, &shape, offset);
     if (wrong != NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_layout: the type %s", wrong);
+    if (offset != NULL && asthra__ffi_is_block(t->kind) && t->kind != ASTHRA_FFI_ARRAY)
+        asthra__ffi_fields(t, asthra__ffi_note_offset, &offset);
     if (size != NULL) *size = shape.size;
     if (align != NULL) *align = shape.align;
     return asthra_result_ok(NULL);
@@ -26205,11 +26229,15 @@ static void asthra__ffi_read(Asthra__FFIText *t, Asthra__FFISignature *s) {
     if (!s->is_variadic) s->nfixed = s->nparams;
 }
 
+/* What was expected, and the text or, of a long one, what is around. */
 ASTHRA__COLD static AsthraResult asthra__ffi_misread(const Asthra__FFIText *t) {
-    char found[] = {'\'', *t->at, '\'', 0};
+    const char found[] = {'\'', *t->at, '\'', 0};
+    size_t at = (size_t)(t->at - t->text), from = at > 60 ? at - 60 : 0, rest = strlen(t->at);
+    int length = (int)(at - from + (rest < 60 ? rest : 60));
     return asthra_result_errorf(
-        ASTHRA_INVALID, "asthra_ffi_signature: \"%s\": expected %s at %zu, found %s", t->text,
-        t->expected, (size_t)(t->at - t->text), *t->at != 0 ? found : "the end");
+        ASTHRA_INVALID, "asthra_ffi_signature: expected %s at %zu, found %s: \"%s%.*s%s\"",
+        t->expected, at, *t->at != 0 ? found : "the end", from > 0 ? "..." : "", length,
+        t->text + from, rest > 60 ? "..." : "");
 }
 
 /* `pile` has room for a type from each byte. */
@@ -26450,6 +26478,7 @@ static void asthra__ffi_clear(AsthraFFICall *c) {
 static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
     if (r.status) {
         asthra__ffi_clear(c);
+        asthra__store(&asthra__ffi_plan(c)->state, (uint32_t)ASTHRA__FFI_ENDED, relaxed);
         return r;
     }
     c->param_count = asthra__ffi_plan(c)->parameters;
@@ -26510,6 +26539,9 @@ static AsthraResult asthra__ffi_plan_types(const AsthraFFICall *c) {
 /* Under the lock: nobody else writes the call. */
 static AsthraResult asthra__ffi_prepare_static(AsthraFFICall *c) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (asthra__load(&p->state, relaxed) == ASTHRA__FFI_ENDED)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: the call is not prepared: it "
+                                                    "could not be, or was released");
     AsthraResult r =
         c->signature != NULL ? asthra__ffi_plan_text(p, c->signature) : asthra__ffi_plan_types(c);
     if (!r.status) r = asthra__ffi_settle(c);
@@ -26519,6 +26551,7 @@ static AsthraResult asthra__ffi_prepare_static(AsthraFFICall *c) {
     }
     if (c->signature != NULL) c->param_count = p->parameters;
     c->is_safe = true;
+    p->is_static = true;
     asthra__store(&p->state, (uint32_t)ASTHRA__FFI_READY, release); /* acquired by users */
     return r;
 }
@@ -26543,7 +26576,10 @@ ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p) {
 ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
     if (c == NULL) return;
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    if (asthra__load(&p->state, acquire) == ASTHRA__FFI_READY) asthra__ffi_empty(p);
+    if (asthra__load(&p->state, acquire) != ASTHRA__FFI_READY) return;
+    uint32_t next = p->is_static ? 0 : ASTHRA__FFI_ENDED;
+    asthra__ffi_empty(p);
+    asthra__store(&p->state, next, relaxed);
 }
 
 /* ---- invoking ---- */
@@ -26553,16 +26589,40 @@ static inline void asthra__ffi_run_plan(const AsthraFFICall *c, void *ret, void 
     asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
 }
 
-/* With a place for a result that nobody wants. */
+/* With a place for a result that nobody wants; a large one's is on the heap. */
+typedef struct Asthra__FFIVain {
+    Asthra__FFIGuarded guarded;
+    const AsthraFFICall *call;
+    void *const *args;
+    void *result, *heap;
+} Asthra__FFIVain;
+
+static void asthra__ffi_leave_vain(Asthra__FFIGuarded *guarded) {
+    asthra__free(ASTHRA__CONTAINER(Asthra__FFIVain, guarded, guarded)->heap);
+}
+static void asthra__ffi_run_vain(void *guarded) {
+    const Asthra__FFIVain *v = ASTHRA__CONTAINER(Asthra__FFIVain, guarded, guarded);
+    asthra__ffi_run_plan(v->call, v->result, v->args);
+}
+
 static void asthra__ffi_invoke_in_vain(const AsthraFFICall *c, void *const *args) {
-    Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    size_t align = 1, room = p->result_size;
-    Asthra__FFIShape shape;
-    if (p->result != NULL && asthra__ffi_measure(p->result, &shape) == NULL) align = shape.align;
-    char *heap = room > 4096 ? asthra__alloc_or_die(NULL, room + align) : NULL;
-    char *space = heap != NULL ? heap : __builtin_alloca(room + align);
-    asthra__ffi_run_plan(c, space + (-(uintptr_t)space & (align - 1)), args);
-    asthra__free(heap);
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    Asthra__FFIShape shape = {p->result_size, 1};
+    Asthra__FFIVain v;
+    if (p->result != NULL) (void)asthra__ffi_measure(p->result, &shape);
+    size_t room = shape.size + shape.align;
+    v.guarded.leave = asthra__ffi_leave_vain;
+    v.call = c;
+    v.args = args;
+    v.heap = room > 4096 ? asthra__alloc_or_die(NULL, room) : NULL;
+    char *space = v.heap != NULL ? v.heap : __builtin_alloca(room);
+    v.result = space + (-(uintptr_t)space & (shape.align - 1));
+    if (v.heap != NULL) {
+        asthra__ffi_run_guarded(&v.guarded, asthra__ffi_run_vain);
+        asthra__free(v.heap);
+    } else {
+        asthra__ffi_run_plan(c, v.result, args);
+    }
 }
 
 /* A call that is not prepared, or has no function, or no place for the result. */
@@ -27508,6 +27568,7 @@ ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const Asthra
         } else {
             asthra__win_add_copy(b, t, shape);
             place->how = ASTHRA__FFI_POINTED;
+            asthra__ffi_align_place(place, shape.align); /* gcc aligns its copies to 16 at most */
         }
     }
     b->ints++;
@@ -30005,7 +30066,7 @@ static bool asthra__ffi_has_failed(const Asthra__FFIPlan *p, AsthraResult r) {
         return is_real ? r.value.real < 0 : !is_unsigned && r.value.integer < 0;
     case ASTHRA_FFI_ERROR_NULL: return r.value.integer == 0;
     case ASTHRA_FFI_ERROR_NONZERO:
-        return is_real ? r.value.real < 0 || r.value.real > 0 : r.value.integer != 0;
+        return is_real ? !(r.value.real >= 0 && r.value.real <= 0) : r.value.integer != 0;
     default: return false;
     }
 }
@@ -31527,7 +31588,7 @@ ASTHRA_RT_API AsthraFFIClosure *asthra_ffi_closure_bind_signature(const char *te
                                                                   AsthraFFIHandler fn, void *user) {
     AsthraFFIClosure *c;
     void *code;
-    AsthraFFICall *sig = asthra__alloc(sizeof *sig);
+    AsthraFFICall *sig = asthra__alloc_zeroed(1, sizeof *sig);
     if (sig == NULL) {
         asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_closure_bind_signature: out of memory");
         return NULL;

@@ -198,6 +198,24 @@ TEST(closure, without_a_file_a_hundred_and_twenty_eight_live_at_once) {
     CHECK(!setrlimit(RLIMIT_NOFILE, &before));
 }
 
+/* It once ended the process, by a signal. */
+TEST(closure, where_no_file_may_be_written_there_are_the_program_s_own_stubs) {
+    int offset = 3;
+    IntOfTwo f;
+    struct rlimit before;
+    CHECK(!getrlimit(RLIMIT_FSIZE, &before));
+    CHECK(!setrlimit(RLIMIT_FSIZE, &(struct rlimit){100, before.rlim_max}));
+    AsthraFFIClosure *closure = offset_by(&offset, &f);
+    CHECK(!setrlimit(RLIMIT_FSIZE, &before));
+    CHECK_EQ(f(1, 2), 6);
+    asthra_ffi_closure_destroy(closure);
+}
+
+TEST(closure, a_signature_that_is_null_is_an_error) {
+    CHECK(asthra_ffi_closure_bind_signature(NULL, add_offset, NULL) == NULL);
+    CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
+}
+
 TEST(closure, no_page_is_writable_and_executable) {
     char line[512], access[8];
     int offset = 0, executable = 0;

@@ -354,6 +354,71 @@ TEST_PANICS(ffi, invoking_a_bare_signature_panics, "function_ptr is NULL") {
     ASTHRA_FFI_INVOKE(&c, NULL, NULL);
 }
 
+TEST(ffi, what_could_not_be_prepared_or_was_released_is_not_called) {
+    AsthraFFICall c, empty = {.function_ptr = ASTHRA_FN(count_call)};
+    CHECK_EQ(asthra_ffi_signature(&c, ASTHRA_FN(count_call), "d(q)").status, ASTHRA_INVALID);
+    CHECK_EQ(asthra_ffi_call(&c, NULL).status, ASTHRA_INVALID);
+    CHECK_HOLDS(asthra_result_message(asthra_last_error()), "is not prepared");
+    CHECK(!asthra_ffi_signature(&c, ASTHRA_FN(count_call), "v()").status);
+    asthra_ffi_release(&c);
+    asthra_ffi_release(&c);
+    CHECK_EQ(asthra_ffi_call(&c, NULL).status, ASTHRA_INVALID);
+    CHECK_EQ(calls, 0);
+    CHECK(!asthra_ffi_signature(&c, ASTHRA_FN(count_call), "v()").status);
+    CHECK(!asthra_ffi_call(&c, NULL).status);
+    asthra_ffi_release(&c);
+    for (int i = 0; i < 2; i++) { /* a static one prepares itself again */
+        CHECK(!asthra_ffi_call(&empty, NULL).status);
+        asthra_ffi_release(&empty);
+    }
+    CHECK_EQ(calls, 3);
+}
+
+TEST(ffi, what_is_wrong_with_a_long_text_is_said) {
+    char text[1000] = "v(";
+    for (int i = 0; i < 200; i++) strcat(text, "{ii}");
+    strcat(text, "q)");
+    CHECK_HOLDS(refusal(text), "expected a type at 802, found 'q': \"...");
+}
+
+TEST(ffi, packed_types_nest) {
+    enum { LEVELS = 30 };
+    static AsthraFFIType types[LEVELS];
+    static const AsthraFFIType *fields[LEVELS][3];
+    const AsthraFFIType *inner = &asthra_ffi_type_s32;
+    size_t size = 4, got, align, offset[3];
+    for (int i = 0; i < LEVELS; i++) {
+        fields[i][0] = fields[i][2] = &asthra_ffi_type_u8;
+        fields[i][1] = inner;
+        size += 2;
+        types[i] = (AsthraFFIType){ASTHRA_FFI_STRUCT, size, 2, fields[i], 3};
+        inner = &types[i];
+    }
+    CHECK(!asthra_ffi_layout(inner, &got, &align, offset).status);
+    CHECK(got == size && align == 2);
+    CHECK(offset[0] == 0 && offset[1] == 1 && offset[2] == size - 1);
+}
+
+TEST(ffi, a_layout_counts_each_field_once) {
+    enum { FIELDS = 99999 };
+    static const AsthraFFIType *fields[FIELDS];
+    static size_t offset[FIELDS];
+    for (int i = 0; i < FIELDS; i++) fields[i] = &asthra_ffi_type_u8;
+    AsthraFFIType type = {ASTHRA_FFI_STRUCT, 0, 0, fields, FIELDS - 1};
+    CHECK(!asthra_ffi_layout(&type, NULL, NULL, offset).status);
+    CHECK_EQ(offset[FIELDS - 2], FIELDS - 2);
+}
+
+static double gives_nan(void) {
+    return NAN;
+}
+TEST(ffi, nan_is_no_zero) {
+    AsthraFFICall c = call_of(ASTHRA_FN(gives_nan), "d()");
+    CHECK(!asthra_ffi_set_error_rule(&c, ASTHRA_FFI_ERROR_NONZERO).status);
+    CHECK_EQ(asthra_ffi_call(&c, NULL).status, ASTHRA_FAILED);
+    asthra_ffi_release(&c);
+}
+
 TEST_PANICS(ffi, invoking_what_cannot_be_prepared_panics, "expected a type at 0, found '?'") {
     static AsthraFFICall c = {.function_ptr = ASTHRA_FN(count_call), .signature = "?"};
     ASTHRA_FFI_INVOKE(&c, NULL, NULL);

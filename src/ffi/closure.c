@@ -293,7 +293,7 @@ ASTHRA_RT_API AsthraFFIClosure *asthra_ffi_closure_bind_signature(const char *te
                                                                   AsthraFFIHandler fn, void *user) {
     AsthraFFIClosure *c;
     void *code;
-    AsthraFFICall *sig = asthra__alloc(sizeof *sig);
+    AsthraFFICall *sig = asthra__alloc_zeroed(1, sizeof *sig);
     if (sig == NULL) {
         asthra__error_set(ASTHRA_OUT_OF_MEMORY, "asthra_ffi_closure_bind_signature: out of memory");
         return NULL;

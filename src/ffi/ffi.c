@@ -194,6 +194,7 @@ static void asthra__ffi_clear(AsthraFFICall *c) {
 static AsthraResult asthra__ffi_prepared(AsthraFFICall *c, AsthraResult r) {
     if (r.status) {
         asthra__ffi_clear(c);
+        asthra__store(&asthra__ffi_plan(c)->state, (uint32_t)ASTHRA__FFI_ENDED, relaxed);
         return r;
     }
     c->param_count = asthra__ffi_plan(c)->parameters;
@@ -254,6 +255,9 @@ static AsthraResult asthra__ffi_plan_types(const AsthraFFICall *c) {
 /* Under the lock: nobody else writes the call. */
 static AsthraResult asthra__ffi_prepare_static(AsthraFFICall *c) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    if (asthra__load(&p->state, relaxed) == ASTHRA__FFI_ENDED)
+        return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_call: the call is not prepared: it "
+                                                    "could not be, or was released");
     AsthraResult r =
         c->signature != NULL ? asthra__ffi_plan_text(p, c->signature) : asthra__ffi_plan_types(c);
     if (!r.status) r = asthra__ffi_settle(c);
@@ -263,6 +267,7 @@ static AsthraResult asthra__ffi_prepare_static(AsthraFFICall *c) {
     }
     if (c->signature != NULL) c->param_count = p->parameters;
     c->is_safe = true;
+    p->is_static = true;
     asthra__store(&p->state, (uint32_t)ASTHRA__FFI_READY, release); /* acquired by users */
     return r;
 }
@@ -287,7 +292,10 @@ ASTHRA__FN void asthra__ffi_empty(Asthra__FFIPlan *p) {
 ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c) {
     if (c == NULL) return;
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    if (asthra__load(&p->state, acquire) == ASTHRA__FFI_READY) asthra__ffi_empty(p);
+    if (asthra__load(&p->state, acquire) != ASTHRA__FFI_READY) return;
+    uint32_t next = p->is_static ? 0 : ASTHRA__FFI_ENDED;
+    asthra__ffi_empty(p);
+    asthra__store(&p->state, next, relaxed);
 }
 
 /* ---- invoking ---- */
@@ -297,16 +305,40 @@ static inline void asthra__ffi_run_plan(const AsthraFFICall *c, void *ret, void 
     asthra__ffi_enter(asthra__ffi_steps(p), ret, args, p->stack_bytes, c->function_ptr);
 }
 
-/* With a place for a result that nobody wants. */
+/* With a place for a result that nobody wants; a large one's is on the heap. */
+typedef struct Asthra__FFIVain {
+    Asthra__FFIGuarded guarded;
+    const AsthraFFICall *call;
+    void *const *args;
+    void *result, *heap;
+} Asthra__FFIVain;
+
+static void asthra__ffi_leave_vain(Asthra__FFIGuarded *guarded) {
+    asthra__free(ASTHRA__CONTAINER(Asthra__FFIVain, guarded, guarded)->heap);
+}
+static void asthra__ffi_run_vain(void *guarded) {
+    const Asthra__FFIVain *v = ASTHRA__CONTAINER(Asthra__FFIVain, guarded, guarded);
+    asthra__ffi_run_plan(v->call, v->result, v->args);
+}
+
 static void asthra__ffi_invoke_in_vain(const AsthraFFICall *c, void *const *args) {
-    Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    size_t align = 1, room = p->result_size;
-    Asthra__FFIShape shape;
-    if (p->result != NULL && asthra__ffi_measure(p->result, &shape) == NULL) align = shape.align;
-    char *heap = room > 4096 ? asthra__alloc_or_die(NULL, room + align) : NULL;
-    char *space = heap != NULL ? heap : __builtin_alloca(room + align);
-    asthra__ffi_run_plan(c, space + (-(uintptr_t)space & (align - 1)), args);
-    asthra__free(heap);
+    const Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    Asthra__FFIShape shape = {p->result_size, 1};
+    Asthra__FFIVain v;
+    if (p->result != NULL) (void)asthra__ffi_measure(p->result, &shape);
+    size_t room = shape.size + shape.align;
+    v.guarded.leave = asthra__ffi_leave_vain;
+    v.call = c;
+    v.args = args;
+    v.heap = room > 4096 ? asthra__alloc_or_die(NULL, room) : NULL;
+    char *space = v.heap != NULL ? v.heap : __builtin_alloca(room);
+    v.result = space + (-(uintptr_t)space & (shape.align - 1));
+    if (v.heap != NULL) {
+        asthra__ffi_run_guarded(&v.guarded, asthra__ffi_run_vain);
+        asthra__free(v.heap);
+    } else {
+        asthra__ffi_run_plan(c, v.result, args);
+    }
 }
 
 /* A call that is not prepared, or has no function, or no place for the result. */

@@ -162,15 +162,16 @@ ASTHRA_RT_API AsthraResult asthra_ffi_prepare_abi(AsthraFFICall *c, AsthraFFIAbi
  * no parameters. `text` is copied. */
 ASTHRA_RT_API AsthraResult asthra_ffi_signature(AsthraFFICall *c, void *fn, const char *text);
 
-/* Frees what preparing allocated. The call can be prepared again, or released again; a static one
- * prepares itself at its next call. NULL is allowed. */
+/* Frees what preparing allocated. The call can be prepared again, or released again, and no more; a
+ * static one prepares itself at its next call. NULL is allowed. */
 ASTHRA_RT_API void asthra_ffi_release(AsthraFFICall *c);
 
 /* Calls. args[i] is the address of the i-th argument's value; ret receives exactly the bytes of the
  * return type, or is NULL where nobody wants them. Neither args nor the values are written. No
  * rule, check or transfer applies, and errno is whatever the function leaves. A call that is not
  * prepared and cannot prepare itself is a panic, as is a bare signature.
- * Cost      a few ns, and about 1 for each argument; allocates nothing. */
+ * Cost      a few ns, and less than 1 for each argument; allocates nothing but a place for a result
+ *           above 4 KiB that nobody wants. */
 ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *const *args);
 
 /* ASTHRA_FFI_INVOKE(&call, &result, &a, &b): asthra_ffi_invoke with the addresses of its arguments;

@@ -53,7 +53,7 @@ static bool asthra__ffi_has_failed(const Asthra__FFIPlan *p, AsthraResult r) {
         return is_real ? r.value.real < 0 : !is_unsigned && r.value.integer < 0;
     case ASTHRA_FFI_ERROR_NULL: return r.value.integer == 0;
     case ASTHRA_FFI_ERROR_NONZERO:
-        return is_real ? r.value.real < 0 || r.value.real > 0 : r.value.integer != 0;
+        return is_real ? !(r.value.real >= 0 && r.value.real <= 0) : r.value.integer != 0;
     default: return false;
     }
 }

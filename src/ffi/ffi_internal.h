@@ -67,7 +67,8 @@ typedef struct Asthra__FFIPlace {
 } Asthra__FFIPlace;
 
 enum {
-    ASTHRA__FFI_READY = 0x0ff1ca11, /* Asthra__FFIPlan.state */
+    ASTHRA__FFI_READY = 0x0ff1ca11, /* Asthra__FFIPlan.state; 0: a static call may prepare itself */
+    ASTHRA__FFI_ENDED = 0x0ff1dead, /* no static call, and released, or never prepared */
     ASTHRA__FFI_MOST = 1024,        /* parameters */
     ASTHRA__FFI_HEAD = 24 + 4 * sizeof(void *),
     ASTHRA__FFI_INLINE = (256 - ASTHRA__FFI_HEAD) / sizeof(uintptr_t)
@@ -80,15 +81,16 @@ typedef struct Asthra__FFIPlan {
     uint32_t result_size; /* 0: void */
     uint16_t parameters, fixed;
     uint8_t abi, result_kind, error_rule;
-    uint8_t result_how; /* the processor's: how a closure returns it */
-    bool is_variadic;
-    bool is_plain;                  /* a closure finds every argument HERE */
-    bool has_vectors;               /* the processor's: arguments in such registers */
-    uint8_t result_split;           /* the processor's: where the second part of a result begins */
-    const AsthraFFIType *result;    /* NULL: void */
-    uintptr_t *heap;                /* NULL: the words are below */
-    struct Asthra__FFIRules *rules; /* NULL: none */
-    void *types;                    /* of a text, ours; NULL: none */
+    uint8_t result_how;   /* the processor's: how a closure returns it */
+    uint8_t result_split; /* the processor's: where the second part of a result begins */
+    bool is_static : 1;   /* it prepared itself */
+    bool is_variadic : 1;
+    bool is_plain : 1;                   /* a closure finds every argument HERE */
+    bool has_vectors : 1;                /* the processor's: arguments in such registers */
+    const AsthraFFIType *result;         /* NULL: void */
+    uintptr_t *heap;                     /* NULL: the words are below */
+    struct Asthra__FFIRules *rules;      /* NULL: none */
+    void *types;                         /* of a text, ours; NULL: none */
     uintptr_t words[ASTHRA__FFI_INLINE]; /* places, then steps */
 } Asthra__FFIPlan;
 _Static_assert(sizeof(Asthra__FFIPlan) <= sizeof(((AsthraFFICall *)0)->plan), "a plan fits");

@@ -129,11 +129,15 @@ static void asthra__ffi_read(Asthra__FFIText *t, Asthra__FFISignature *s) {
     if (!s->is_variadic) s->nfixed = s->nparams;
 }
 
+/* What was expected, and the text or, of a long one, what is around. */
 ASTHRA__COLD static AsthraResult asthra__ffi_misread(const Asthra__FFIText *t) {
-    char found[] = {'\'', *t->at, '\'', 0};
+    const char found[] = {'\'', *t->at, '\'', 0};
+    size_t at = (size_t)(t->at - t->text), from = at > 60 ? at - 60 : 0, rest = strlen(t->at);
+    int length = (int)(at - from + (rest < 60 ? rest : 60));
     return asthra_result_errorf(
-        ASTHRA_INVALID, "asthra_ffi_signature: \"%s\": expected %s at %zu, found %s", t->text,
-        t->expected, (size_t)(t->at - t->text), *t->at != 0 ? found : "the end");
+        ASTHRA_INVALID, "asthra_ffi_signature: expected %s at %zu, found %s: \"%s%.*s%s\"",
+        t->expected, at, *t->at != 0 ? found : "the end", from > 0 ? "..." : "", length,
+        t->text + from, rest > 60 ? "..." : "");
 }
 
 /* `pile` has room for a type from each byte. */

@@ -85,41 +85,47 @@ typedef struct Asthra__FFILook {
 static const char *asthra__ffi_look(Asthra__FFILook *look, const AsthraFFIType *t,
                                     Asthra__FFIShape *out);
 
-/* Lays the fields out as if none were aligned more strictly than `cap`. *end: the last byte's. */
-static const char *asthra__ffi_lay(Asthra__FFILook *look, const AsthraFFIType *t, size_t cap,
-                                   Asthra__FFIShape *out, size_t *offset, size_t *end) {
-    size_t at = 0;
-    out->align = 1;
-    *end = 0;
+/* Of a block: what its fields come to, each where its alignment wants it, which is no stricter than
+ * the block's own if that is given; and side by side. */
+typedef struct Asthra__FFILaid {
+    size_t align, end, packed_end;
+} Asthra__FFILaid;
+
+static size_t asthra__ffi_cap(const AsthraFFIType *t) {
+    return t->size != 0 ? t->align : SIZE_MAX;
+}
+
+static const char *asthra__ffi_lay(Asthra__FFILook *look, const AsthraFFIType *t,
+                                   Asthra__FFILaid *out) {
+    const size_t cap = asthra__ffi_cap(t);
+    size_t at = 0, packed = 0;
+    *out = (Asthra__FFILaid){1, 0, 0};
     for (size_t i = 0; i < t->count; i++) {
         Asthra__FFIShape field;
         const char *wrong = asthra__ffi_look(look, t->fields[i], &field);
         if (wrong != NULL) return wrong;
         if (field.align > cap) field.align = cap;
         if (field.align > out->align) out->align = field.align;
-        at = t->kind == ASTHRA_FFI_UNION ? 0 : asthra__ffi_up(at, field.align);
-        if (offset != NULL) offset[i] = at;
-        at += field.size;
-        if (at > *end) *end = at;
-        if (*end > SIZE_MAX / 4) return "is larger than memory";
+        if (t->kind == ASTHRA_FFI_UNION) at = packed = 0;
+        at = asthra__ffi_up(at, field.align) + field.size;
+        packed += field.size;
+        if (at > out->end) out->end = at;
+        if (packed > out->packed_end) out->packed_end = packed;
+        if (at > SIZE_MAX / 4) return "is larger than memory";
     }
-    out->size = asthra__ffi_up(*end, out->align);
     return NULL;
 }
 
 static const char *asthra__ffi_look_block(Asthra__FFILook *look, const AsthraFFIType *t,
-                                          Asthra__FFIShape *out, size_t *offset) {
-    size_t end;
+                                          Asthra__FFIShape *out) {
+    Asthra__FFILaid laid;
     if (t->count == 0) return "has no fields";
     if (t->fields == NULL) return "has fields that are NULL";
-    const char *wrong =
-        asthra__ffi_lay(look, t, t->size != 0 ? t->align : SIZE_MAX, out, offset, &end);
-    if (wrong != NULL || t->size == 0) return wrong;
-    if (end > t->size) wrong = asthra__ffi_lay(look, t, 1, out, offset, &end);
-    if (wrong == NULL && end > t->size) wrong = "has fields that take more than its size";
-    out->size = t->size;
-    out->align = t->align;
-    return wrong;
+    const char *wrong = asthra__ffi_lay(look, t, &laid);
+    if (wrong != NULL) return wrong;
+    out->size = t->size != 0 ? t->size : asthra__ffi_up(laid.end, laid.align);
+    out->align = t->size != 0 ? t->align : laid.align;
+    return laid.packed_end > out->size ? "has fields that take more than its size" : NULL;
 }
 
 static const char *asthra__ffi_look_array(Asthra__FFILook *look, const AsthraFFIType *t,
@@ -136,7 +142,7 @@ static const char *asthra__ffi_look_array(Asthra__FFILook *look, const AsthraFFI
 static const char *asthra__ffi_look_inside(Asthra__FFILook *look, const AsthraFFIType *t,
                                            Asthra__FFIShape *out) {
     if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_look_array(look, t, out);
-    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_look_block(look, t, out, NULL);
+    if (asthra__ffi_is_block(t->kind)) return asthra__ffi_look_block(look, t, out);
     *out = asthra__ffi_scalars[t->kind];
     return NULL;
 }
@@ -192,11 +198,12 @@ static bool asthra__ffi_elements(const AsthraFFIType *t, Asthra__FFIEach each, v
 
 ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each, void *user) {
     Asthra__FFILook look = {0, 0};
-    Asthra__FFIShape whole, field;
-    size_t cap = t->size != 0 ? t->align : SIZE_MAX, end, at = 0;
+    Asthra__FFILaid laid;
+    Asthra__FFIShape field;
+    size_t cap = asthra__ffi_cap(t), at = 0;
     if (t->kind == ASTHRA_FFI_ARRAY) return asthra__ffi_elements(t, each, user);
-    if (t->size != 0 && asthra__ffi_lay(&look, t, cap, &whole, NULL, &end) == NULL && end > t->size)
-        cap = 1;
+    (void)asthra__ffi_lay(&look, t, &laid);
+    if (t->size != 0 && laid.end > t->size) cap = 1; /* packed */
     for (size_t i = 0; i < t->count; i++) {
         look = (Asthra__FFILook){0, 0};
         (void)asthra__ffi_look(&look, t->fields[i], &field);
@@ -210,16 +217,22 @@ ASTHRA__FN bool asthra__ffi_fields(const AsthraFFIType *t, Asthra__FFIEach each,
 
 /* ---- public ---- */
 
+static bool asthra__ffi_note_offset(const AsthraFFIType *field, size_t at, void *next) {
+    size_t **offset = next;
+    (void)field;
+    *(*offset)++ = at;
+    return true;
+}
+
 ASTHRA_RT_API AsthraResult asthra_ffi_layout(const AsthraFFIType *t, size_t *size, size_t *align,
                                              size_t *offset) {
     Asthra__FFILook look = {0, 0};
     Asthra__FFIShape shape = {0, 0};
     const char *wrong = asthra__ffi_look(&look, t, &shape);
-    if (wrong == NULL && offset != NULL && t->kind >= ASTHRA_FFI_STRUCT &&
-        t->kind <= ASTHRA_FFI_UNION)
-        wrong = asthra__ffi_look_block(&look, t, &shape, offset);
     if (wrong != NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "asthra_ffi_layout: the type %s", wrong);
+    if (offset != NULL && asthra__ffi_is_block(t->kind) && t->kind != ASTHRA_FFI_ARRAY)
+        asthra__ffi_fields(t, asthra__ffi_note_offset, &offset);
     if (size != NULL) *size = shape.size;
     if (align != NULL) *align = shape.align;
     return asthra_result_ok(NULL);

@@ -85,6 +85,7 @@ ASTHRA__FN const char *asthra__ffi_win64_add(Asthra__FFIBuilder *b, const Asthra
         } else {
             asthra__win_add_copy(b, t, shape);
             place->how = ASTHRA__FFI_POINTED;
+            asthra__ffi_align_place(place, shape.align); /* gcc aligns its copies to 16 at most */
         }
     }
     b->ints++;

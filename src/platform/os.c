@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #if ASTHRA_HAS_THREADS
@@ -82,9 +83,16 @@ ASTHRA__FN int asthra__os_poll_one(int fd, int events, int64_t timeout_ns) {
 
 /* Pages. */
 
+/* Who writes a file that is too long for a limit of the process gets a signal. */
+static bool asthra__os_may_write(size_t bytes) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+           limit.rlim_cur >= bytes;
+}
+
 ASTHRA__FN bool asthra__os_map_code(void *start, size_t bytes) {
     int saved = errno;
-    int fd = asthra__os_code_file();
+    int fd = asthra__os_may_write(bytes) ? asthra__os_code_file() : -1;
     bool is_mapped =
         fd >= 0 && asthra__os_write_all(fd, start, bytes) &&
         mmap(start, bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, fd, 0) == start;
