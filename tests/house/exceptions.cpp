@@ -175,10 +175,86 @@ static bool marshaled_is_cleaned_up() {
     return handled == 3 && caught == 3;
 }
 
+/* The cleanup of 8 throws, or panics; that of 7, which was made first, comes after it. */
+static void forgets_or_throws(void *c_value, void *panics) {
+    forgets(c_value, NULL);
+    if (*static_cast<int *>(c_value) != 8) return;
+    if (panics != NULL) asthra_panic("while cleaning up");
+    throw std::runtime_error("while cleaning up");
+}
+static int throws_odd(int a, int b) {
+    if (a % 2 != 0) throw std::runtime_error("odd");
+    return b;
+}
+
+static void asks_for_two(int a, void *panics) {
+    AsthraTypeMarshaler m = note;
+    int b = 8;
+    void *args[] = {&a, &b};
+    AsthraFFICall call;
+    m.cleanup_c = forgets_or_throws;
+    m.user = panics;
+    asthra_ffi_signature(&call, ASTHRA_FN(throws_odd), "i(ii)");
+    asthra_ffi_set_marshaler(&call, 0, &m);
+    asthra_ffi_set_marshaler(&call, 1, &m);
+    try {
+        asthra_ffi_call(&call, args);
+    } catch (const std::runtime_error &) {
+        story += '!';
+    }
+    asthra_ffi_release(&call);
+}
+static void *panics_midway(void *unused) {
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asks_for_two(7, unused);
+    return unused;
+}
+
+static bool cleanups_may_throw() {
+    asks_for_two(6, NULL);
+    if (story != "++86!") return false;
+    story.clear();
+    void *value;
+    AsthraResult r = asthra_await_result(asthra_spawn(panics_midway, &story), &value);
+    return r.status == ASTHRA_PANICKED && story == "++87";
+}
+
+/* What a result needs that nobody wants is given back: a leak is the sanitizer's to tell. */
+struct Large {
+    char bytes[6000];
+};
+static Large throws_instead() {
+    throw std::runtime_error("nothing");
+}
+static bool unwanted_results_let_through() {
+    AsthraFFICall call;
+    bool is_caught = false;
+    asthra_ffi_signature(&call, ASTHRA_FN(throws_instead), "{[6000c]}()");
+    try {
+        asthra_ffi_invoke(&call, NULL, NULL);
+    } catch (const std::runtime_error &) {
+        is_caught = true;
+    }
+    asthra_ffi_release(&call);
+    return is_caught;
+}
+
 #else
-static bool calls_let_through() { return true; }
-static bool marshaled_is_cleaned_up() { return true; }
-static bool closures_let_through() { return true; }
+static bool calls_let_through() {
+    return true;
+}
+static bool cleanups_may_throw() {
+    return true;
+}
+static bool unwanted_results_let_through() {
+    return true;
+}
+static bool marshaled_is_cleaned_up() {
+    return true;
+}
+static bool closures_let_through() {
+    return true;
+}
 #endif
 
 static void terminated() {
@@ -196,11 +272,11 @@ int main() {
         std::printf("caught %d, unwound %d\n", divers[i].caught, divers[i].unwound);
         return 1;
     }
-    if (!calls_let_through() || !closures_let_through()) {
+    if (!calls_let_through() || !closures_let_through() || !unwanted_results_let_through()) {
         std::printf("an exception was lost in a foreign call or closure\n");
         return 3;
     }
-    if (!marshaled_is_cleaned_up()) {
+    if (!marshaled_is_cleaned_up() || !cleanups_may_throw()) {
         std::printf("what was marshaled was not cleaned up\n");
         return 4;
     }
