@@ -27206,8 +27206,7 @@ static uintptr_t asthra__x_run_of(const Asthra__XRun *run, unsigned n) {
 
 /* The next argument, of `size` bytes, goes behind n others of its run, or begins one; false: it
  * cannot, because something is between them, or its size is another. */
-ASTHRA__FN bool asthra__ffi_x_join(Asthra__FFIBuilder *b, Asthra__XWhere where, size_t n,
-                                   size_t size) {
+static bool asthra__x_join(Asthra__FFIBuilder *b, Asthra__XWhere where, size_t n, size_t size) {
     const Asthra__XRun *run = &asthra__x_runs[where + (size == 8)];
     if ((size != 4 && size != 8) || n >= run->most) return false;
     if (n == 0) {
@@ -27254,7 +27253,7 @@ ASTHRA__FN void asthra__ffi_x_load_stack(Asthra__FFIBuilder *b, AsthraFFIKind ki
                                          size_t offset) {
     if (asthra__ffi_x_widen(b, kind)) {
         asthra__ffi_x_stack(b, 2, offset);
-    } else if (asthra__ffi_x_join(b, ASTHRA__X_ON_THE_STACK, offset / 8, n)) {
+    } else if (asthra__x_join(b, ASTHRA__X_ON_THE_STACK, offset / 8, n)) {
         return;
     } else if (n == 4 || n == 8) {
         asthra__ffi_x_stack(b, n == 8 ? 1 : 0, offset);
@@ -27429,14 +27428,14 @@ static void asthra__x_add(Asthra__FFIBuilder *b, const AsthraFFIType *t, Asthra_
         place->offset = 8 * b->ints;
         if (asthra__ffi_x_widen(b, t->kind))
             asthra__ffi_x_general(b, b->ints);
-        else if (!asthra__ffi_x_join(b, ASTHRA__X_IN_GENERAL, b->ints, shape.size))
+        else if (!asthra__x_join(b, ASTHRA__X_IN_GENERAL, b->ints, shape.size))
             asthra__ffi_x_load_general(b, b->ints, shape.size);
         b->ints++;
         return;
     }
     if (asthra__ffi_x_is_real(t->kind) && b->floats < 8) {
         place->offset = ASTHRA__X_FRAME_VECTORS + 8 * b->floats;
-        if (!asthra__ffi_x_join(b, ASTHRA__X_IN_VECTORS, b->floats, shape.size))
+        if (!asthra__x_join(b, ASTHRA__X_IN_VECTORS, b->floats, shape.size))
             asthra__ffi_x_load_vector(b, b->floats, shape.size);
         b->floats++;
         return;
