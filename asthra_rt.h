@@ -2293,7 +2293,7 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 #endif
 
 /* Calls by the rules: marshals and hands over what the call says, sets errno to 0 before and notes
- * it afterwards, and tells by the call's error rule whether it failed.
+ * it afterwards, and tells by the call's error rule whether it failed. A longjmp must not pass it.
  *
  * Returns   OK with the function's result as value: an integer widened to 64 bits, a bool as 0 or
  *           1, a float widened to double, a pointer. Else ASTHRA_INVALID: a result that is no word
@@ -17766,8 +17766,7 @@ struct Asthra__Fiber {
 /* Innermost first: entered and left in order, but for what a longjmp skips. */
 ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g);
 ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g);
-/* Leaves all that lie deeper than `end`, innermost first. A `leave` that panics is called again, to
- * go on where it was. */
+/* Leaves all that lie deeper than `end`, innermost first. No `leave` lets a panic out. */
 ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end);
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */
@@ -18274,12 +18273,15 @@ ASTHRA__FN void asthra__fiber_forget(void) {
 /* ---- guards ---- */
 
 static uintptr_t asthra__fiber_seal(const Asthra__FiberGuard *g) {
-    return (uintptr_t)g ^ (uintptr_t)0x6a2d6a2d6a2d6a2du;
+    return (uintptr_t)g ^ (uintptr_t)g->outer ^ (uintptr_t)0x6a2d6a2d6a2d6a2du;
 }
 
+/* Those that are no less deep were skipped by a longjmp, and may be overwritten. */
 ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g) {
-    bool is_deeper = (uintptr_t)g < (uintptr_t)f->guards; /* else a longjmp has skipped that one */
-    g->outer = is_deeper ? f->guards : NULL;
+    Asthra__FiberGuard *outer = f->guards;
+    while (outer != NULL && (uintptr_t)outer <= (uintptr_t)g)
+        outer = outer->seal == asthra__fiber_seal(outer) ? outer->outer : NULL;
+    g->outer = outer;
     g->seal = asthra__fiber_seal(g);
     f->guards = g;
 }
@@ -18293,7 +18295,7 @@ ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end) 
     Asthra__FiberGuard *g;
     while ((g = f->guards) != NULL && (uintptr_t)g < (uintptr_t)end) {
         bool is_whole = g->seal == asthra__fiber_seal(g);
-        if (is_whole) g->leave(g); /* if that panics, g is still there, to be left to the end */
+        if (is_whole) g->leave(g);
         f->guards = is_whole ? g->outer : NULL;
     }
 }
@@ -25708,6 +25710,7 @@ struct AsthraTypeMarshaler;
 typedef struct Asthra__FFIRule {
     uint32_t param;
     AsthraTransferSemantics transfer;
+    bool is_own;                                 /* of the parameter, and not of the whole call */
     const struct AsthraTypeMarshaler *marshaler; /* NULL: none */
 } Asthra__FFIRule;
 
@@ -25724,6 +25727,10 @@ ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
 ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
                                              const AsthraTransferSemantics *transfer,
                                              const struct AsthraTypeMarshaler *const *marshaler);
+/* Of marshaling a parameter or result by m, NULL: no more. The transfer of the whole call passes it
+ * by, one of its own does not. */
+ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param,
+                                                  const struct AsthraTypeMarshaler *m);
 ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param);
 /* The call is prepared and has that parameter, or result; else why not. */
 ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
@@ -25760,17 +25767,20 @@ ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a); /* does its dut
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
                                         void *record) __asm__("asthra__ffi_guard");
-/* What is to be put right when a panic or exception comes out of `run`, which else does so itself.
- * It lies on the stack of who runs it. A `leave` that panics is called again, to go on where it
- * was. */
+/* What is to be put right when a panic or exception comes out of `run`, which else does so itself,
+ * by asthra__ffi_leave_guarded if the caller shall see the error that there is, and not one that is
+ * made on the way. It lies on the stack of who runs it. If `leave` panics, it is called again, and
+ * goes on where it was. */
 typedef struct Asthra__FFIGuarded Asthra__FFIGuarded;
 struct Asthra__FFIGuarded {
 #if ASTHRA_HAS_TASK
     Asthra__FiberGuard guard; /* in the list of that stack */
 #endif
-    void (*leave)(Asthra__FFIGuarded *g);
+    void (*leave)(Asthra__FFIGuarded *g); /* NULL: it was */
+    struct AsthraError *error;            /* while it is put aside */
 };
 ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g));
+ASTHRA__FN void asthra__ffi_leave_guarded(Asthra__FFIGuarded *g);
 
 /* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that
  * is NULL. */
@@ -25784,8 +25794,9 @@ ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const c
 ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr); /* without doing it */
 ASTHRA__FN void asthra__ffi_take_back(void *ptr);
 ASTHRA__FN void asthra__ffi_hand_off(void *ptr);
-/* A result that is ours, to be ended so. false: no memory to remember it. */
+/* A result that is ours, to be ended so; false: no memory to remember it. One to be ended now. */
 ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *));
+ASTHRA__FN void asthra__ffi_dispose(void *ptr, void (*end)(void *));
 /* At the end of the runtime: tells what is out, and ends what was adopted. */
 ASTHRA__FN void asthra__ffi_report(void);
 ASTHRA__FN void asthra__ffi_configure(bool is_enabled, bool is_strict);
@@ -30315,7 +30326,7 @@ static Asthra__FFIRule *asthra__ffi_row(Asthra__FFIPlan *p, size_t param) {
     Asthra__FFIRule *rows = asthra__realloc(rules->rows, (rules->count + 1) * sizeof *rows);
     if (rows == NULL) return NULL;
     memmove(rows + i + 1, rows + i, (rules->count - i) * sizeof *rows);
-    rows[i] = (Asthra__FFIRule){(uint32_t)param, ASTHRA_TRANSFER_NONE, NULL};
+    rows[i] = (Asthra__FFIRule){(uint32_t)param, ASTHRA_TRANSFER_NONE, false, NULL};
     rules->rows = rows;
     rules->count++;
     return &rows[i];
@@ -30379,7 +30390,20 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t para
                                     (int)how);
     if (!asthra__ffi_is_pointer(asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: it is no pointer", who);
-    return asthra__ffi_set_rule(p, param, &how, NULL);
+    r = asthra__ffi_set_rule(p, param, &how, NULL);
+    if (!r.status && param != ASTHRA_FFI_RETURN) asthra__ffi_row(p, param)->is_own = true;
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param,
+                                                  const struct AsthraTypeMarshaler *m) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    AsthraTransferSemantics whole = ASTHRA_TRANSFER_NONE;
+    bool is_own = param == ASTHRA_FFI_RETURN;
+    for (size_t i = 0; p->rules != NULL && i < p->rules->count; i++)
+        if (p->rules->rows[i].param == param) is_own = p->rules->rows[i].is_own;
+    if (m == NULL && asthra__ffi_is_pointer(asthra__ffi_type_at(p, param))) whole = c->transfer;
+    return asthra__ffi_set_rule(p, param, is_own ? NULL : &whole, &m);
 }
 
 ASTHRA_RT_API AsthraResult asthra_ffi_set_return_free(AsthraFFICall *c, void (*end)(void *)) {
@@ -30672,10 +30696,18 @@ ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const c
 static bool asthra__ffi_come_home(Asthra__FFIEntry *e) {
     bool is_others = e->is_others;
     e->function = NULL;
-    e->is_others = false;
-    if (e->end == NULL || e->is_back) asthra__ffi_forget(e);
+    e->is_others = e->is_back = false;
+    if (e->end == NULL) asthra__ffi_forget(e);
     if (!is_others) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
     return !is_others;
+}
+
+/* Under the lock: e is to be ended, out or not; is it to be unpinned? */
+static bool asthra__ffi_strike(Asthra__FFIEntry *e) {
+    bool is_pinned = e->function != NULL && !e->is_others;
+    if (is_pinned) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
+    asthra__ffi_forget(e);
+    return is_pinned;
 }
 
 ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
@@ -30713,6 +30745,18 @@ ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
     return is_kept;
 }
 
+ASTHRA__FN void asthra__ffi_dispose(void *ptr, void (*end)(void *)) {
+    asthra__ffi_lock();
+    Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    bool is_pinned = e != NULL && end != NULL && asthra__ffi_strike(e);
+    asthra__ffi_unlock();
+    if (is_pinned) asthra__ffi_unpin(ptr);
+    if (end != NULL)
+        end(ptr);
+    else
+        (void)asthra__ffi_adopt(ptr, NULL);
+}
+
 /* ---- public ---- */
 
 ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
@@ -30721,11 +30765,9 @@ ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
     asthra__ffi_lock();
     Asthra__FFIEntry *e = ptr != NULL ? asthra__ffi_entry(ptr) : NULL;
     bool is_known = e != NULL && !e->is_others;
-    if (is_known && (e->function == NULL || e->is_back)) end = e->end;
-    if (is_known && e->function != NULL)
-        is_pinned = asthra__ffi_come_home(e);
-    else if (is_known)
-        asthra__ffi_forget(e);
+    bool is_ended = is_known && (e->function == NULL || e->is_back);
+    if (is_ended) end = e->end;
+    if (is_known) is_pinned = is_ended ? asthra__ffi_strike(e) : asthra__ffi_come_home(e);
     asthra__ffi_unlock();
     if (!is_known)
         return asthra_result_errorf(
@@ -30742,19 +30784,21 @@ ASTHRA_RT_API size_t asthra_ffi_transferred_count(void) {
     return asthra__load(&asthra__ffi_border.out, relaxed);
 }
 
-/* The next entry from slot *at on that came in, out of the table. */
+/* The next entry from slot *at on that came in, taken out of the table. */
 static bool asthra__ffi_take_adopted(size_t *at, Asthra__FFIEntry *out) {
-    bool is_found = false;
+    bool is_found = false, is_pinned = false;
     asthra__ffi_lock();
     while (*at < asthra__ffi_border.room && !is_found) {
-        *out = asthra__ffi_border.slots[*at];
-        is_found = out->ptr != NULL && out->function == NULL;
+        Asthra__FFIEntry *e = &asthra__ffi_border.slots[*at];
+        *out = *e;
+        is_found = e->ptr != NULL && (e->function == NULL || e->is_back);
         if (is_found)
-            asthra__ffi_forget(&asthra__ffi_border.slots[*at]); /* another may move up here */
+            is_pinned = asthra__ffi_strike(e); /* another may move up here */
         else
             ++*at;
     }
     asthra__ffi_unlock();
+    if (is_pinned) asthra__ffi_unpin(out->ptr);
     return is_found;
 }
 
@@ -30875,7 +30919,6 @@ typedef struct Asthra__FFIPassage {
     int number;     /* errno, as the function left it */
     bool is_good;   /* the function returned, and not a failure */
     AsthraResult result;
-    struct AsthraError *failure; /* the result's, while cleanups may make others */
     struct AsthraFFIArena arena;
 } Asthra__FFIPassage;
 
@@ -30889,26 +30932,11 @@ static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFI
         asthra__ffi_take_back(ptr);
 }
 
-static void asthra__ffi_leave(Asthra__FFIPassage *g) {
+static void asthra__ffi_leave(Asthra__FFIGuarded *guarded) {
+    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
     const Asthra__FFIRules *rules = asthra__ffi_plan(g->call)->rules;
     while (g->entered > 0) asthra__ffi_leave_row(g, &rules->rows[--g->entered]);
     asthra__ffi_arena_end(&g->arena);
-}
-
-/* The same for a call that does not return: what was left halfway is left to the end. */
-static void asthra__ffi_leave_behind(Asthra__FFIGuarded *guarded) {
-    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
-    asthra__ffi_leave(g);
-    asthra__error_free(g->failure);
-}
-
-/* After a return. Cleanups may make calls and errors of their own: the caller sees this one's. */
-static void asthra__ffi_leave_kept(Asthra__FFIPassage *g) {
-    g->failure = asthra__error_put_aside();
-    asthra__ffi_leave(g);
-    asthra__error_put_back(g->failure);
-    asthra__thread()->ffi_errno = g->number;
-    g->failure = NULL;
 }
 
 static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
@@ -30927,11 +30955,7 @@ static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__F
 /* A pointer that is ours, and that nobody is told of: a marshaler has made a value of it, or the
  * call has failed. */
 static void asthra__ffi_end_result(void *ptr, void *rules) {
-    const Asthra__FFIRules *r = rules;
-    if (r->result_end != NULL)
-        r->result_end(ptr);
-    else
-        (void)asthra__ffi_adopt(ptr, NULL);
+    asthra__ffi_dispose(ptr, ((const Asthra__FFIRules *)rules)->result_end);
 }
 
 /* A pointer that the function returned and that is ours now. */
@@ -30997,13 +31021,14 @@ static AsthraResult asthra__ffi_pass_inside(Asthra__FFIPassage *g) {
 static void asthra__ffi_run_passage(void *guarded) {
     Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
     g->result = asthra__ffi_pass_inside(g);
-    asthra__ffi_leave_kept(g);
+    asthra__ffi_leave_guarded(guarded);
+    asthra__thread()->ffi_errno = g->number; /* the function's, and not a cleanup's */
 }
 
 ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
     size_t count = asthra__ffi_plan(c)->parameters;
     Asthra__FFIPassage g;
-    g.guarded.leave = asthra__ffi_leave_behind;
+    g.guarded.leave = asthra__ffi_leave;
     g.call = c;
     g.ret = ret;
     g.args = __builtin_alloca((count + 1) * sizeof *g.args);
@@ -31011,7 +31036,6 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     g.entered = 0;
     g.number = asthra__thread()->ffi_errno;
     g.is_good = false;
-    g.failure = NULL;
     asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_run_guarded(&g.guarded, asthra__ffi_run_passage);
     return g.result;
@@ -31019,10 +31043,54 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
 
 /* ---- guards ---- */
 
-#if ASTHRA_HAS_TASK
-static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
-    Asthra__FFIGuarded *g = ASTHRA__CONTAINER(Asthra__FFIGuarded, guard, guard);
+ASTHRA__FN void asthra__ffi_leave_guarded(Asthra__FFIGuarded *g) {
+    g->error = asthra__error_put_aside();
     g->leave(g);
+    g->leave = NULL;
+    asthra__error_put_back(g->error);
+    g->error = NULL;
+}
+
+/* Left by what passes it; once, though an exception may come by after a panic. */
+static void asthra__ffi_leave_behind(Asthra__FFIGuarded *g) {
+    if (g->leave == NULL) return;
+    g->leave(g);
+    g->leave = NULL;
+    asthra__error_free(g->error);
+}
+
+#if ASTHRA_HAS_TASK
+/* A panic inside comes back here, and no further: however many there are, the stack is enough. */
+typedef struct Asthra__FFITrial {
+    Asthra__FFIGuarded guarded; /* an exception, too, puts the way out right */
+    Asthra__FFIGuarded *what;
+    Asthra__Fiber *fiber;
+    Asthra__SwapContext *escape;
+} Asthra__FFITrial;
+
+static void asthra__ffi_end_trial(Asthra__FFIGuarded *guarded) {
+    Asthra__FFITrial *t = ASTHRA__CONTAINER(Asthra__FFITrial, guarded, guarded);
+    t->fiber->escape = t->escape;
+}
+static void *asthra__ffi_try(void *what) {
+    asthra__ffi_leave_behind(what);
+    return NULL;
+}
+static void asthra__ffi_run_trial(void *guarded) {
+    Asthra__FFITrial *t = ASTHRA__CONTAINER(Asthra__FFITrial, guarded, guarded);
+    asthra__swap_call(asthra__ffi_try, t->what, &t->fiber->escape, false);
+    asthra__ffi_end_trial(guarded);
+}
+
+static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
+    Asthra__FFITrial t;
+    t.what = ASTHRA__CONTAINER(Asthra__FFIGuarded, guard, guard);
+    t.fiber = asthra__seat()->fiber;
+    t.escape = t.fiber->escape;
+    while (t.what->leave != NULL) {
+        t.guarded.leave = asthra__ffi_end_trial;
+        asthra__ffi_run_guarded(&t.guarded, asthra__ffi_run_trial);
+    }
 }
 static void asthra__ffi_watch(Asthra__FFIGuarded *g) {
     g->guard.leave = asthra__ffi_abandon;
@@ -31041,7 +31109,7 @@ static void asthra__ffi_unwatch(Asthra__FFIGuarded *g) {
 #endif
 
 static void asthra__ffi_unwound(Asthra__FFIGuarded *g) {
-    g->leave(g);
+    asthra__ffi_leave_behind(g);
     asthra__ffi_unwatch(g);
 }
 
@@ -31107,6 +31175,7 @@ static void asthra__ffi_show_personality(void) {
 #endif
 
 ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g)) {
+    g->error = NULL;
     asthra__ffi_watch(g);
     asthra__ffi_show_personality();
     asthra__ffi_guard(run, g);
@@ -32859,20 +32928,18 @@ static bool asthra__marshal_is_like(const AsthraFFIType *a, const AsthraFFIType 
 ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
                                                     const AsthraTypeMarshaler *m) {
     static const char who[] = "asthra_ffi_set_marshaler";
-    static const AsthraTransferSemantics stays = ASTHRA_TRANSFER_NONE;
     bool is_back = param == ASTHRA_FFI_RETURN;
     AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
     if (r.status) return r;
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    if (m == NULL) return asthra__ffi_set_rule(p, param, NULL, &m);
+    if (m == NULL) return asthra__ffi_set_marshaled(c, param, NULL);
     if (is_back ? m->c_to_asthra == NULL : m->asthra_to_c == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "%s: %s is NULL", who,
                                     is_back ? "c_to_asthra" : "asthra_to_c");
     if (m->c_type == NULL || !asthra__marshal_is_like(m->c_type, asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: c_type is not the type that is passed",
                                     who);
-    bool is_passed_by = !is_back && c->transfer != ASTHRA_TRANSFER_NONE;
-    return asthra__ffi_set_rule(p, param, is_passed_by ? &stays : NULL, &m);
+    return asthra__ffi_set_marshaled(c, param, m);
 }
 
 /* ---- by hand ---- */
@@ -32926,13 +32993,11 @@ typedef struct Asthra__MarshalDeed {
     const AsthraTypeMarshaler *m;
     const void *from;
     AsthraResult result;
-    struct AsthraError *failure; /* the result's, while cleanups may make others */
 } Asthra__MarshalDeed;
 
 static void asthra__marshal_leave(Asthra__FFIGuarded *guarded) {
     Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
     asthra__marshal_drop(d->head);
-    asthra__error_free(d->failure);
 }
 
 static void asthra__marshal_fill(void *guarded) {
@@ -32940,10 +33005,7 @@ static void asthra__marshal_fill(void *guarded) {
     d->result = d->head->arena != NULL
                     ? asthra__marshal_down(d->m, d->from, d->head + 1, d->head->arena)
                     : asthra__marshal_up(d->m, d->from, d->head + 1, 0);
-    if (!d->result.status) return;
-    d->failure = asthra__error_put_aside();
-    asthra__marshal_drop(d->head);
-    asthra__error_put_back(d->failure);
+    if (d->result.status) asthra__ffi_leave_guarded(guarded);
 }
 
 static void asthra__marshal_empty(void *guarded) {
@@ -32960,7 +33022,6 @@ static AsthraResult asthra__marshal_do(void (*deed)(void *), Asthra__MarshalHead
     d.m = m;
     d.from = from;
     d.result = asthra_result_ok(NULL);
-    d.failure = NULL;
     asthra__ffi_run_guarded(&d.guarded, deed);
     return d.result;
 }
@@ -33364,7 +33425,7 @@ static void asthra__marshal_struct_fields(void *guarded) {
         else
             memcpy(to, from, f->size);
     }
-    if (b->result.status) asthra__marshal_struct_undo(&b->guarded);
+    if (b->result.status) asthra__ffi_leave_guarded(guarded);
 }
 
 static AsthraResult asthra__marshal_struct_up(const Asthra__MarshalEntry *e, const void *c_value,
@@ -33384,12 +33445,16 @@ static AsthraResult asthra__marshal_struct_back(const void *c_value, void *out, 
     return asthra__marshal_struct_up(user, c_value, out, 0);
 }
 
+static void asthra__marshal_struct_ends(void *guarded) {
+    asthra__marshal_struct_undo(guarded);
+}
 static void asthra__marshal_struct_end(void *value, void *user) {
     Asthra__MarshalBack b;
+    b.guarded.leave = asthra__marshal_struct_undo;
     b.e = user;
     b.out = value;
     b.count = b.e->c.count;
-    asthra__marshal_struct_undo(&b.guarded);
+    asthra__ffi_run_guarded(&b.guarded, asthra__marshal_struct_ends);
 }
 
 /* ---- optionals and slices ---- */
@@ -33476,7 +33541,7 @@ static void asthra__marshal_optional_value(void *guarded) {
         b->result = asthra__marshal_up(inner, b->c_value, b->out, b->depth + 1);
     else if (!b->result.status)
         memcpy(b->out, b->c_value, b->e->m.asthra_type->base->size);
-    if (b->result.status) asthra__free(b->out);
+    if (b->result.status) asthra__ffi_leave_guarded(guarded);
 }
 
 static AsthraResult asthra__marshal_optional_up(const Asthra__MarshalEntry *e, const void *c_value,

@@ -842,6 +842,38 @@ TEST(ffi, the_result_of_a_failed_call_is_freed_if_nobody_is_told_of_it) {
     asthra_ffi_release(&c);
 }
 
+/* The same pointer goes out and comes back, by a call that fails. */
+TEST(ffi, what_goes_through_a_failed_call_is_ended_once) {
+    AsthraFFICall in = bringing(), through = handing(ASTHRA_FN(same), ASTHRA_TRANSFER_FULL);
+    CHECK(!asthra_ffi_set_transfer(&through, ASTHRA_FFI_RETURN, ASTHRA_TRANSFER_FULL).status);
+    CHECK(!asthra_ffi_set_return_free(&through, end_it).status);
+    CHECK(!asthra_ffi_set_error_rule(&through, ASTHRA_FFI_ERROR_NONZERO).status);
+    void *p = asthra_ffi_call(&in, NULL).value.pointer, *told;
+    CHECK_EQ(asthra_ffi_call(&through, (void *[]){&p}).status, ASTHRA_FAILED); /* told of nothing */
+    CHECK_EQ(ended, 1);
+    CHECK_EQ(asthra_ffi_reclaim(p).status, ASTHRA_INVALID);
+    CHECK(!asthra_ffi_set_return_free(&through, end_manual).status);
+    p = asthra_manual_alloc(24);
+    CHECK_EQ(asthra_ffi_call_into(&through, &told, (void *[]){&p}).status, ASTHRA_FAILED);
+    CHECK(told == p && ended == 1 && asthra_ffi_transferred_count() == 0);
+    CHECK(!asthra_ffi_reclaim(p).status);
+    CHECK_EQ(ended, 2);
+    asthra_ffi_release(&in);
+    asthra_ffi_release(&through);
+}
+
+TEST(ffi, what_c_gave_back_as_ours_is_ended_by_shutdown) {
+    AsthraFFICall c = handing(ASTHRA_FN(same), ASTHRA_TRANSFER_FULL);
+    CHECK(!asthra_ffi_set_transfer(&c, ASTHRA_FFI_RETURN, ASTHRA_TRANSFER_FULL).status);
+    CHECK(!asthra_ffi_set_return_free(&c, end_manual).status);
+    void *block = asthra_manual_alloc(24);
+    CHECK(asthra_runtime_init(NULL));
+    CHECK(!asthra_ffi_call(&c, (void *[]){&block}).status);
+    asthra_runtime_shutdown();
+    CHECK(ended == 1 && asthra_ffi_transferred_count() == 0);
+    asthra_ffi_release(&c);
+}
+
 TEST_PANICS(ffi, shutdown_reports_what_is_out, "and not reclaimed") {
     AsthraFFICall c = handing(ASTHRA_FN(same), ASTHRA_TRANSFER_FULL);
     void *block = asthra_manual_alloc(40);

@@ -830,6 +830,25 @@ static int32_t fails(char *text) {
 }
 TYPED_CALL(fails_call, fails, &asthra_type_i32, &Noted_type);
 
+/* What was made so far is ended, which makes an error of its own. */
+static void drops_and_fails(void *value, void *user) {
+    drops(value, user);
+    asthra_result_errorf(ASTHRA_LIMIT, "of a cleanup");
+}
+TEST(marshal, an_error_on_the_way_back_is_the_one_that_is_told) {
+    TYPED_CALL(call, answers, &Pair_type, &Noted_type);
+    AsthraTypeMarshaler m = note;
+    CPair c = {strdup("x"), 5, strdup("!")};
+    Pair back;
+    m.cleanup_asthra = drops_and_fails;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    HAS(call_1(&call, &back, &(Noted){"x !"}), "a bad word");
+    CHECK(asthra_marshal_to_asthra(&c, &Pair_type) == NULL);
+    HAS(asthra_last_error(), "a bad word");
+    free(c.first);
+    free(c.second);
+}
+
 TEST(marshal, a_call_that_fails_by_its_rule_cleans_up) {
     CHECK_EQ(asthra_marshaler_register(&note).status, ASTHRA_OK);
     CHECK_EQ(asthra_ffi_set_error_rule(&fails_call, ASTHRA_FFI_ERROR_NEGATIVE).status, ASTHRA_OK);
@@ -944,17 +963,52 @@ TEST(marshal, panics_of_cleanups_leave_the_others_to_be_done) {
     CHECK_EQ(live_notes, 0);
 }
 
+/* As many as there are, on a small stack. */
+enum { BAD_ONES = 400 };
+static int bad_ones;
+static void only_panics_away(void *c_value, void *unused) {
+    (void)c_value, (void)unused;
+    bad_ones++;
+    asthra_panic("while cleaning up");
+}
+static int32_t takes_many(const void *all) {
+    return all != NULL;
+}
+static const AsthraTypeInfo many_notes = ASTHRA_TYPE_SLICE("Noted", &Noted_type);
+TYPED_CALL(many_call, takes_many, &asthra_type_i32, &many_notes);
+static void *cleans_many_badly(void *unused) {
+    static Noted all[BAD_ONES];
+    AsthraSlice s = {all, BAD_ONES, sizeof *all};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_ffi_call(&many_call, (void *[]){&s});
+    return unused;
+}
+
+static AsthraResult passes_nothing(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
+    (void)value, (void)a, (void)user;
+    memset(c_out, 0, sizeof(void *));
+    return asthra_result_ok(NULL);
+}
+
+TEST(marshal, hundreds_of_cleanups_may_panic) {
+    const AsthraTypeMarshaler m = {.asthra_type = &Noted_type,
+                                   .c_type = &asthra_ffi_type_ptr,
+                                   .asthra_to_c = passes_nothing,
+                                   .cleanup_c = only_panics_away};
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    const AsthraSpawnOptions small = {.stack_bytes = (size_t)160 << 10};
+    void *unused;
+    AsthraTaskHandle task = asthra_spawn_with(&small, cleans_many_badly, NULL);
+    CHECK_EQ(asthra_await_result(task, &unused).status, ASTHRA_PANICKED);
+    CHECK_EQ(bad_ones, BAD_ONES);
+}
+
 /* The task goes on elsewhere, perhaps, and its panic with it. */
 static atomic_int cleaned_slowly;
 static void waits(void *c_value, void *unused) {
     (void)c_value, (void)unused;
     for (int i = 0; i < 3; i++) asthra_yield();
     atomic_fetch_add(&cleaned_slowly, 1);
-}
-static AsthraResult passes_nothing(const void *value, void *c_out, AsthraFFIArena *a, void *user) {
-    (void)value, (void)a, (void)user;
-    memset(c_out, 0, sizeof(void *));
-    return asthra_result_ok(NULL);
 }
 static int32_t only_panics(char *text) {
     if (text == NULL) asthra_panic("in C");
@@ -1041,6 +1095,27 @@ static void *frees_badly(void *unused) {
     asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
     asthra_marshal_free(asthra_marshal_to_c(&p, &Pair_type), &Pair_type);
     return unused;
+}
+
+static void drops_and_panics(void *value, void *user) {
+    bool is_bad = *((Noted *)value)->word == 'c';
+    drops(value, user);
+    if (is_bad) asthra_panic("while ending a value");
+}
+static void *ends_badly(void *unused) {
+    char a[] = "a", c[] = "c";
+    CPair p = {a, 1, c};
+    asthra_panic_set_policy(ASTHRA_PANIC_FAIL_TASK);
+    asthra_marshal_free(asthra_marshal_to_asthra(&p, &Pair_type), &Pair_type);
+    return unused;
+}
+
+TEST(marshal, by_hand_a_panic_at_the_end_of_a_value_ends_the_rest) {
+    AsthraTypeMarshaler m = note;
+    m.cleanup_asthra = drops_and_panics;
+    CHECK_EQ(asthra_marshaler_register(&m).status, ASTHRA_OK);
+    CHECK_EQ(outcome_of(ends_badly).status, ASTHRA_PANICKED);
+    CHECK_STR(story, "~c~a");
 }
 
 TEST(marshal, by_hand_a_panic_cleans_up_too) {
@@ -1141,6 +1216,14 @@ TEST(marshal, the_transfer_of_a_whole_call_passes_marshaled_parameters_by) {
     AsthraString s = STRING("four");
     CHECK_EQ(asthra_ffi_set_marshaler(&c, 0, &asthra_marshaler_string).status, ASTHRA_OK);
     CHECK_EQ(asthra_ffi_call(&c, (void *[]){&s}).value.integer, 4);
+    CHECK_EQ(asthra_ffi_set_marshaler(&c, 0, NULL).status, ASTHRA_OK); /* it is handed over again */
+    char *text = strcpy(asthra_manual_alloc(8), "seven..");
+    CHECK_EQ(asthra_ffi_call(&c, (void *[]){&text}).value.integer, 7);
+    CHECK_EQ(asthra_ffi_transferred_count(), 1);
+    CHECK_EQ(asthra_ffi_reclaim(text).status, ASTHRA_OK);
+    asthra_manual_free(text);
+    CHECK_EQ(asthra_ffi_set_transfer(&c, 0, ASTHRA_TRANSFER_FULL).status, ASTHRA_OK);
+    CHECK_EQ(asthra_ffi_set_marshaler(&c, 0, &asthra_marshaler_string).status, ASTHRA_INVALID);
     asthra_ffi_release(&c);
 }
 

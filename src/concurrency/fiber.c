@@ -465,12 +465,15 @@ ASTHRA__FN void asthra__fiber_forget(void) {
 /* ---- guards ---- */
 
 static uintptr_t asthra__fiber_seal(const Asthra__FiberGuard *g) {
-    return (uintptr_t)g ^ (uintptr_t)0x6a2d6a2d6a2d6a2du;
+    return (uintptr_t)g ^ (uintptr_t)g->outer ^ (uintptr_t)0x6a2d6a2d6a2d6a2du;
 }
 
+/* Those that are no less deep were skipped by a longjmp, and may be overwritten. */
 ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g) {
-    bool is_deeper = (uintptr_t)g < (uintptr_t)f->guards; /* else a longjmp has skipped that one */
-    g->outer = is_deeper ? f->guards : NULL;
+    Asthra__FiberGuard *outer = f->guards;
+    while (outer != NULL && (uintptr_t)outer <= (uintptr_t)g)
+        outer = outer->seal == asthra__fiber_seal(outer) ? outer->outer : NULL;
+    g->outer = outer;
     g->seal = asthra__fiber_seal(g);
     f->guards = g;
 }
@@ -484,7 +487,7 @@ ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end) 
     Asthra__FiberGuard *g;
     while ((g = f->guards) != NULL && (uintptr_t)g < (uintptr_t)end) {
         bool is_whole = g->seal == asthra__fiber_seal(g);
-        if (is_whole) g->leave(g); /* if that panics, g is still there, to be left to the end */
+        if (is_whole) g->leave(g);
         f->guards = is_whole ? g->outer : NULL;
     }
 }

@@ -64,8 +64,7 @@ struct Asthra__Fiber {
 /* Innermost first: entered and left in order, but for what a longjmp skips. */
 ASTHRA__FN void asthra__fiber_guard_enter(Asthra__Fiber *f, Asthra__FiberGuard *g);
 ASTHRA__FN void asthra__fiber_guard_leave(Asthra__Fiber *f, Asthra__FiberGuard *g);
-/* Leaves all that lie deeper than `end`, innermost first. A `leave` that panics is called again, to
- * go on where it was. */
+/* Leaves all that lie deeper than `end`, innermost first. No `leave` lets a panic out. */
 ASTHRA__FN void asthra__fiber_guards_abandon(Asthra__Fiber *f, const void *end);
 
 /* Once at start: the stack of fibers that ask for no size, and what every fiber begins with. */

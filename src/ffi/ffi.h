@@ -188,7 +188,7 @@ ASTHRA_RT_API void asthra_ffi_invoke(const AsthraFFICall *c, void *ret, void *co
 #endif
 
 /* Calls by the rules: marshals and hands over what the call says, sets errno to 0 before and notes
- * it afterwards, and tells by the call's error rule whether it failed.
+ * it afterwards, and tells by the call's error rule whether it failed. A longjmp must not pass it.
  *
  * Returns   OK with the function's result as value: an integer widened to 64 bits, a bool as 0 or
  *           1, a float widened to double, a pointer. Else ASTHRA_INVALID: a result that is no word

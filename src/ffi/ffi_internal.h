@@ -174,6 +174,7 @@ struct AsthraTypeMarshaler;
 typedef struct Asthra__FFIRule {
     uint32_t param;
     AsthraTransferSemantics transfer;
+    bool is_own;                                 /* of the parameter, and not of the whole call */
     const struct AsthraTypeMarshaler *marshaler; /* NULL: none */
 } Asthra__FFIRule;
 
@@ -190,6 +191,10 @@ ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
 ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
                                              const AsthraTransferSemantics *transfer,
                                              const struct AsthraTypeMarshaler *const *marshaler);
+/* Of marshaling a parameter or result by m, NULL: no more. The transfer of the whole call passes it
+ * by, one of its own does not. */
+ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param,
+                                                  const struct AsthraTypeMarshaler *m);
 ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param);
 /* The call is prepared and has that parameter, or result; else why not. */
 ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
@@ -226,17 +231,20 @@ ASTHRA__FN void asthra__ffi_arena_end(struct AsthraFFIArena *a); /* does its dut
 /* Calls run(record), with the personality of ffi_pass.c for those who unwind through it. */
 ASTHRA__FFI_CODE void asthra__ffi_guard(void (*run)(void *record),
                                         void *record) __asm__("asthra__ffi_guard");
-/* What is to be put right when a panic or exception comes out of `run`, which else does so itself.
- * It lies on the stack of who runs it. A `leave` that panics is called again, to go on where it
- * was. */
+/* What is to be put right when a panic or exception comes out of `run`, which else does so itself,
+ * by asthra__ffi_leave_guarded if the caller shall see the error that there is, and not one that is
+ * made on the way. It lies on the stack of who runs it. If `leave` panics, it is called again, and
+ * goes on where it was. */
 typedef struct Asthra__FFIGuarded Asthra__FFIGuarded;
 struct Asthra__FFIGuarded {
 #if ASTHRA_HAS_TASK
     Asthra__FiberGuard guard; /* in the list of that stack */
 #endif
-    void (*leave)(Asthra__FFIGuarded *g);
+    void (*leave)(Asthra__FFIGuarded *g); /* NULL: it was */
+    struct AsthraError *error;            /* while it is put aside */
 };
 ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g));
+ASTHRA__FN void asthra__ffi_leave_guarded(Asthra__FFIGuarded *g);
 
 /* invoke, with errno noted and the error rule asked; a word is the value, and in *ret unless that
  * is NULL. */
@@ -250,8 +258,9 @@ ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const c
 ASTHRA__FN const char *asthra__ffi_could_hand_over(const void *ptr); /* without doing it */
 ASTHRA__FN void asthra__ffi_take_back(void *ptr);
 ASTHRA__FN void asthra__ffi_hand_off(void *ptr);
-/* A result that is ours, to be ended so. false: no memory to remember it. */
+/* A result that is ours, to be ended so; false: no memory to remember it. One to be ended now. */
 ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *));
+ASTHRA__FN void asthra__ffi_dispose(void *ptr, void (*end)(void *));
 /* At the end of the runtime: tells what is out, and ends what was adopted. */
 ASTHRA__FN void asthra__ffi_report(void);
 ASTHRA__FN void asthra__ffi_configure(bool is_enabled, bool is_strict);

@@ -83,7 +83,6 @@ typedef struct Asthra__FFIPassage {
     int number;     /* errno, as the function left it */
     bool is_good;   /* the function returned, and not a failure */
     AsthraResult result;
-    struct AsthraError *failure; /* the result's, while cleanups may make others */
     struct AsthraFFIArena arena;
 } Asthra__FFIPassage;
 
@@ -97,26 +96,11 @@ static void asthra__ffi_leave_row(const Asthra__FFIPassage *g, const Asthra__FFI
         asthra__ffi_take_back(ptr);
 }
 
-static void asthra__ffi_leave(Asthra__FFIPassage *g) {
+static void asthra__ffi_leave(Asthra__FFIGuarded *guarded) {
+    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
     const Asthra__FFIRules *rules = asthra__ffi_plan(g->call)->rules;
     while (g->entered > 0) asthra__ffi_leave_row(g, &rules->rows[--g->entered]);
     asthra__ffi_arena_end(&g->arena);
-}
-
-/* The same for a call that does not return: what was left halfway is left to the end. */
-static void asthra__ffi_leave_behind(Asthra__FFIGuarded *guarded) {
-    Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
-    asthra__ffi_leave(g);
-    asthra__error_free(g->failure);
-}
-
-/* After a return. Cleanups may make calls and errors of their own: the caller sees this one's. */
-static void asthra__ffi_leave_kept(Asthra__FFIPassage *g) {
-    g->failure = asthra__error_put_aside();
-    asthra__ffi_leave(g);
-    asthra__error_put_back(g->failure);
-    asthra__thread()->ffi_errno = g->number;
-    g->failure = NULL;
 }
 
 static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__FFIRule *row) {
@@ -135,11 +119,7 @@ static AsthraResult asthra__ffi_enter_row(Asthra__FFIPassage *g, const Asthra__F
 /* A pointer that is ours, and that nobody is told of: a marshaler has made a value of it, or the
  * call has failed. */
 static void asthra__ffi_end_result(void *ptr, void *rules) {
-    const Asthra__FFIRules *r = rules;
-    if (r->result_end != NULL)
-        r->result_end(ptr);
-    else
-        (void)asthra__ffi_adopt(ptr, NULL);
+    asthra__ffi_dispose(ptr, ((const Asthra__FFIRules *)rules)->result_end);
 }
 
 /* A pointer that the function returned and that is ours now. */
@@ -205,13 +185,14 @@ static AsthraResult asthra__ffi_pass_inside(Asthra__FFIPassage *g) {
 static void asthra__ffi_run_passage(void *guarded) {
     Asthra__FFIPassage *g = ASTHRA__CONTAINER(Asthra__FFIPassage, guarded, guarded);
     g->result = asthra__ffi_pass_inside(g);
-    asthra__ffi_leave_kept(g);
+    asthra__ffi_leave_guarded(guarded);
+    asthra__thread()->ffi_errno = g->number; /* the function's, and not a cleanup's */
 }
 
 ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **args) {
     size_t count = asthra__ffi_plan(c)->parameters;
     Asthra__FFIPassage g;
-    g.guarded.leave = asthra__ffi_leave_behind;
+    g.guarded.leave = asthra__ffi_leave;
     g.call = c;
     g.ret = ret;
     g.args = __builtin_alloca((count + 1) * sizeof *g.args);
@@ -219,7 +200,6 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
     g.entered = 0;
     g.number = asthra__thread()->ffi_errno;
     g.is_good = false;
-    g.failure = NULL;
     asthra__ffi_arena_begin(&g.arena);
     asthra__ffi_run_guarded(&g.guarded, asthra__ffi_run_passage);
     return g.result;
@@ -227,10 +207,54 @@ ASTHRA__FN AsthraResult asthra__ffi_pass(AsthraFFICall *c, void *ret, void **arg
 
 /* ---- guards ---- */
 
-#if ASTHRA_HAS_TASK
-static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
-    Asthra__FFIGuarded *g = ASTHRA__CONTAINER(Asthra__FFIGuarded, guard, guard);
+ASTHRA__FN void asthra__ffi_leave_guarded(Asthra__FFIGuarded *g) {
+    g->error = asthra__error_put_aside();
     g->leave(g);
+    g->leave = NULL;
+    asthra__error_put_back(g->error);
+    g->error = NULL;
+}
+
+/* Left by what passes it; once, though an exception may come by after a panic. */
+static void asthra__ffi_leave_behind(Asthra__FFIGuarded *g) {
+    if (g->leave == NULL) return;
+    g->leave(g);
+    g->leave = NULL;
+    asthra__error_free(g->error);
+}
+
+#if ASTHRA_HAS_TASK
+/* A panic inside comes back here, and no further: however many there are, the stack is enough. */
+typedef struct Asthra__FFITrial {
+    Asthra__FFIGuarded guarded; /* an exception, too, puts the way out right */
+    Asthra__FFIGuarded *what;
+    Asthra__Fiber *fiber;
+    Asthra__SwapContext *escape;
+} Asthra__FFITrial;
+
+static void asthra__ffi_end_trial(Asthra__FFIGuarded *guarded) {
+    Asthra__FFITrial *t = ASTHRA__CONTAINER(Asthra__FFITrial, guarded, guarded);
+    t->fiber->escape = t->escape;
+}
+static void *asthra__ffi_try(void *what) {
+    asthra__ffi_leave_behind(what);
+    return NULL;
+}
+static void asthra__ffi_run_trial(void *guarded) {
+    Asthra__FFITrial *t = ASTHRA__CONTAINER(Asthra__FFITrial, guarded, guarded);
+    asthra__swap_call(asthra__ffi_try, t->what, &t->fiber->escape, false);
+    asthra__ffi_end_trial(guarded);
+}
+
+static void asthra__ffi_abandon(Asthra__FiberGuard *guard) {
+    Asthra__FFITrial t;
+    t.what = ASTHRA__CONTAINER(Asthra__FFIGuarded, guard, guard);
+    t.fiber = asthra__seat()->fiber;
+    t.escape = t.fiber->escape;
+    while (t.what->leave != NULL) {
+        t.guarded.leave = asthra__ffi_end_trial;
+        asthra__ffi_run_guarded(&t.guarded, asthra__ffi_run_trial);
+    }
 }
 static void asthra__ffi_watch(Asthra__FFIGuarded *g) {
     g->guard.leave = asthra__ffi_abandon;
@@ -249,7 +273,7 @@ static void asthra__ffi_unwatch(Asthra__FFIGuarded *g) {
 #endif
 
 static void asthra__ffi_unwound(Asthra__FFIGuarded *g) {
-    g->leave(g);
+    asthra__ffi_leave_behind(g);
     asthra__ffi_unwatch(g);
 }
 
@@ -315,6 +339,7 @@ static void asthra__ffi_show_personality(void) {
 #endif
 
 ASTHRA__FN void asthra__ffi_run_guarded(Asthra__FFIGuarded *g, void (*run)(void *g)) {
+    g->error = NULL;
     asthra__ffi_watch(g);
     asthra__ffi_show_personality();
     asthra__ffi_guard(run, g);

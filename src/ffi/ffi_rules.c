@@ -33,7 +33,7 @@ static Asthra__FFIRule *asthra__ffi_row(Asthra__FFIPlan *p, size_t param) {
     Asthra__FFIRule *rows = asthra__realloc(rules->rows, (rules->count + 1) * sizeof *rows);
     if (rows == NULL) return NULL;
     memmove(rows + i + 1, rows + i, (rules->count - i) * sizeof *rows);
-    rows[i] = (Asthra__FFIRule){(uint32_t)param, ASTHRA_TRANSFER_NONE, NULL};
+    rows[i] = (Asthra__FFIRule){(uint32_t)param, ASTHRA_TRANSFER_NONE, false, NULL};
     rules->rows = rows;
     rules->count++;
     return &rows[i];
@@ -97,7 +97,20 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t para
                                     (int)how);
     if (!asthra__ffi_is_pointer(asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: it is no pointer", who);
-    return asthra__ffi_set_rule(p, param, &how, NULL);
+    r = asthra__ffi_set_rule(p, param, &how, NULL);
+    if (!r.status && param != ASTHRA_FFI_RETURN) asthra__ffi_row(p, param)->is_own = true;
+    return r;
+}
+
+ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param,
+                                                  const struct AsthraTypeMarshaler *m) {
+    Asthra__FFIPlan *p = asthra__ffi_plan(c);
+    AsthraTransferSemantics whole = ASTHRA_TRANSFER_NONE;
+    bool is_own = param == ASTHRA_FFI_RETURN;
+    for (size_t i = 0; p->rules != NULL && i < p->rules->count; i++)
+        if (p->rules->rows[i].param == param) is_own = p->rules->rows[i].is_own;
+    if (m == NULL && asthra__ffi_is_pointer(asthra__ffi_type_at(p, param))) whole = c->transfer;
+    return asthra__ffi_set_rule(p, param, is_own ? NULL : &whole, &m);
 }
 
 ASTHRA_RT_API AsthraResult asthra_ffi_set_return_free(AsthraFFICall *c, void (*end)(void *)) {

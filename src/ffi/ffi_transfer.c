@@ -200,10 +200,18 @@ ASTHRA__FN AsthraStatus asthra__ffi_hand_over(void *ptr, void *function, const c
 static bool asthra__ffi_come_home(Asthra__FFIEntry *e) {
     bool is_others = e->is_others;
     e->function = NULL;
-    e->is_others = false;
-    if (e->end == NULL || e->is_back) asthra__ffi_forget(e);
+    e->is_others = e->is_back = false;
+    if (e->end == NULL) asthra__ffi_forget(e);
     if (!is_others) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
     return !is_others;
+}
+
+/* Under the lock: e is to be ended, out or not; is it to be unpinned? */
+static bool asthra__ffi_strike(Asthra__FFIEntry *e) {
+    bool is_pinned = e->function != NULL && !e->is_others;
+    if (is_pinned) asthra__sub(&asthra__ffi_border.out, 1, relaxed);
+    asthra__ffi_forget(e);
+    return is_pinned;
 }
 
 ASTHRA__FN void asthra__ffi_take_back(void *ptr) {
@@ -241,6 +249,18 @@ ASTHRA__FN bool asthra__ffi_adopt(void *ptr, void (*end)(void *)) {
     return is_kept;
 }
 
+ASTHRA__FN void asthra__ffi_dispose(void *ptr, void (*end)(void *)) {
+    asthra__ffi_lock();
+    Asthra__FFIEntry *e = asthra__ffi_entry(ptr);
+    bool is_pinned = e != NULL && end != NULL && asthra__ffi_strike(e);
+    asthra__ffi_unlock();
+    if (is_pinned) asthra__ffi_unpin(ptr);
+    if (end != NULL)
+        end(ptr);
+    else
+        (void)asthra__ffi_adopt(ptr, NULL);
+}
+
 /* ---- public ---- */
 
 ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
@@ -249,11 +269,9 @@ ASTHRA_RT_API AsthraResult asthra_ffi_reclaim(void *ptr) {
     asthra__ffi_lock();
     Asthra__FFIEntry *e = ptr != NULL ? asthra__ffi_entry(ptr) : NULL;
     bool is_known = e != NULL && !e->is_others;
-    if (is_known && (e->function == NULL || e->is_back)) end = e->end;
-    if (is_known && e->function != NULL)
-        is_pinned = asthra__ffi_come_home(e);
-    else if (is_known)
-        asthra__ffi_forget(e);
+    bool is_ended = is_known && (e->function == NULL || e->is_back);
+    if (is_ended) end = e->end;
+    if (is_known) is_pinned = is_ended ? asthra__ffi_strike(e) : asthra__ffi_come_home(e);
     asthra__ffi_unlock();
     if (!is_known)
         return asthra_result_errorf(
@@ -270,19 +288,21 @@ ASTHRA_RT_API size_t asthra_ffi_transferred_count(void) {
     return asthra__load(&asthra__ffi_border.out, relaxed);
 }
 
-/* The next entry from slot *at on that came in, out of the table. */
+/* The next entry from slot *at on that came in, taken out of the table. */
 static bool asthra__ffi_take_adopted(size_t *at, Asthra__FFIEntry *out) {
-    bool is_found = false;
+    bool is_found = false, is_pinned = false;
     asthra__ffi_lock();
     while (*at < asthra__ffi_border.room && !is_found) {
-        *out = asthra__ffi_border.slots[*at];
-        is_found = out->ptr != NULL && out->function == NULL;
+        Asthra__FFIEntry *e = &asthra__ffi_border.slots[*at];
+        *out = *e;
+        is_found = e->ptr != NULL && (e->function == NULL || e->is_back);
         if (is_found)
-            asthra__ffi_forget(&asthra__ffi_border.slots[*at]); /* another may move up here */
+            is_pinned = asthra__ffi_strike(e); /* another may move up here */
         else
             ++*at;
     }
     asthra__ffi_unlock();
+    if (is_pinned) asthra__ffi_unpin(out->ptr);
     return is_found;
 }
 

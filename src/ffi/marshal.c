@@ -166,20 +166,18 @@ static bool asthra__marshal_is_like(const AsthraFFIType *a, const AsthraFFIType 
 ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t param,
                                                     const AsthraTypeMarshaler *m) {
     static const char who[] = "asthra_ffi_set_marshaler";
-    static const AsthraTransferSemantics stays = ASTHRA_TRANSFER_NONE;
     bool is_back = param == ASTHRA_FFI_RETURN;
     AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
     if (r.status) return r;
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
-    if (m == NULL) return asthra__ffi_set_rule(p, param, NULL, &m);
+    if (m == NULL) return asthra__ffi_set_marshaled(c, param, NULL);
     if (is_back ? m->c_to_asthra == NULL : m->asthra_to_c == NULL)
         return asthra_result_errorf(ASTHRA_INVALID, "%s: %s is NULL", who,
                                     is_back ? "c_to_asthra" : "asthra_to_c");
     if (m->c_type == NULL || !asthra__marshal_is_like(m->c_type, asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: c_type is not the type that is passed",
                                     who);
-    bool is_passed_by = !is_back && c->transfer != ASTHRA_TRANSFER_NONE;
-    return asthra__ffi_set_rule(p, param, is_passed_by ? &stays : NULL, &m);
+    return asthra__ffi_set_marshaled(c, param, m);
 }
 
 /* ---- by hand ---- */
@@ -233,13 +231,11 @@ typedef struct Asthra__MarshalDeed {
     const AsthraTypeMarshaler *m;
     const void *from;
     AsthraResult result;
-    struct AsthraError *failure; /* the result's, while cleanups may make others */
 } Asthra__MarshalDeed;
 
 static void asthra__marshal_leave(Asthra__FFIGuarded *guarded) {
     Asthra__MarshalDeed *d = ASTHRA__CONTAINER(Asthra__MarshalDeed, guarded, guarded);
     asthra__marshal_drop(d->head);
-    asthra__error_free(d->failure);
 }
 
 static void asthra__marshal_fill(void *guarded) {
@@ -247,10 +243,7 @@ static void asthra__marshal_fill(void *guarded) {
     d->result = d->head->arena != NULL
                     ? asthra__marshal_down(d->m, d->from, d->head + 1, d->head->arena)
                     : asthra__marshal_up(d->m, d->from, d->head + 1, 0);
-    if (!d->result.status) return;
-    d->failure = asthra__error_put_aside();
-    asthra__marshal_drop(d->head);
-    asthra__error_put_back(d->failure);
+    if (d->result.status) asthra__ffi_leave_guarded(guarded);
 }
 
 static void asthra__marshal_empty(void *guarded) {
@@ -267,7 +260,6 @@ static AsthraResult asthra__marshal_do(void (*deed)(void *), Asthra__MarshalHead
     d.m = m;
     d.from = from;
     d.result = asthra_result_ok(NULL);
-    d.failure = NULL;
     asthra__ffi_run_guarded(&d.guarded, deed);
     return d.result;
 }

@@ -120,7 +120,7 @@ static void asthra__marshal_struct_fields(void *guarded) {
         else
             memcpy(to, from, f->size);
     }
-    if (b->result.status) asthra__marshal_struct_undo(&b->guarded);
+    if (b->result.status) asthra__ffi_leave_guarded(guarded);
 }
 
 static AsthraResult asthra__marshal_struct_up(const Asthra__MarshalEntry *e, const void *c_value,
@@ -140,12 +140,16 @@ static AsthraResult asthra__marshal_struct_back(const void *c_value, void *out, 
     return asthra__marshal_struct_up(user, c_value, out, 0);
 }
 
+static void asthra__marshal_struct_ends(void *guarded) {
+    asthra__marshal_struct_undo(guarded);
+}
 static void asthra__marshal_struct_end(void *value, void *user) {
     Asthra__MarshalBack b;
+    b.guarded.leave = asthra__marshal_struct_undo;
     b.e = user;
     b.out = value;
     b.count = b.e->c.count;
-    asthra__marshal_struct_undo(&b.guarded);
+    asthra__ffi_run_guarded(&b.guarded, asthra__marshal_struct_ends);
 }
 
 /* ---- optionals and slices ---- */
@@ -232,7 +236,7 @@ static void asthra__marshal_optional_value(void *guarded) {
         b->result = asthra__marshal_up(inner, b->c_value, b->out, b->depth + 1);
     else if (!b->result.status)
         memcpy(b->out, b->c_value, b->e->m.asthra_type->base->size);
-    if (b->result.status) asthra__free(b->out);
+    if (b->result.status) asthra__ffi_leave_guarded(guarded);
 }
 
 static AsthraResult asthra__marshal_optional_up(const Asthra__MarshalEntry *e, const void *c_value,
