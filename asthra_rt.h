@@ -25677,7 +25677,13 @@ typedef struct Asthra__FFIBuilder {
     size_t stack, stack_align, behind;
 } Asthra__FFIBuilder;
 
-ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word);
+ASTHRA__FN void asthra__ffi_emit_more(Asthra__FFIBuilder *b, uintptr_t word); /* with more room */
+static inline void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word) {
+    if (ASTHRA__LIKELY(b->count < b->room))
+        b->words[b->count++] = word;
+    else
+        asthra__ffi_emit_more(b, word);
+}
 /* Room for `size` bytes of stack arguments at a multiple of `align`; where they begin. */
 ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align);
 
@@ -26361,8 +26367,8 @@ ASTHRA__COLD static bool asthra__ffi_grow(Asthra__FFIBuilder *b, size_t room) {
     return true;
 }
 
-ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word) {
-    if (b->count == b->room && (b->is_out_of_memory || !asthra__ffi_grow(b, b->room * 2))) return;
+ASTHRA__COLD ASTHRA__FN void asthra__ffi_emit_more(Asthra__FFIBuilder *b, uintptr_t word) {
+    if (b->is_out_of_memory || !asthra__ffi_grow(b, b->room * 2)) return;
     b->words[b->count++] = word;
 }
 
@@ -27205,30 +27211,28 @@ ASTHRA__FN void asthra__ffi_x_stack(Asthra__FFIBuilder *b, unsigned step, size_t
 }
 
 typedef struct Asthra__XRun {
-    uint16_t at;        /* from asthra__ffi_run on: the run of `most` */
-    uint8_t most, slot; /* bytes of a load */
+    uint16_t
+        one; /* the run of one, from asthra__ffi_run on; each longer one begins a slot before */
+    uint8_t most, slot;
 } Asthra__XRun;
-static const Asthra__XRun asthra__x_runs[] = {{0, 6, 8},   {64, 6, 8},   {128, 8, 8},
-                                              {224, 8, 8}, {320, 8, 16}, {480, 8, 16}};
-
-static uintptr_t asthra__x_run_of(const Asthra__XRun *run, unsigned n) {
-    return (uintptr_t)asthra__ffi_run + run->at + (uintptr_t)run->slot * (run->most - n);
-}
+static const Asthra__XRun asthra__x_runs[] = {{40, 6, 8},  {104, 6, 8},  {184, 8, 8},
+                                              {280, 8, 8}, {432, 8, 16}, {592, 8, 16}};
 
 /* The next argument, of `size` bytes, goes behind n others of its run, or begins one; false: it
  * cannot, because something is between them, or its size is another. */
 static bool asthra__x_join(Asthra__FFIBuilder *b, Asthra__XWhere where, size_t n, size_t size) {
     const Asthra__XRun *run = &asthra__x_runs[where + (size == 8)];
+    uintptr_t one = (uintptr_t)asthra__ffi_run + run->one;
     if ((size != 4 && size != 8) || n >= run->most) return false;
     if (n == 0) {
-        asthra__ffi_emit(b, asthra__x_run_of(run, 1));
+        asthra__ffi_emit(b, one);
         asthra__ffi_emit(b, sizeof(void *));
         return true;
     }
     if (b->count < b->plan->parameters * (size_t)ASTHRA__FFI_PLACE_WORDS + 2) return false;
     uintptr_t *last = b->words + b->count - 2;
-    if (last[0] != asthra__x_run_of(run, (unsigned)n)) return false;
-    last[0] = asthra__x_run_of(run, (unsigned)n + 1);
+    if (last[0] != one - run->slot * (n - 1)) return false;
+    last[0] -= run->slot;
     last[1] += sizeof(void *);
     return true;
 }

@@ -66,8 +66,8 @@ ASTHRA__COLD static bool asthra__ffi_grow(Asthra__FFIBuilder *b, size_t room) {
     return true;
 }
 
-ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word) {
-    if (b->count == b->room && (b->is_out_of_memory || !asthra__ffi_grow(b, b->room * 2))) return;
+ASTHRA__COLD ASTHRA__FN void asthra__ffi_emit_more(Asthra__FFIBuilder *b, uintptr_t word) {
+    if (b->is_out_of_memory || !asthra__ffi_grow(b, b->room * 2)) return;
     b->words[b->count++] = word;
 }
 

@@ -141,7 +141,13 @@ typedef struct Asthra__FFIBuilder {
     size_t stack, stack_align, behind;
 } Asthra__FFIBuilder;
 
-ASTHRA__FN void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word);
+ASTHRA__FN void asthra__ffi_emit_more(Asthra__FFIBuilder *b, uintptr_t word); /* with more room */
+static inline void asthra__ffi_emit(Asthra__FFIBuilder *b, uintptr_t word) {
+    if (ASTHRA__LIKELY(b->count < b->room))
+        b->words[b->count++] = word;
+    else
+        asthra__ffi_emit_more(b, word);
+}
 /* Room for `size` bytes of stack arguments at a multiple of `align`; where they begin. */
 ASTHRA__FN size_t asthra__ffi_stack(Asthra__FFIBuilder *b, size_t size, size_t align);
 
