@@ -25559,6 +25559,41 @@ ASTHRA_RT_API AsthraResult asthra_ffi_library_close(AsthraFFILibrary *l) {
 /* A routine in assembly: strong and hidden in every mode. */
 #define ASTHRA__FFI_CODE __attribute__((__visibility__("hidden"))) extern
 
+/* What stands around one, but for 32-bit ARM's; and a word that C writes and assembly reads. */
+/* clang-format off */
+#if ASTHRA__CPU_RISCV64 /* aligned by the assembler, not by the linker */
+#define ASTHRA__FFI_OPTION ".option push\n.option norelax\n"
+#define ASTHRA__FFI_NO_OPTION ".option pop\n"
+#else
+#define ASTHRA__FFI_OPTION ""
+#define ASTHRA__FFI_NO_OPTION ""
+#endif
+#define ASTHRA__FFI_BEGIN(name)                      \
+    ".pushsection .text." name ",\"ax\",%progbits\n" \
+    ASTHRA__FFI_OPTION                               \
+    ".p2align 5\n"                                   \
+    ".globl " name "\n"                              \
+    ".hidden " name "\n"                             \
+    ".type " name ", %function\n"                    \
+    name ":\n"                                       \
+    ".cfi_startproc\n"
+#define ASTHRA__FFI_END(name)     \
+    ".cfi_endproc\n"              \
+    ".size " name ", .-" name "\n" \
+    ASTHRA__FFI_NO_OPTION         \
+    ".popsection\n"
+#define ASTHRA__FFI_WORD(name)                        \
+    ".pushsection .bss." name ",\"aw\",%nobits\n"     \
+    ".p2align 3\n"                                    \
+    ".globl " name "\n"                               \
+    ".hidden " name "\n"                              \
+    ".type " name ", %object\n"                       \
+    name ":\n"                                        \
+    ".zero 8\n" /* for either size of words */        \
+    ".size " name ", 8\n"                             \
+    ".popsection\n"
+/* clang-format on */
+
 /* ---- types ---- */
 
 /* Of a type that has been looked at: field tables of any depth are valid from here on. */
@@ -25739,8 +25774,7 @@ ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param
                                                   const struct AsthraTypeMarshaler *m);
 ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param);
 /* The call is prepared and has that parameter, or result; else why not. */
-ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
-                                                     const char *who);
+ASTHRA__FN AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who);
 /* Of a type description: what C sees of it. */
 ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
                                              const AsthraFFIType **out);
@@ -26762,23 +26796,11 @@ ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
 
 /* clang-format off */
-#define ASTHRA__X_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",@progbits\n" \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", @function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
 /* Inside the frame that asthra__ffi_enter has made. */
 #define ASTHRA__X_FRAME      \
     ".cfi_def_cfa %rbp, 16\n" \
     ".cfi_offset %rbp, -16\n" \
     ".cfi_offset %rbx, -24\n"
-#define ASTHRA__X_END(name)       \
-    ".cfi_endproc\n"              \
-    ".size " name ", .-" name "\n" \
-    ".popsection\n"
 /* To the next step, behind so many operands. */
 #define ASTHRA__X_NEXT0 "addq $8, %rbx\n" "notrack jmp *(%rbx)\n"
 #define ASTHRA__X_NEXT1 "addq $16, %rbx\n" "notrack jmp *(%rbx)\n"
@@ -26789,7 +26811,7 @@ ASTHRA__FN void asthra__ffi_win64_end(Asthra__FFIBuilder *b);
     "addq $8, %r10\n"
 
 /* steps: rdi; ret: rsi; args: rdx; stack bytes: rcx, 8 more than a multiple of 16; function: r8 */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         "endbr64\n"
         "pushq %rbp\n"                  /* the caller's rbp */
         ".cfi_def_cfa_offset 16\n"
@@ -26814,13 +26836,13 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
         "cmpq $4096, %rcx\n"
         "ja 2b\n"
         "jmp 1b\n"
-        ASTHRA__X_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* Runs: the first arguments, as many as there are registers at most, or eight on the stack, if all
  * are of one size: four and eight bytes into general registers, the same into vector registers, the
  * same to the stack. A run of n is entered n loads before the end; the next word has the bytes of
  * args that it took. asthra__x_runs says where each begins. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_run")
         ASTHRA__X_FRAME
         ".macro asthra__load i, op, r\n" /* 8 bytes */
         ".p2align 3\n"
@@ -26871,10 +26893,10 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
         ".purgem asthra__load\n"
         ".purgem asthra__put\n"
         ".purgem asthra__run_ends\n"
-        ASTHRA__X_END("asthra__ffi_run"));
+        ASTHRA__FFI_END("asthra__ffi_run"));
 
 /* Into general registers: 0 to 5 four bytes of the next argument, 6 to 11 eight, 12 to 17 carry. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_general")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_general")
         ASTHRA__X_FRAME
         ".irp r, edi, esi, edx, ecx, r8d, r9d\n"
         ".p2align 5\n"
@@ -26893,10 +26915,10 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_general")
         "movq %r11, %\\r\n"             /* the carry */
         ASTHRA__X_NEXT0
         ".endr\n"
-        ASTHRA__X_END("asthra__ffi_general"));
+        ASTHRA__FFI_END("asthra__ffi_general"));
 
 /* Into vector registers: 0 to 7 a float, 8 to 15 a double, 16 to 23 the carry. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_vector")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_vector")
         ASTHRA__X_FRAME
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
         ".p2align 5\n"
@@ -26915,11 +26937,11 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_vector")
         "movq %r11, %xmm\\r\n"          /* the carry */
         ASTHRA__X_NEXT0
         ".endr\n"
-        ASTHRA__X_END("asthra__ffi_vector"));
+        ASTHRA__FFI_END("asthra__ffi_vector"));
 
 /* Into the carry, of the next argument: 0 to 3 an s8, u8, s16, u16; 4 to 11 the first 1 to 8 bytes,
  * of which no other is read; 12 to 19 so many from its byte 8 on, of the argument just read. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_carry")
         ASTHRA__X_FRAME
         ".irp op, movsbl, movzbl, movswl, movzwl\n"
         ".p2align 5\n"
@@ -26968,13 +26990,13 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
         "asthra__piece 0\n"
         "asthra__piece 8\n"
         ".purgem asthra__piece\n"
-        ASTHRA__X_END("asthra__ffi_carry"));
+        ASTHRA__FFI_END("asthra__ffi_carry"));
 
 /* To the stack, at the offset in the next word: 0 four bytes of the next argument, 1 eight, 2 the
  * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 likewise, 16 or more. 5 the
  * next word into al, last before the call of a variadic function; 6 the address of that offset,
  * into the carry; 7 ret, into the carry; 8 aligns the stack by the mask in the next word. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_FRAME
         ASTHRA__X_ARGUMENT
         "movl (%rax), %eax\n"
@@ -27037,7 +27059,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         "movups %xmm9, (%r11)\n"
         "movq %xmm8, %r10\n"
         ASTHRA__X_NEXT2
-        ASTHRA__X_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The call, and its end: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
  * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 as many bytes of rax
@@ -27054,7 +27076,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
     ".cfi_restore %rbx\n"     \
     "ret\n"                   \
     ".cfi_restore_state\n"
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__X_FRAME
         ASTHRA__X_CALL
         ASTHRA__X_LEAVE
@@ -27143,21 +27165,13 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "movq %rax, (%rcx)\n"
         "movq %rdx, 8(%rcx)\n"
         ASTHRA__X_LEAVE
-        ASTHRA__X_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, @object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run: rdi; record: rsi. While run runs rbx is the record, as asthra__ffi_personality knows. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "endbr64\n"
         "pushq %rbx\n"                 /* the caller's rbx */
@@ -27171,7 +27185,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
         ".cfi_def_cfa_offset 8\n"
         ".cfi_restore %rbx\n"
         "ret\n"
-        ASTHRA__X_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 #endif
@@ -27670,24 +27684,12 @@ enum {
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_AARCH64
 
 /* clang-format off */
-#define ASTHRA__A_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",%progbits\n" \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", %function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
 /* Inside the frame that asthra__ffi_enter has made. */
 #define ASTHRA__A_FRAME       \
     ".cfi_def_cfa x29, 32\n"  \
     ".cfi_offset x29, -32\n"  \
     ".cfi_offset x30, -24\n"  \
     ".cfi_offset x19, -16\n"
-#define ASTHRA__A_END(name)       \
-    ".cfi_endproc\n"              \
-    ".size " name ", .-" name "\n" \
-    ".popsection\n"
 /* A slot begins, with bti j. */
 #define ASTHRA__A_SLOT ".p2align 5\n" "hint #36\n"
 /* To the next step, behind so many operands. */
@@ -27698,7 +27700,7 @@ enum {
 #define ASTHRA__A_ARGUMENT "ldr x10, [x9], #8\n"
 
 /* steps: x0; ret: x1; args: x2; stack bytes: x3, a multiple of 16; function: x4 */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         "hint #34\n"                    /* bti c */
         "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
         ".cfi_def_cfa_offset 32\n"
@@ -27725,13 +27727,13 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_enter")
         "cmp x3, #4096\n"
         "b.hi 2b\n"
         "b 1b\n"
-        ASTHRA__A_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* Into x0 to x7, eight slots of each kind: an s8, u8, s16, u16, four bytes, eight bytes of the next
  * argument; the carry. Into two of them, from x0, x1 to x6, x7: 56 sixteen bytes; 63 nine to
  * fifteen, where operands say at which byte the last eight begin, and how many bits of these belong
  * to the first register too. 70: ret, into x8. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_general")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_general")
         ASTHRA__A_FRAME
         ".macro asthra__load op, x\n"
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -27787,11 +27789,11 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_general")
         ASTHRA__A_SLOT
         "ldr x8, [x29, #24]\n"          /* ret */
         ASTHRA__A_NEXT0
-        ASTHRA__A_END("asthra__ffi_general"));
+        ASTHRA__FFI_END("asthra__ffi_general"));
 
 /* Into v0 to v7: floats, then doubles, then quads, 26 slots each: one, from v0 to v7; two, from v0,
  * v1 to v6, v7; three; four. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_vector")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_vector")
         ASTHRA__A_FRAME
         ".macro asthra__two v, a, b\n"
         ASTHRA__A_SLOT
@@ -27846,12 +27848,12 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_vector")
         ".purgem asthra__three\n"
         ".purgem asthra__four\n"
         ".purgem asthra__elements\n"
-        ASTHRA__A_END("asthra__ffi_vector"));
+        ASTHRA__FFI_END("asthra__ffi_vector"));
 
 /* Into the carry, of the next argument: 0 to 3 its 3, 5, 6, 7 bytes, of which no other is read. The
  * address of a copy of it, whose first byte is so many below x29 as an operand says and which has
  * as many bytes as the next, and 16: 4. 5: with a mask for the address as the first operand. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_carry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_carry")
         ASTHRA__A_FRAME
         ASTHRA__A_SLOT
         ASTHRA__A_ARGUMENT
@@ -27886,12 +27888,12 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_carry")
         "ldr q16, [x10]\n"              /* the first sixteen, some of them again */
         "str q16, [x11]\n"
         ASTHRA__A_NEXT2
-        ASTHRA__A_END("asthra__ffi_carry"));
+        ASTHRA__FFI_END("asthra__ffi_carry"));
 
 /* To the stack, the next argument: 0 to 5 an s8, u8, s16, u16, four bytes, eight; 6 sixteen bytes;
  * 7 nine to fifteen, where the operand is eight less; 8 as many as the operand says, by eight. 9:
  * the carry. 10: eight bytes stay free. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__A_FRAME
         ".macro asthra__push op, x\n"
         ASTHRA__A_SLOT
@@ -27939,7 +27941,7 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
         "subs x12, x12, #8\n"
         "b.hi 3b\n"
         ASTHRA__A_NEXT1
-        ASTHRA__A_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The call and what is done with its result: 0 nothing; 1 to 4 store 1, 2, 4, 8 bytes of x0; 5 x0
  * and x1; 6 as many bytes of these as the operand says. From 7 on, one to four floats, doubles,
@@ -27960,7 +27962,7 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
     ".cfi_restore x30\n"      \
     "ret\n"                   \
     ".cfi_restore_state\n"
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__A_FRAME
         ASTHRA__A_CALL
         ASTHRA__A_LEAVE
@@ -28022,21 +28024,13 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
         "strb w0, [x9]\n"
         "6:\n"
         ASTHRA__A_LEAVE
-        ASTHRA__A_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, %object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run: x0; record: x1. While run runs x19 is the record, as asthra__ffi_personality knows. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "hint #34\n"                    /* bti c */
         "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
@@ -28057,7 +28051,7 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
         ".cfi_restore x29\n"
         ".cfi_restore x30\n"
         "ret\n"
-        ASTHRA__A_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 #endif
@@ -28387,27 +28381,12 @@ enum {
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_RISCV64
 
 /* clang-format off */
-#define ASTHRA__R_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",%progbits\n" \
-    ".option push\n"                                 \
-    ".option norelax\n" /* aligned by the assembler, not by the linker */ \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", %function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
 /* Inside the frame that asthra__ffi_enter has made. */
 #define ASTHRA__R_FRAME     \
     ".cfi_def_cfa s0, 0\n"  \
     ".cfi_offset ra, -8\n"  \
     ".cfi_offset s0, -16\n" \
     ".cfi_offset s1, -24\n"
-#define ASTHRA__R_END(name)       \
-    ".cfi_endproc\n"              \
-    ".size " name ", .-" name "\n" \
-    ".option pop\n"               \
-    ".popsection\n"
 #define ASTHRA__R_SLOT ".p2align 5\n"
 /* To the next step, behind so many operands. */
 #define ASTHRA__R_NEXT0 "ld t2, 8(s1)\n" "addi s1, s1, 8\n" "jr t2\n"
@@ -28417,7 +28396,7 @@ enum {
 #define ASTHRA__R_ARGUMENT "ld t1, 0(t0)\n" "addi t0, t0, 8\n"
 
 /* steps: a0; ret: a1; args: a2; stack bytes: a3, a multiple of 16; function: a4 */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         "auipc zero, 0\n"               /* lpad 0 */
         "addi sp, sp, -32\n"
         ".cfi_def_cfa_offset 32\n"
@@ -28446,12 +28425,12 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_enter")
         "sub a3, a3, t1\n"
         "bgtu a3, t1, 2b\n"
         "j 1b\n"
-        ASTHRA__R_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* Into a0 to a7, eight slots of each kind: an s8, u8, s16, u16, 32 bits with their sign, 64 bits of
  * the next argument; the carry. 56 two words into two of them, from a0, a1 to a6, a7. 63 ret, into
  * a0. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_general")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_general")
         ASTHRA__R_FRAME
         ".irp op, lb, lbu, lh, lhu, lw, ld\n"
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -28484,11 +28463,11 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_general")
         ASTHRA__R_SLOT
         "ld a0, -32(s0)\n"              /* ret */
         ASTHRA__R_NEXT0
-        ASTHRA__R_END("asthra__ffi_general"));
+        ASTHRA__FFI_END("asthra__ffi_general"));
 
 /* Into fa0 to fa7, eight slots of each kind: a float, a double, the next argument's; a float, a
  * double, so many bytes into the argument just read as the operand says. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_float")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_float")
         ASTHRA__R_FRAME
         ".irp op, flw, fld\n"
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -28507,12 +28486,12 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_float")
         ASTHRA__R_NEXT1
         ".endr\n"
         ".endr\n"
-        ASTHRA__R_END("asthra__ffi_float"));
+        ASTHRA__FFI_END("asthra__ffi_float"));
 
 /* Into the carry, so many bytes into the argument just read as the operand says: 0 to 5 an s8, u8,
  * s16, u16, 32 bits, 64; 6 two of 32 bits; 7 as many bytes as the next operand says. 8: nothing,
  * the next argument is taken as just read. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_carry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_carry")
         ASTHRA__R_FRAME
         ".irp op, lb, lbu, lh, lhu, lw, ld\n"
         ASTHRA__R_SLOT
@@ -28549,13 +28528,13 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_carry")
         "bne t2, t4, 2b\n"
         "ld t1, -8(t0)\n"
         ASTHRA__R_NEXT2
-        ASTHRA__R_END("asthra__ffi_carry"));
+        ASTHRA__FFI_END("asthra__ffi_carry"));
 
 /* To the stack, the next argument: 0 to 5 an s8, u8, s16, u16, 32 bits, 64; 6 two words. 7: the
  * carry. 8: a word stays free. Into the carry, the address of a copy of the next argument, which
  * begins so many bytes below s0 as an operand says and has as many as the next: 9 by 8 bytes, 10 by
  * 4, 11 by 1; 12 by 8, with a mask for the address as the first operand. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__R_FRAME
         ".irp op, lb, lbu, lh, lhu, lw, ld\n"
         ASTHRA__R_SLOT
@@ -28618,7 +28597,7 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
         "ld t4, 16(s1)\n"               /* back to its first byte */
         "sub t3, t3, t4\n"
         ASTHRA__R_NEXT2
-        ASTHRA__R_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The call and what is done with its result: 0 nothing; 1 to 4 store 1, 2, 4, 8 bytes of a0; 5, 6 a
  * float, a double; 7 a0 and a1; 8, 9 two floats, two doubles; 10, 11 as many bytes of a0 and a1 as
@@ -28629,7 +28608,7 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
     "mv t2, t6\n"                   \
     "jalr t2\n" /* function(...) */
 #define ASTHRA__R_RET "ld t0, -32(s0)\n"
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__R_FRAME
         ASTHRA__R_CALL
         "j 6f\n"
@@ -28715,21 +28694,13 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
         "mv sp, t0\n"
         ".cfi_def_cfa_register sp\n"
         "ret\n"
-        ASTHRA__R_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, %object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run: a0; record: a1. While run runs s1 is the record, as asthra__ffi_personality knows. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "auipc zero, 0\n"               /* lpad 0 */
         "addi sp, sp, -32\n"
@@ -28754,7 +28725,7 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
         "addi sp, sp, 32\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ASTHRA__R_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 #endif
@@ -29676,18 +29647,6 @@ enum {
 
 /* clang-format off */
 /* A routine, in a section of its own. */
-#define ASTHRA__I_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",@progbits\n" \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", @function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
-#define ASTHRA__I_END(name)        \
-    ".cfi_endproc\n"               \
-    ".size " name ", .-" name "\n" \
-    ".popsection\n"
 /* clang-format on */
 /* Landing pads where the compiler makes them: old processors do not know the instruction. */
 #if defined(__CET__)
@@ -29745,7 +29704,7 @@ enum {
     "addl $4, %esi\n"
 
 /* steps, ret, args, stack bytes, function: at 8, 12, 16, 20, 24 of the frame */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         ASTHRA__I_PAD
         "pushl %ebp\n"                  /* the caller's ebp */
         ".cfi_def_cfa_offset 8\n"
@@ -29775,20 +29734,20 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_enter")
         "cmpl $4096, %eax\n"
         "ja 2b\n"
         "jmp 1b\n"
-        ASTHRA__I_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* The call itself. */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_run")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_run")
         ASTHRA__I_FRAME
         "call *24(%ebp)\n"              /* function(...) */
         ASTHRA__I_NEXT0
-        ASTHRA__I_END("asthra__ffi_run"));
+        ASTHRA__FFI_END("asthra__ffi_run"));
 
 /* To the stack: 0 to 2 one, two and three words of the next argument; 3 to 6 the next argument,
  * an s8, u8, s16, u16; 7 to 9 the last 1 to 3 bytes of the argument at hand, of which no other is
  * read; 10 ret; 11 as many bytes of the argument at hand as the next word says, a multiple of 4. 12
  * the next argument is at hand. */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__I_FRAME
         ASTHRA__I_ARGUMENT
         "movl (%eax), %eax\n"
@@ -29860,7 +29819,7 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_to_stack")
         "addl $4, %ecx\n"
         "jnz 3b\n"
         ASTHRA__I_NEXT1
-        ASTHRA__I_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The end of a call: 0 stores nothing; 1 to 3 store 1, 2, 4 bytes of eax; 4 eax and edx; 5 to 7 a
  * float, a double, a long double. */
@@ -29878,7 +29837,7 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_to_stack")
     ".cfi_def_cfa %esp, 4\n"   \
     "ret\n"                    \
     ".cfi_restore_state\n"
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__I_FRAME
         ASTHRA__I_LEAVE
         ".p2align 5\n"
@@ -29904,22 +29863,14 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_result")
         "\\store (%ecx)\n"
         ASTHRA__I_LEAVE
         ".endr\n"
-        ASTHRA__I_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, @object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run, record: at 4, 8; 12 more once the frame is made. While run runs ebx is the record, as
  * asthra__ffi_personality knows. */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         ASTHRA__I_PAD
         "pushl %ebx\n"                  /* the caller's ebx */
@@ -29936,7 +29887,7 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_guard")
         ".cfi_def_cfa_offset 4\n"
         ".cfi_restore %ebx\n"
         "ret\n"
-        ASTHRA__I_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");
@@ -30360,8 +30311,7 @@ ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, si
     return asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p)[param].type;
 }
 
-/* A call whose rules can be set; else why not. */
-static AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who) {
+ASTHRA__FN AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who) {
     AsthraResult r = asthra_result_ok(NULL);
     if (c == NULL) return asthra_result_errorf(ASTHRA_INVALID, "%s: the call is NULL", who);
     if (!asthra__ffi_ensure(c, &r)) return r;
@@ -30372,11 +30322,6 @@ static AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const cha
         return asthra_result_errorf(ASTHRA_INVALID, "%s: parameter %zu of %u", who, param,
                                     p->parameters);
     return r;
-}
-
-ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
-                                                     const char *who) {
-    return asthra__ffi_expect(c, param, who);
 }
 
 static bool asthra__ffi_is_pointer(const AsthraFFIType *t) {
@@ -31714,13 +31659,7 @@ ASTHRA_RT_API void asthra_ffi_closure_destroy(AsthraFFIClosure *closure) {
 
 /* clang-format off */
 /* record: r10 */
-__asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry\n"
-        ".hidden asthra__closure_entry\n"
-        ".type asthra__closure_entry, @function\n"
-        "asthra__closure_entry:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         "endbr64\n"
         "pushq %rbp\n"                  /* the caller's rbp, at 160 */
         ".cfi_def_cfa_offset 16\n"
@@ -31767,19 +31706,11 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
         ".cfi_def_cfa %rsp, 8\n"
         ".cfi_restore %rbp\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry, .-asthra__closure_entry\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same without vector registers, for a result of one word, which enter returns. The frame has
  * 168 bytes: the caller's rbp is where it was. */
-__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_word\n"
-        ".hidden asthra__closure_entry_word\n"
-        ".type asthra__closure_entry_word, @function\n"
-        "asthra__closure_entry_word:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         "endbr64\n"
         "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
         ".cfi_def_cfa_offset 176\n"
@@ -31795,18 +31726,10 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
         "addq $168, %rsp\n"
         ".cfi_def_cfa_offset 8\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* And without general registers, for results in vector registers. */
-__asm__(".pushsection .text.asthra__closure_entry_vectors,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_vectors\n"
-        ".hidden asthra__closure_entry_vectors\n"
-        ".type asthra__closure_entry_vectors, @function\n"
-        "asthra__closure_entry_vectors:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_vectors")
         "endbr64\n"
         "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
         ".cfi_def_cfa_offset 176\n"
@@ -31826,18 +31749,10 @@ __asm__(".pushsection .text.asthra__closure_entry_vectors,\"ax\",@progbits\n"
         "addq $168, %rsp\n"
         ".cfi_def_cfa_offset 8\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_vectors, .-asthra__closure_entry_vectors\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_vectors"));
 
 /* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
-__asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_win64\n"
-        ".hidden asthra__closure_entry_win64\n"
-        ".type asthra__closure_entry_win64, @function\n"
-        "asthra__closure_entry_win64:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_win64")
         "endbr64\n"
         "pushq %rbp\n"
         ".cfi_def_cfa_offset 16\n"
@@ -31875,27 +31790,11 @@ __asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
         "leave\n"
         ".cfi_def_cfa %rsp, 8\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_win64, .-asthra__closure_entry_win64\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_win64"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 64. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, @object\n"
-        "asthra__closure_records:\n"
-        ".zero 8\n"
-        ".size asthra__closure_records, 8\n"
-        ".popsection\n"
-        ".pushsection .text.asthra__closure_stubs,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_stubs\n"
-        ".hidden asthra__closure_stubs\n"
-        ".type asthra__closure_stubs, @function\n"
-        "asthra__closure_stubs:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 4\n"
@@ -31907,9 +31806,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
         "1:\n"
         "addq asthra__closure_records(%rip), %r10\n" /* r10: record */
         "jmpq *(%r10)\n"                             /* record->entry */
-        ".cfi_endproc\n"
-        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
@@ -32008,13 +31905,7 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
 
 /* clang-format off */
 /* record: x17 */
-__asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry\n"
-        ".hidden asthra__closure_entry\n"
-        ".type asthra__closure_entry, %function\n"
-        "asthra__closure_entry:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         "hint #34\n"                    /* bti c */
         "sub sp, sp, #288\n"            /* sp: the frame */
         ".cfi_def_cfa_offset 288\n"
@@ -32044,18 +31935,10 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
         "add sp, sp, #288\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry, .-asthra__closure_entry\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same without vector registers, for a result of one word, which enter returns. */
-__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_word\n"
-        ".hidden asthra__closure_entry_word\n"
-        ".type asthra__closure_entry_word, %function\n"
-        "asthra__closure_entry_word:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         "hint #34\n"                    /* bti c */
         "sub sp, sp, #288\n"            /* sp: the frame */
         ".cfi_def_cfa_offset 288\n"
@@ -32077,27 +31960,11 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
         "add sp, sp, #288\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 64. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, %object\n"
-        "asthra__closure_records:\n"
-        ".zero 8\n"
-        ".size asthra__closure_records, 8\n"
-        ".popsection\n"
-        ".pushsection .text.asthra__closure_stubs,\"ax\",%progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_stubs\n"
-        ".hidden asthra__closure_stubs\n"
-        ".type asthra__closure_stubs, %function\n"
-        "asthra__closure_stubs:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 4\n"
@@ -32112,9 +31979,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
         "add x17, x17, x16\n"           /* x17: record */
         "ldr x16, [x17]\n"              /* record->entry */
         "br x16\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
@@ -32186,15 +32051,7 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
 
 /* clang-format off */
 /* record: t3 */
-__asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
-        ".option push\n"
-        ".option norelax\n" /* aligned by the assembler, not by the linker */
-        ".p2align 5\n"
-        ".globl asthra__closure_entry\n"
-        ".hidden asthra__closure_entry\n"
-        ".type asthra__closure_entry, %function\n"
-        "asthra__closure_entry:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         "addi sp, sp, -272\n"           /* sp: the frame */
         ".cfi_def_cfa_offset 272\n"
         "sd ra, 200(sp)\n"              /* the return address, at 200 */
@@ -32223,21 +32080,10 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
         "addi sp, sp, 272\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry, .-asthra__closure_entry\n"
-        ".option pop\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same without fa0 to fa7, for a result of one word, which enter returns. */
-__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
-        ".option push\n"
-        ".option norelax\n" /* aligned by the assembler, not by the linker */
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_word\n"
-        ".hidden asthra__closure_entry_word\n"
-        ".type asthra__closure_entry_word, %function\n"
-        "asthra__closure_entry_word:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         "addi sp, sp, -272\n"           /* sp: the frame */
         ".cfi_def_cfa_offset 272\n"
         "sd ra, 200(sp)\n"              /* the return address, at 200 */
@@ -32259,30 +32105,11 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
         "addi sp, sp, 272\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
-        ".option pop\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* The program's own stubs, 32 bytes each, and where they find the first record, of 64. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, %object\n"
-        "asthra__closure_records:\n"
-        ".zero 8\n"
-        ".size asthra__closure_records, 8\n"
-        ".popsection\n"
-        ".pushsection .text.asthra__closure_stubs,\"ax\",%progbits\n"
-        ".option push\n"
-        ".option norelax\n" /* aligned by the assembler, not by the linker */
-        ".p2align 5\n"
-        ".globl asthra__closure_stubs\n"
-        ".hidden asthra__closure_stubs\n"
-        ".type asthra__closure_stubs, %function\n"
-        "asthra__closure_stubs:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 5\n"
@@ -32297,10 +32124,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
         "add t3, t3, t4\n"              /* t3: record */
         "ld t2, 0(t3)\n"                /* record->entry */
         "jr t2\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
-        ".option pop\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
@@ -32443,15 +32267,7 @@ __asm__(ASTHRA__ARM_BEGIN("asthra__closure_entry_word")
         ASTHRA__ARM_END("asthra__closure_entry_word"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 32. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
-        ".p2align 2\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, %object\n"
-        "asthra__closure_records:\n"
-        ".zero 4\n"
-        ".size asthra__closure_records, 4\n"
-        ".popsection\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
         ASTHRA__ARM_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
@@ -32561,7 +32377,7 @@ ASTHRA__FN uint64_t asthra__closure_finish(const Asthra__FFIPlan *p, char *frame
     "leave\n"                \
     ".cfi_def_cfa %esp, 4\n" \
     ".cfi_restore %ebp\n"
-__asm__(ASTHRA__I_BEGIN("asthra__closure_entry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         ASTHRA__I_ENTER
         "testl %eax, %eax\n"
         "jnz 1f\n"
@@ -32590,34 +32406,26 @@ __asm__(ASTHRA__I_BEGIN("asthra__closure_entry")
         "fldt -16(%ebp)\n"
         ASTHRA__I_EXIT
         "ret\n"
-        ASTHRA__I_END("asthra__closure_entry"));
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same for a result of one word or two, which enter returns. */
-__asm__(ASTHRA__I_BEGIN("asthra__closure_entry_word")
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         ASTHRA__I_ENTER
         ASTHRA__I_EXIT
         "ret\n"
-        ASTHRA__I_END("asthra__closure_entry_word"));
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* The same where the caller has said where the result goes. */
-__asm__(ASTHRA__I_BEGIN("asthra__closure_entry_memory")
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_memory")
         ASTHRA__I_ENTER
         "movl 8(%ebp), %eax\n"
         ASTHRA__I_EXIT
         "ret $4\n"
-        ASTHRA__I_END("asthra__closure_entry_memory"));
+        ASTHRA__FFI_END("asthra__closure_entry_memory"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 32. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
-        ".p2align 2\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, @object\n"
-        "asthra__closure_records:\n"
-        ".zero 4\n"
-        ".size asthra__closure_records, 4\n"
-        ".popsection\n"
-        ASTHRA__I_BEGIN("asthra__closure_stubs")
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 4\n"
@@ -32635,7 +32443,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
         ".cfi_adjust_cfa_offset 4\n"
         "movl (%esp), %eax\n"           /* eax: 2 */
         "ret\n"
-        ASTHRA__I_END("asthra__closure_stubs"));
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");
@@ -32933,7 +32741,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t par
                                                     const AsthraTypeMarshaler *m) {
     static const char who[] = "asthra_ffi_set_marshaler";
     bool is_back = param == ASTHRA_FFI_RETURN;
-    AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
+    AsthraResult r = asthra__ffi_expect(c, param, who);
     if (r.status) return r;
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
     if (m == NULL) return asthra__ffi_set_marshaled(c, param, NULL);

@@ -19,13 +19,7 @@
 
 /* clang-format off */
 /* record: x17 */
-__asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry\n"
-        ".hidden asthra__closure_entry\n"
-        ".type asthra__closure_entry, %function\n"
-        "asthra__closure_entry:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         "hint #34\n"                    /* bti c */
         "sub sp, sp, #288\n"            /* sp: the frame */
         ".cfi_def_cfa_offset 288\n"
@@ -55,18 +49,10 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
         "add sp, sp, #288\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry, .-asthra__closure_entry\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same without vector registers, for a result of one word, which enter returns. */
-__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_word\n"
-        ".hidden asthra__closure_entry_word\n"
-        ".type asthra__closure_entry_word, %function\n"
-        "asthra__closure_entry_word:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         "hint #34\n"                    /* bti c */
         "sub sp, sp, #288\n"            /* sp: the frame */
         ".cfi_def_cfa_offset 288\n"
@@ -88,27 +74,11 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
         "add sp, sp, #288\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 64. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, %object\n"
-        "asthra__closure_records:\n"
-        ".zero 8\n"
-        ".size asthra__closure_records, 8\n"
-        ".popsection\n"
-        ".pushsection .text.asthra__closure_stubs,\"ax\",%progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_stubs\n"
-        ".hidden asthra__closure_stubs\n"
-        ".type asthra__closure_stubs, %function\n"
-        "asthra__closure_stubs:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 4\n"
@@ -123,9 +93,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
         "add x17, x17, x16\n"           /* x17: record */
         "ldr x16, [x17]\n"              /* record->entry */
         "br x16\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");

@@ -76,15 +76,7 @@ __asm__(ASTHRA__ARM_BEGIN("asthra__closure_entry_word")
         ASTHRA__ARM_END("asthra__closure_entry_word"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 32. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
-        ".p2align 2\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, %object\n"
-        "asthra__closure_records:\n"
-        ".zero 4\n"
-        ".size asthra__closure_records, 4\n"
-        ".popsection\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
         ASTHRA__ARM_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"

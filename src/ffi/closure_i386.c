@@ -35,7 +35,7 @@
     "leave\n"                \
     ".cfi_def_cfa %esp, 4\n" \
     ".cfi_restore %ebp\n"
-__asm__(ASTHRA__I_BEGIN("asthra__closure_entry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         ASTHRA__I_ENTER
         "testl %eax, %eax\n"
         "jnz 1f\n"
@@ -64,34 +64,26 @@ __asm__(ASTHRA__I_BEGIN("asthra__closure_entry")
         "fldt -16(%ebp)\n"
         ASTHRA__I_EXIT
         "ret\n"
-        ASTHRA__I_END("asthra__closure_entry"));
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same for a result of one word or two, which enter returns. */
-__asm__(ASTHRA__I_BEGIN("asthra__closure_entry_word")
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         ASTHRA__I_ENTER
         ASTHRA__I_EXIT
         "ret\n"
-        ASTHRA__I_END("asthra__closure_entry_word"));
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* The same where the caller has said where the result goes. */
-__asm__(ASTHRA__I_BEGIN("asthra__closure_entry_memory")
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_memory")
         ASTHRA__I_ENTER
         "movl 8(%ebp), %eax\n"
         ASTHRA__I_EXIT
         "ret $4\n"
-        ASTHRA__I_END("asthra__closure_entry_memory"));
+        ASTHRA__FFI_END("asthra__closure_entry_memory"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 32. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
-        ".p2align 2\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, @object\n"
-        "asthra__closure_records:\n"
-        ".zero 4\n"
-        ".size asthra__closure_records, 4\n"
-        ".popsection\n"
-        ASTHRA__I_BEGIN("asthra__closure_stubs")
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 4\n"
@@ -109,7 +101,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
         ".cfi_adjust_cfa_offset 4\n"
         "movl (%esp), %eax\n"           /* eax: 2 */
         "ret\n"
-        ASTHRA__I_END("asthra__closure_stubs"));
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");

@@ -18,15 +18,7 @@
 
 /* clang-format off */
 /* record: t3 */
-__asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
-        ".option push\n"
-        ".option norelax\n" /* aligned by the assembler, not by the linker */
-        ".p2align 5\n"
-        ".globl asthra__closure_entry\n"
-        ".hidden asthra__closure_entry\n"
-        ".type asthra__closure_entry, %function\n"
-        "asthra__closure_entry:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         "addi sp, sp, -272\n"           /* sp: the frame */
         ".cfi_def_cfa_offset 272\n"
         "sd ra, 200(sp)\n"              /* the return address, at 200 */
@@ -55,21 +47,10 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",%progbits\n"
         "addi sp, sp, 272\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry, .-asthra__closure_entry\n"
-        ".option pop\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same without fa0 to fa7, for a result of one word, which enter returns. */
-__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
-        ".option push\n"
-        ".option norelax\n" /* aligned by the assembler, not by the linker */
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_word\n"
-        ".hidden asthra__closure_entry_word\n"
-        ".type asthra__closure_entry_word, %function\n"
-        "asthra__closure_entry_word:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         "addi sp, sp, -272\n"           /* sp: the frame */
         ".cfi_def_cfa_offset 272\n"
         "sd ra, 200(sp)\n"              /* the return address, at 200 */
@@ -91,30 +72,11 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",%progbits\n"
         "addi sp, sp, 272\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
-        ".option pop\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* The program's own stubs, 32 bytes each, and where they find the first record, of 64. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, %object\n"
-        "asthra__closure_records:\n"
-        ".zero 8\n"
-        ".size asthra__closure_records, 8\n"
-        ".popsection\n"
-        ".pushsection .text.asthra__closure_stubs,\"ax\",%progbits\n"
-        ".option push\n"
-        ".option norelax\n" /* aligned by the assembler, not by the linker */
-        ".p2align 5\n"
-        ".globl asthra__closure_stubs\n"
-        ".hidden asthra__closure_stubs\n"
-        ".type asthra__closure_stubs, %function\n"
-        "asthra__closure_stubs:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 5\n"
@@ -129,10 +91,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",%nobits\n"
         "add t3, t3, t4\n"              /* t3: record */
         "ld t2, 0(t3)\n"                /* record->entry */
         "jr t2\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
-        ".option pop\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");

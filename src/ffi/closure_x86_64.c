@@ -19,13 +19,7 @@
 
 /* clang-format off */
 /* record: r10 */
-__asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry\n"
-        ".hidden asthra__closure_entry\n"
-        ".type asthra__closure_entry, @function\n"
-        "asthra__closure_entry:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry")
         "endbr64\n"
         "pushq %rbp\n"                  /* the caller's rbp, at 160 */
         ".cfi_def_cfa_offset 16\n"
@@ -72,19 +66,11 @@ __asm__(".pushsection .text.asthra__closure_entry,\"ax\",@progbits\n"
         ".cfi_def_cfa %rsp, 8\n"
         ".cfi_restore %rbp\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry, .-asthra__closure_entry\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry"));
 
 /* The same without vector registers, for a result of one word, which enter returns. The frame has
  * 168 bytes: the caller's rbp is where it was. */
-__asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_word\n"
-        ".hidden asthra__closure_entry_word\n"
-        ".type asthra__closure_entry_word, @function\n"
-        "asthra__closure_entry_word:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_word")
         "endbr64\n"
         "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
         ".cfi_def_cfa_offset 176\n"
@@ -100,18 +86,10 @@ __asm__(".pushsection .text.asthra__closure_entry_word,\"ax\",@progbits\n"
         "addq $168, %rsp\n"
         ".cfi_def_cfa_offset 8\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_word, .-asthra__closure_entry_word\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_word"));
 
 /* And without general registers, for results in vector registers. */
-__asm__(".pushsection .text.asthra__closure_entry_vectors,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_vectors\n"
-        ".hidden asthra__closure_entry_vectors\n"
-        ".type asthra__closure_entry_vectors, @function\n"
-        "asthra__closure_entry_vectors:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_vectors")
         "endbr64\n"
         "subq $168, %rsp\n"             /* rsp: the frame, 16-aligned */
         ".cfi_def_cfa_offset 176\n"
@@ -131,18 +109,10 @@ __asm__(".pushsection .text.asthra__closure_entry_vectors,\"ax\",@progbits\n"
         "addq $168, %rsp\n"
         ".cfi_def_cfa_offset 8\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_vectors, .-asthra__closure_entry_vectors\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_vectors"));
 
 /* record: r10. The frame begins 160 bytes above rsp: below it are xmm6 to xmm15. */
-__asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_entry_win64\n"
-        ".hidden asthra__closure_entry_win64\n"
-        ".type asthra__closure_entry_win64, @function\n"
-        "asthra__closure_entry_win64:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_BEGIN("asthra__closure_entry_win64")
         "endbr64\n"
         "pushq %rbp\n"
         ".cfi_def_cfa_offset 16\n"
@@ -180,27 +150,11 @@ __asm__(".pushsection .text.asthra__closure_entry_win64,\"ax\",@progbits\n"
         "leave\n"
         ".cfi_def_cfa %rsp, 8\n"
         "ret\n"
-        ".cfi_endproc\n"
-        ".size asthra__closure_entry_win64, .-asthra__closure_entry_win64\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_entry_win64"));
 
 /* The program's own stubs, 16 bytes each, and where they find the first record, of 64. */
-__asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__closure_records\n"
-        ".hidden asthra__closure_records\n"
-        ".type asthra__closure_records, @object\n"
-        "asthra__closure_records:\n"
-        ".zero 8\n"
-        ".size asthra__closure_records, 8\n"
-        ".popsection\n"
-        ".pushsection .text.asthra__closure_stubs,\"ax\",@progbits\n"
-        ".p2align 5\n"
-        ".globl asthra__closure_stubs\n"
-        ".hidden asthra__closure_stubs\n"
-        ".type asthra__closure_stubs, @function\n"
-        "asthra__closure_stubs:\n"
-        ".cfi_startproc\n"
+__asm__(ASTHRA__FFI_WORD("asthra__closure_records")
+        ASTHRA__FFI_BEGIN("asthra__closure_stubs")
         ".set asthra__stub, 0\n"
         ".rept 128\n"
         ".p2align 4\n"
@@ -212,9 +166,7 @@ __asm__(".pushsection .bss.asthra__closure_records,\"aw\",@nobits\n"
         "1:\n"
         "addq asthra__closure_records(%rip), %r10\n" /* r10: record */
         "jmpq *(%r10)\n"                             /* record->entry */
-        ".cfi_endproc\n"
-        ".size asthra__closure_stubs, .-asthra__closure_stubs\n"
-        ".popsection\n");
+        ASTHRA__FFI_END("asthra__closure_stubs"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__closure_entry(void) __asm__("asthra__closure_entry");

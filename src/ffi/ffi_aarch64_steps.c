@@ -9,24 +9,12 @@
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_AARCH64
 
 /* clang-format off */
-#define ASTHRA__A_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",%progbits\n" \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", %function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
 /* Inside the frame that asthra__ffi_enter has made. */
 #define ASTHRA__A_FRAME       \
     ".cfi_def_cfa x29, 32\n"  \
     ".cfi_offset x29, -32\n"  \
     ".cfi_offset x30, -24\n"  \
     ".cfi_offset x19, -16\n"
-#define ASTHRA__A_END(name)       \
-    ".cfi_endproc\n"              \
-    ".size " name ", .-" name "\n" \
-    ".popsection\n"
 /* A slot begins, with bti j. */
 #define ASTHRA__A_SLOT ".p2align 5\n" "hint #36\n"
 /* To the next step, behind so many operands. */
@@ -37,7 +25,7 @@
 #define ASTHRA__A_ARGUMENT "ldr x10, [x9], #8\n"
 
 /* steps: x0; ret: x1; args: x2; stack bytes: x3, a multiple of 16; function: x4 */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         "hint #34\n"                    /* bti c */
         "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
         ".cfi_def_cfa_offset 32\n"
@@ -64,13 +52,13 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_enter")
         "cmp x3, #4096\n"
         "b.hi 2b\n"
         "b 1b\n"
-        ASTHRA__A_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* Into x0 to x7, eight slots of each kind: an s8, u8, s16, u16, four bytes, eight bytes of the next
  * argument; the carry. Into two of them, from x0, x1 to x6, x7: 56 sixteen bytes; 63 nine to
  * fifteen, where operands say at which byte the last eight begin, and how many bits of these belong
  * to the first register too. 70: ret, into x8. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_general")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_general")
         ASTHRA__A_FRAME
         ".macro asthra__load op, x\n"
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -126,11 +114,11 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_general")
         ASTHRA__A_SLOT
         "ldr x8, [x29, #24]\n"          /* ret */
         ASTHRA__A_NEXT0
-        ASTHRA__A_END("asthra__ffi_general"));
+        ASTHRA__FFI_END("asthra__ffi_general"));
 
 /* Into v0 to v7: floats, then doubles, then quads, 26 slots each: one, from v0 to v7; two, from v0,
  * v1 to v6, v7; three; four. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_vector")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_vector")
         ASTHRA__A_FRAME
         ".macro asthra__two v, a, b\n"
         ASTHRA__A_SLOT
@@ -185,12 +173,12 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_vector")
         ".purgem asthra__three\n"
         ".purgem asthra__four\n"
         ".purgem asthra__elements\n"
-        ASTHRA__A_END("asthra__ffi_vector"));
+        ASTHRA__FFI_END("asthra__ffi_vector"));
 
 /* Into the carry, of the next argument: 0 to 3 its 3, 5, 6, 7 bytes, of which no other is read. The
  * address of a copy of it, whose first byte is so many below x29 as an operand says and which has
  * as many bytes as the next, and 16: 4. 5: with a mask for the address as the first operand. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_carry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_carry")
         ASTHRA__A_FRAME
         ASTHRA__A_SLOT
         ASTHRA__A_ARGUMENT
@@ -225,12 +213,12 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_carry")
         "ldr q16, [x10]\n"              /* the first sixteen, some of them again */
         "str q16, [x11]\n"
         ASTHRA__A_NEXT2
-        ASTHRA__A_END("asthra__ffi_carry"));
+        ASTHRA__FFI_END("asthra__ffi_carry"));
 
 /* To the stack, the next argument: 0 to 5 an s8, u8, s16, u16, four bytes, eight; 6 sixteen bytes;
  * 7 nine to fifteen, where the operand is eight less; 8 as many as the operand says, by eight. 9:
  * the carry. 10: eight bytes stay free. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__A_FRAME
         ".macro asthra__push op, x\n"
         ASTHRA__A_SLOT
@@ -278,7 +266,7 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
         "subs x12, x12, #8\n"
         "b.hi 3b\n"
         ASTHRA__A_NEXT1
-        ASTHRA__A_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The call and what is done with its result: 0 nothing; 1 to 4 store 1, 2, 4, 8 bytes of x0; 5 x0
  * and x1; 6 as many bytes of these as the operand says. From 7 on, one to four floats, doubles,
@@ -299,7 +287,7 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_to_stack")
     ".cfi_restore x30\n"      \
     "ret\n"                   \
     ".cfi_restore_state\n"
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__A_FRAME
         ASTHRA__A_CALL
         ASTHRA__A_LEAVE
@@ -361,21 +349,13 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_result")
         "strb w0, [x9]\n"
         "6:\n"
         ASTHRA__A_LEAVE
-        ASTHRA__A_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, %object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run: x0; record: x1. While run runs x19 is the record, as asthra__ffi_personality knows. */
-__asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "hint #34\n"                    /* bti c */
         "stp x29, x30, [sp, #-32]!\n"   /* a frame record, at 0 */
@@ -396,7 +376,7 @@ __asm__(ASTHRA__A_BEGIN("asthra__ffi_guard")
         ".cfi_restore x29\n"
         ".cfi_restore x30\n"
         "ret\n"
-        ASTHRA__A_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 #endif

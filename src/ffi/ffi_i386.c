@@ -45,7 +45,7 @@
     "addl $4, %esi\n"
 
 /* steps, ret, args, stack bytes, function: at 8, 12, 16, 20, 24 of the frame */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         ASTHRA__I_PAD
         "pushl %ebp\n"                  /* the caller's ebp */
         ".cfi_def_cfa_offset 8\n"
@@ -75,20 +75,20 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_enter")
         "cmpl $4096, %eax\n"
         "ja 2b\n"
         "jmp 1b\n"
-        ASTHRA__I_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* The call itself. */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_run")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_run")
         ASTHRA__I_FRAME
         "call *24(%ebp)\n"              /* function(...) */
         ASTHRA__I_NEXT0
-        ASTHRA__I_END("asthra__ffi_run"));
+        ASTHRA__FFI_END("asthra__ffi_run"));
 
 /* To the stack: 0 to 2 one, two and three words of the next argument; 3 to 6 the next argument,
  * an s8, u8, s16, u16; 7 to 9 the last 1 to 3 bytes of the argument at hand, of which no other is
  * read; 10 ret; 11 as many bytes of the argument at hand as the next word says, a multiple of 4. 12
  * the next argument is at hand. */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__I_FRAME
         ASTHRA__I_ARGUMENT
         "movl (%eax), %eax\n"
@@ -160,7 +160,7 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_to_stack")
         "addl $4, %ecx\n"
         "jnz 3b\n"
         ASTHRA__I_NEXT1
-        ASTHRA__I_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The end of a call: 0 stores nothing; 1 to 3 store 1, 2, 4 bytes of eax; 4 eax and edx; 5 to 7 a
  * float, a double, a long double. */
@@ -178,7 +178,7 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_to_stack")
     ".cfi_def_cfa %esp, 4\n"   \
     "ret\n"                    \
     ".cfi_restore_state\n"
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__I_FRAME
         ASTHRA__I_LEAVE
         ".p2align 5\n"
@@ -204,22 +204,14 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_result")
         "\\store (%ecx)\n"
         ASTHRA__I_LEAVE
         ".endr\n"
-        ASTHRA__I_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, @object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run, record: at 4, 8; 12 more once the frame is made. While run runs ebx is the record, as
  * asthra__ffi_personality knows. */
-__asm__(ASTHRA__I_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         ASTHRA__I_PAD
         "pushl %ebx\n"                  /* the caller's ebx */
@@ -236,7 +228,7 @@ __asm__(ASTHRA__I_BEGIN("asthra__ffi_guard")
         ".cfi_def_cfa_offset 4\n"
         ".cfi_restore %ebx\n"
         "ret\n"
-        ASTHRA__I_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 ASTHRA__FFI_CODE void asthra__ffi_run(void) __asm__("asthra__ffi_run");

@@ -20,18 +20,6 @@ enum {
 
 /* clang-format off */
 /* A routine, in a section of its own. */
-#define ASTHRA__I_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",@progbits\n" \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", @function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
-#define ASTHRA__I_END(name)        \
-    ".cfi_endproc\n"               \
-    ".size " name ", .-" name "\n" \
-    ".popsection\n"
 /* clang-format on */
 /* Landing pads where the compiler makes them: old processors do not know the instruction. */
 #if defined(__CET__)

@@ -23,6 +23,41 @@
 /* A routine in assembly: strong and hidden in every mode. */
 #define ASTHRA__FFI_CODE __attribute__((__visibility__("hidden"))) extern
 
+/* What stands around one, but for 32-bit ARM's; and a word that C writes and assembly reads. */
+/* clang-format off */
+#if ASTHRA__CPU_RISCV64 /* aligned by the assembler, not by the linker */
+#define ASTHRA__FFI_OPTION ".option push\n.option norelax\n"
+#define ASTHRA__FFI_NO_OPTION ".option pop\n"
+#else
+#define ASTHRA__FFI_OPTION ""
+#define ASTHRA__FFI_NO_OPTION ""
+#endif
+#define ASTHRA__FFI_BEGIN(name)                      \
+    ".pushsection .text." name ",\"ax\",%progbits\n" \
+    ASTHRA__FFI_OPTION                               \
+    ".p2align 5\n"                                   \
+    ".globl " name "\n"                              \
+    ".hidden " name "\n"                             \
+    ".type " name ", %function\n"                    \
+    name ":\n"                                       \
+    ".cfi_startproc\n"
+#define ASTHRA__FFI_END(name)     \
+    ".cfi_endproc\n"              \
+    ".size " name ", .-" name "\n" \
+    ASTHRA__FFI_NO_OPTION         \
+    ".popsection\n"
+#define ASTHRA__FFI_WORD(name)                        \
+    ".pushsection .bss." name ",\"aw\",%nobits\n"     \
+    ".p2align 3\n"                                    \
+    ".globl " name "\n"                               \
+    ".hidden " name "\n"                              \
+    ".type " name ", %object\n"                       \
+    name ":\n"                                        \
+    ".zero 8\n" /* for either size of words */        \
+    ".size " name ", 8\n"                             \
+    ".popsection\n"
+/* clang-format on */
+
 /* ---- types ---- */
 
 /* Of a type that has been looked at: field tables of any depth are valid from here on. */
@@ -203,8 +238,7 @@ ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param
                                                   const struct AsthraTypeMarshaler *m);
 ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, size_t param);
 /* The call is prepared and has that parameter, or result; else why not. */
-ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
-                                                     const char *who);
+ASTHRA__FN AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who);
 /* Of a type description: what C sees of it. */
 ASTHRA__FN AsthraResult asthra__ffi_describe(const AsthraTypeInfo *type, size_t param,
                                              const AsthraFFIType **out);

@@ -10,27 +10,12 @@
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_RISCV64
 
 /* clang-format off */
-#define ASTHRA__R_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",%progbits\n" \
-    ".option push\n"                                 \
-    ".option norelax\n" /* aligned by the assembler, not by the linker */ \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", %function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
 /* Inside the frame that asthra__ffi_enter has made. */
 #define ASTHRA__R_FRAME     \
     ".cfi_def_cfa s0, 0\n"  \
     ".cfi_offset ra, -8\n"  \
     ".cfi_offset s0, -16\n" \
     ".cfi_offset s1, -24\n"
-#define ASTHRA__R_END(name)       \
-    ".cfi_endproc\n"              \
-    ".size " name ", .-" name "\n" \
-    ".option pop\n"               \
-    ".popsection\n"
 #define ASTHRA__R_SLOT ".p2align 5\n"
 /* To the next step, behind so many operands. */
 #define ASTHRA__R_NEXT0 "ld t2, 8(s1)\n" "addi s1, s1, 8\n" "jr t2\n"
@@ -40,7 +25,7 @@
 #define ASTHRA__R_ARGUMENT "ld t1, 0(t0)\n" "addi t0, t0, 8\n"
 
 /* steps: a0; ret: a1; args: a2; stack bytes: a3, a multiple of 16; function: a4 */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         "auipc zero, 0\n"               /* lpad 0 */
         "addi sp, sp, -32\n"
         ".cfi_def_cfa_offset 32\n"
@@ -69,12 +54,12 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_enter")
         "sub a3, a3, t1\n"
         "bgtu a3, t1, 2b\n"
         "j 1b\n"
-        ASTHRA__R_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* Into a0 to a7, eight slots of each kind: an s8, u8, s16, u16, 32 bits with their sign, 64 bits of
  * the next argument; the carry. 56 two words into two of them, from a0, a1 to a6, a7. 63 ret, into
  * a0. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_general")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_general")
         ASTHRA__R_FRAME
         ".irp op, lb, lbu, lh, lhu, lw, ld\n"
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -107,11 +92,11 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_general")
         ASTHRA__R_SLOT
         "ld a0, -32(s0)\n"              /* ret */
         ASTHRA__R_NEXT0
-        ASTHRA__R_END("asthra__ffi_general"));
+        ASTHRA__FFI_END("asthra__ffi_general"));
 
 /* Into fa0 to fa7, eight slots of each kind: a float, a double, the next argument's; a float, a
  * double, so many bytes into the argument just read as the operand says. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_float")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_float")
         ASTHRA__R_FRAME
         ".irp op, flw, fld\n"
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
@@ -130,12 +115,12 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_float")
         ASTHRA__R_NEXT1
         ".endr\n"
         ".endr\n"
-        ASTHRA__R_END("asthra__ffi_float"));
+        ASTHRA__FFI_END("asthra__ffi_float"));
 
 /* Into the carry, so many bytes into the argument just read as the operand says: 0 to 5 an s8, u8,
  * s16, u16, 32 bits, 64; 6 two of 32 bits; 7 as many bytes as the next operand says. 8: nothing,
  * the next argument is taken as just read. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_carry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_carry")
         ASTHRA__R_FRAME
         ".irp op, lb, lbu, lh, lhu, lw, ld\n"
         ASTHRA__R_SLOT
@@ -172,13 +157,13 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_carry")
         "bne t2, t4, 2b\n"
         "ld t1, -8(t0)\n"
         ASTHRA__R_NEXT2
-        ASTHRA__R_END("asthra__ffi_carry"));
+        ASTHRA__FFI_END("asthra__ffi_carry"));
 
 /* To the stack, the next argument: 0 to 5 an s8, u8, s16, u16, 32 bits, 64; 6 two words. 7: the
  * carry. 8: a word stays free. Into the carry, the address of a copy of the next argument, which
  * begins so many bytes below s0 as an operand says and has as many as the next: 9 by 8 bytes, 10 by
  * 4, 11 by 1; 12 by 8, with a mask for the address as the first operand. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__R_FRAME
         ".irp op, lb, lbu, lh, lhu, lw, ld\n"
         ASTHRA__R_SLOT
@@ -241,7 +226,7 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
         "ld t4, 16(s1)\n"               /* back to its first byte */
         "sub t3, t3, t4\n"
         ASTHRA__R_NEXT2
-        ASTHRA__R_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The call and what is done with its result: 0 nothing; 1 to 4 store 1, 2, 4, 8 bytes of a0; 5, 6 a
  * float, a double; 7 a0 and a1; 8, 9 two floats, two doubles; 10, 11 as many bytes of a0 and a1 as
@@ -252,7 +237,7 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_to_stack")
     "mv t2, t6\n"                   \
     "jalr t2\n" /* function(...) */
 #define ASTHRA__R_RET "ld t0, -32(s0)\n"
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__R_FRAME
         ASTHRA__R_CALL
         "j 6f\n"
@@ -338,21 +323,13 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_result")
         "mv sp, t0\n"
         ".cfi_def_cfa_register sp\n"
         "ret\n"
-        ASTHRA__R_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",%nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, %object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run: a0; record: a1. While run runs s1 is the record, as asthra__ffi_personality knows. */
-__asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "auipc zero, 0\n"               /* lpad 0 */
         "addi sp, sp, -32\n"
@@ -377,7 +354,7 @@ __asm__(ASTHRA__R_BEGIN("asthra__ffi_guard")
         "addi sp, sp, 32\n"
         ".cfi_def_cfa_offset 0\n"
         "ret\n"
-        ASTHRA__R_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 #endif

@@ -63,8 +63,7 @@ ASTHRA__FN const AsthraFFIType *asthra__ffi_type_at(const Asthra__FFIPlan *p, si
     return asthra__ffi_places((Asthra__FFIPlan *)(uintptr_t)p)[param].type;
 }
 
-/* A call whose rules can be set; else why not. */
-static AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who) {
+ASTHRA__FN AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const char *who) {
     AsthraResult r = asthra_result_ok(NULL);
     if (c == NULL) return asthra_result_errorf(ASTHRA_INVALID, "%s: the call is NULL", who);
     if (!asthra__ffi_ensure(c, &r)) return r;
@@ -75,11 +74,6 @@ static AsthraResult asthra__ffi_expect(AsthraFFICall *c, size_t param, const cha
         return asthra_result_errorf(ASTHRA_INVALID, "%s: parameter %zu of %u", who, param,
                                     p->parameters);
     return r;
-}
-
-ASTHRA__FN AsthraResult asthra__ffi_expect_parameter(AsthraFFICall *c, size_t param,
-                                                     const char *who) {
-    return asthra__ffi_expect(c, param, who);
 }
 
 static bool asthra__ffi_is_pointer(const AsthraFFIType *t) {

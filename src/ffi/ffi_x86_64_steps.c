@@ -10,23 +10,11 @@
 #if ASTHRA_HAS_FFI && ASTHRA__CPU_X86_64
 
 /* clang-format off */
-#define ASTHRA__X_BEGIN(name)                        \
-    ".pushsection .text." name ",\"ax\",@progbits\n" \
-    ".p2align 5\n"                                   \
-    ".globl " name "\n"                              \
-    ".hidden " name "\n"                             \
-    ".type " name ", @function\n"                    \
-    name ":\n"                                       \
-    ".cfi_startproc\n"
 /* Inside the frame that asthra__ffi_enter has made. */
 #define ASTHRA__X_FRAME      \
     ".cfi_def_cfa %rbp, 16\n" \
     ".cfi_offset %rbp, -16\n" \
     ".cfi_offset %rbx, -24\n"
-#define ASTHRA__X_END(name)       \
-    ".cfi_endproc\n"              \
-    ".size " name ", .-" name "\n" \
-    ".popsection\n"
 /* To the next step, behind so many operands. */
 #define ASTHRA__X_NEXT0 "addq $8, %rbx\n" "notrack jmp *(%rbx)\n"
 #define ASTHRA__X_NEXT1 "addq $16, %rbx\n" "notrack jmp *(%rbx)\n"
@@ -37,7 +25,7 @@
     "addq $8, %r10\n"
 
 /* steps: rdi; ret: rsi; args: rdx; stack bytes: rcx, 8 more than a multiple of 16; function: r8 */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_enter")
         "endbr64\n"
         "pushq %rbp\n"                  /* the caller's rbp */
         ".cfi_def_cfa_offset 16\n"
@@ -62,13 +50,13 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_enter")
         "cmpq $4096, %rcx\n"
         "ja 2b\n"
         "jmp 1b\n"
-        ASTHRA__X_END("asthra__ffi_enter"));
+        ASTHRA__FFI_END("asthra__ffi_enter"));
 
 /* Runs: the first arguments, as many as there are registers at most, or eight on the stack, if all
  * are of one size: four and eight bytes into general registers, the same into vector registers, the
  * same to the stack. A run of n is entered n loads before the end; the next word has the bytes of
  * args that it took. asthra__x_runs says where each begins. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_run")
         ASTHRA__X_FRAME
         ".macro asthra__load i, op, r\n" /* 8 bytes */
         ".p2align 3\n"
@@ -119,10 +107,10 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_run")
         ".purgem asthra__load\n"
         ".purgem asthra__put\n"
         ".purgem asthra__run_ends\n"
-        ASTHRA__X_END("asthra__ffi_run"));
+        ASTHRA__FFI_END("asthra__ffi_run"));
 
 /* Into general registers: 0 to 5 four bytes of the next argument, 6 to 11 eight, 12 to 17 carry. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_general")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_general")
         ASTHRA__X_FRAME
         ".irp r, edi, esi, edx, ecx, r8d, r9d\n"
         ".p2align 5\n"
@@ -141,10 +129,10 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_general")
         "movq %r11, %\\r\n"             /* the carry */
         ASTHRA__X_NEXT0
         ".endr\n"
-        ASTHRA__X_END("asthra__ffi_general"));
+        ASTHRA__FFI_END("asthra__ffi_general"));
 
 /* Into vector registers: 0 to 7 a float, 8 to 15 a double, 16 to 23 the carry. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_vector")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_vector")
         ASTHRA__X_FRAME
         ".irp r, 0, 1, 2, 3, 4, 5, 6, 7\n"
         ".p2align 5\n"
@@ -163,11 +151,11 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_vector")
         "movq %r11, %xmm\\r\n"          /* the carry */
         ASTHRA__X_NEXT0
         ".endr\n"
-        ASTHRA__X_END("asthra__ffi_vector"));
+        ASTHRA__FFI_END("asthra__ffi_vector"));
 
 /* Into the carry, of the next argument: 0 to 3 an s8, u8, s16, u16; 4 to 11 the first 1 to 8 bytes,
  * of which no other is read; 12 to 19 so many from its byte 8 on, of the argument just read. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_carry")
         ASTHRA__X_FRAME
         ".irp op, movsbl, movzbl, movswl, movzwl\n"
         ".p2align 5\n"
@@ -216,13 +204,13 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_carry")
         "asthra__piece 0\n"
         "asthra__piece 8\n"
         ".purgem asthra__piece\n"
-        ASTHRA__X_END("asthra__ffi_carry"));
+        ASTHRA__FFI_END("asthra__ffi_carry"));
 
 /* To the stack, at the offset in the next word: 0 four bytes of the next argument, 1 eight, 2 the
  * carry; 3 as many bytes of it as the word after that says, 8 to 15; 4 likewise, 16 or more. 5 the
  * next word into al, last before the call of a variadic function; 6 the address of that offset,
  * into the carry; 7 ret, into the carry; 8 aligns the stack by the mask in the next word. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_to_stack")
         ASTHRA__X_FRAME
         ASTHRA__X_ARGUMENT
         "movl (%rax), %eax\n"
@@ -285,7 +273,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
         "movups %xmm9, (%r11)\n"
         "movq %xmm8, %r10\n"
         ASTHRA__X_NEXT2
-        ASTHRA__X_END("asthra__ffi_to_stack"));
+        ASTHRA__FFI_END("asthra__ffi_to_stack"));
 
 /* The call, and its end: 0 stores nothing; 1 to 4 store 1, 2, 4, 8 bytes of rax; 5 and 6 a float, a
  * double; 7 and 8 one long double and two; 9 rax and rdx; 10 xmm0 and xmm1; 11 as many bytes of rax
@@ -302,7 +290,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_to_stack")
     ".cfi_restore %rbx\n"     \
     "ret\n"                   \
     ".cfi_restore_state\n"
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_result")
         ASTHRA__X_FRAME
         ASTHRA__X_CALL
         ASTHRA__X_LEAVE
@@ -391,21 +379,13 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_result")
         "movq %rax, (%rcx)\n"
         "movq %rdx, 8(%rcx)\n"
         ASTHRA__X_LEAVE
-        ASTHRA__X_END("asthra__ffi_result"));
+        ASTHRA__FFI_END("asthra__ffi_result"));
 
 /* Where unwinders find the personality of asthra__ffi_guard; C writes it. */
-__asm__(".pushsection .bss.asthra__ffi_personality,\"aw\",@nobits\n"
-        ".p2align 3\n"
-        ".globl asthra__ffi_personality\n"
-        ".hidden asthra__ffi_personality\n"
-        ".type asthra__ffi_personality, @object\n"
-        "asthra__ffi_personality:\n"
-        ".zero 8\n"
-        ".size asthra__ffi_personality, 8\n"
-        ".popsection\n");
+__asm__(ASTHRA__FFI_WORD("asthra__ffi_personality"));
 
 /* run: rdi; record: rsi. While run runs rbx is the record, as asthra__ffi_personality knows. */
-__asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
+__asm__(ASTHRA__FFI_BEGIN("asthra__ffi_guard")
         ".cfi_personality 0x9b, asthra__ffi_personality\n"
         "endbr64\n"
         "pushq %rbx\n"                 /* the caller's rbx */
@@ -419,7 +399,7 @@ __asm__(ASTHRA__X_BEGIN("asthra__ffi_guard")
         ".cfi_def_cfa_offset 8\n"
         ".cfi_restore %rbx\n"
         "ret\n"
-        ASTHRA__X_END("asthra__ffi_guard"));
+        ASTHRA__FFI_END("asthra__ffi_guard"));
 /* clang-format on */
 
 #endif

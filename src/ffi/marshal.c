@@ -167,7 +167,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_marshaler(AsthraFFICall *c, size_t par
                                                     const AsthraTypeMarshaler *m) {
     static const char who[] = "asthra_ffi_set_marshaler";
     bool is_back = param == ASTHRA_FFI_RETURN;
-    AsthraResult r = asthra__ffi_expect_parameter(c, param, who);
+    AsthraResult r = asthra__ffi_expect(c, param, who);
     if (r.status) return r;
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
     if (m == NULL) return asthra__ffi_set_marshaled(c, param, NULL);
