@@ -250,8 +250,8 @@ gate = tests/run begin; $(MAKE) GATE=1 -k -j$(JOBS) $(1:%=check-%) || true; test
 test: $(STB)
 	@$(call gate,book $(call units,plain) $(SCRIPTS) $(HOUSE) $(call units,asan) $(call units,tsan) \
 	    $(call units,clang) $(call units,noasm) $(call units,nothreads) $(call few,musl) \
-	    $(call exceptions,plain) $(call examples,musl) $(call few,aarch64) $(call few,riscv64) \
-	    $(call few,armhf) $(call few,i386) posix $(call units,posix) \
+	    $(call exceptions,plain) $(call exceptions,asan) $(call examples,musl) $(call few,aarch64) \
+	    $(call few,riscv64) $(call few,armhf) $(call few,i386) posix $(call units,posix) \
 	    $(foreach v,$(filter-out clang musl,$(FFI)),$(call ffi,$v)))
 
 .PHONY: unit san posix cross $(HOUSE) sizes bench fuzz ffi

@@ -1,13 +1,9 @@
 /* The promises of src/concurrency/channel.h, one test each. */
 #include "test.h"
 #include "asthra_rt.h"
+#include "tasks.h"
 
 #include <pthread.h>
-
-/* Returns once t waits. Sleeping and not yielding, so that a main that helps runs it. */
-static void until_waiting(AsthraTaskHandle t) {
-    while (asthra_task_state(t) != ASTHRA_TASK_WAITING) asthra_sleep_ns(10000);
-}
 
 static AsthraChannel *ints(size_t capacity) {
     AsthraChannel *c = asthra_channel_create(sizeof(int), capacity, "ints");

@@ -211,9 +211,56 @@ TEST(closure, where_no_file_may_be_written_there_are_the_program_s_own_stubs) {
     asthra_ffi_closure_destroy(closure);
 }
 
+#if defined(__x86_64__)
+/* gcc's callers align their copies to 16, and no more. */
+typedef struct Strict {
+    _Alignas(32) int64_t n;
+} Strict;
+typedef int64_t __attribute__((ms_abi)) (*OfStrict)(int64_t, Strict);
+static void reads_strict(const AsthraFFICall *c, void *ret, void **args, void *user) {
+    (void)c, (void)user;
+    int64_t n = *(int64_t *)args[0], sum = n + *(int64_t *)args[1];
+    CHECK_EQ((uintptr_t)args[1] % 32, 0);
+    memcpy(ret, &sum, sizeof sum);
+}
+/* Copies at two depths of the stack: one of them is aligned by chance alone. */
+static __attribute__((__noinline__)) int64_t calls_strict(OfStrict f, int depth) {
+    volatile char room[16];
+    Strict s = {40};
+    room[0] = 1;
+    return depth > 0 ? calls_strict(f, depth - 1) + room[0] - 1 : f(2, s);
+}
+
+TEST(closure, of_win64_an_over_aligned_argument_is_aligned) {
+    const AsthraFFIType *n[] = {&asthra_ffi_type_s64};
+    const AsthraFFIType strict = {ASTHRA_FFI_STRUCT, 32, 32, n, 1};
+    const AsthraFFIType *params[] = {&asthra_ffi_type_s64, &strict};
+    AsthraFFICall sig;
+    AsthraFFIClosure *closure;
+    void *code;
+    CHECK(!asthra_ffi_prepare_abi(&sig, ASTHRA_FFI_ABI_WIN64, NULL, &asthra_ffi_type_s64, params, 2,
+                                  2)
+               .status);
+    CHECK(!asthra_ffi_closure_create(&closure, &code, &sig, reads_strict, NULL).status);
+    for (int depth = 0; depth < 4; depth++)
+        CHECK_EQ(calls_strict(ASTHRA_FN_AS(OfStrict, code), depth), 42);
+    asthra_ffi_closure_destroy(closure);
+    asthra_ffi_release(&sig);
+}
+#endif
+
+/* Memory for a signature may hold what a prepared call was that has been moved since. */
 TEST(closure, a_signature_that_is_null_is_an_error) {
+    AsthraFFICall moved;
+    char text[] = "v(iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii)"; /* more than fits into the call */
+    char *block = malloc(sizeof moved + 16);                 /* as the runtime's, with their head */
+    CHECK(!asthra_ffi_signature(&moved, NULL, text).status);
+    memcpy(block + 16, &moved, sizeof moved);
+    __asm__ volatile("" : : "r"(block) : "memory"); /* or nothing would be copied */
+    free(block);
     CHECK(asthra_ffi_closure_bind_signature(NULL, add_offset, NULL) == NULL);
     CHECK_EQ(asthra_last_error().status, ASTHRA_INVALID);
+    asthra_ffi_release(&moved);
 }
 
 TEST(closure, no_page_is_writable_and_executable) {

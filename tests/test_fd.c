@@ -1,6 +1,7 @@
 /* The promises of src/io/fd.h, one test each. */
 #include "test.h"
 #include "asthra_rt.h"
+#include "tasks.h"
 
 #include <poll.h>
 #include <stdatomic.h>
@@ -8,26 +9,6 @@
 #include <sys/socket.h>
 
 #define NUMBER(n) ((void *)(intptr_t)(n))
-
-#if defined(__SANITIZE_THREAD__)
-#define SKIP_WHERE_UNSAFE() SKIP("ThreadSanitizer has no threads after a fork of many")
-#elif defined(__SANITIZE_ADDRESS__)
-#define SKIP_WHERE_UNSAFE() SKIP("AddressSanitizer's heap stays locked after a fork of many")
-#else
-#define SKIP_WHERE_UNSAFE() \
-    NEED_NO_EMULATOR("qemu-user ends in an assertion of its own after a fork of many threads")
-#endif
-
-static void start_as(size_t workers, uint64_t seed) {
-    AsthraRuntimeConfig c = asthra_runtime_config_default();
-    c.worker_threads = workers;
-    c.deterministic_seed = seed;
-    CHECK(asthra_runtime_init(&c));
-}
-
-static void until_waiting(AsthraTaskHandle t) {
-    while (asthra_task_state(t) != ASTHRA_TASK_WAITING) asthra_sleep_ns(10000);
-}
 
 typedef struct Pair {
     int near, far;

@@ -409,6 +409,33 @@ TEST(ffi, a_layout_counts_each_field_once) {
     CHECK_EQ(offset[FIELDS - 2], FIELDS - 2);
 }
 
+#if defined(__x86_64__)
+/* A union of an integer and a long double goes to the stack, and so does what it is in, where else
+ * both its words would have registers. gcc has a note for whoever passes one. */
+static uint64_t reads_around(uint64_t before, uint64_t behind, uint64_t c, uint64_t d, uint64_t e,
+                             uint64_t f, uint64_t first, uint64_t second) {
+    (void)c, (void)d, (void)e, (void)f;
+    return before == 1 && behind == 2 ? 10 * first + second : 0;
+}
+TEST(ffi, blocks_inside_of_blocks_are_classified_by_themselves) {
+    const AsthraFFIType *mixed_fields[] = {&asthra_ffi_type_u32, &asthra_ffi_type_ldbl};
+    const AsthraFFIType mixed = {ASTHRA_FFI_UNION, 0, 0, mixed_fields, 2};
+    const AsthraFFIType *word[] = {&asthra_ffi_type_u64};
+    const AsthraFFIType words = {ASTHRA_FFI_ARRAY, 0, 0, word, 2}, *both[] = {&mixed, &words};
+    const AsthraFFIType around = {ASTHRA_FFI_UNION, 0, 0, both, 2};
+    const AsthraFFIType *params[] = {&asthra_ffi_type_u64, &around, &asthra_ffi_type_u64};
+    AsthraFFICall c;
+    _Alignas(16) uint64_t union_of_both[] = {3, 4};
+    uint64_t before = 1, behind = 2, got = 0;
+    AsthraResult r =
+        asthra_ffi_prepare(&c, ASTHRA_FN(reads_around), &asthra_ffi_type_u64, params, 3, 3);
+    CHECK_EQ(r.status, ASTHRA_OK);
+    ASTHRA_FFI_INVOKE(&c, &got, &before, union_of_both, &behind);
+    CHECK_EQ(got, 34);
+    asthra_ffi_release(&c);
+}
+#endif
+
 static double gives_nan(void) {
     return NAN;
 }
@@ -790,6 +817,21 @@ TEST(ffi, a_full_return_that_c_refuses_is_still_ours) {
     CHECK_EQ(ended, 1);
     asthra_ffi_release(&in);
     asthra_ffi_release(&out);
+}
+
+TEST(ffi, a_full_return_that_c_took_is_forgotten) {
+    AsthraFFICall in = bringing(), out = handing(ASTHRA_FN(same), ASTHRA_TRANSFER_FULL),
+                  failing = handing(ASTHRA_FN(refuses), ASTHRA_TRANSFER_FULL);
+    void *p = asthra_ffi_call(&in, NULL).value.pointer;
+    CHECK(!asthra_ffi_set_error_rule(&failing, ASTHRA_FFI_ERROR_NULL).status);
+    CHECK(!asthra_ffi_call(&out, (void *[]){&p}).status);
+    CHECK_EQ(asthra_ffi_call(&failing, (void *[]){&p}).status, ASTHRA_FAILED); /* C's, still */
+    CHECK_EQ(asthra_ffi_reclaim(p).status, ASTHRA_INVALID);
+    CHECK_EQ(ended, 0);
+    free(p);
+    asthra_ffi_release(&in);
+    asthra_ffi_release(&out);
+    asthra_ffi_release(&failing);
 }
 
 static void *manual_block(void) {
