@@ -25764,6 +25764,7 @@ typedef struct Asthra__FFIRules {
 } Asthra__FFIRules;
 
 ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
+ASTHRA__FN Asthra__FFIRule *asthra__ffi_find_row(const Asthra__FFIPlan *p, size_t param);
 /* Sets what is not NULL; a parameter cannot be both marshaled and handed over. */
 ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
                                              const AsthraTransferSemantics *transfer,
@@ -30105,33 +30106,18 @@ static const char *asthra__ffi_check_pointer(const void *ptr) {
     return NULL;
 }
 
-static const char *asthra__ffi_check_rule(const Asthra__FFIRules *rules, size_t param,
-                                          const void *ptr) {
-    for (size_t i = 0; rules != NULL && i < rules->count; i++)
-        if (rules->rows[i].param == param)
-            return rules->rows[i].transfer != ASTHRA_TRANSFER_NONE
-                       ? asthra__ffi_could_hand_over(ptr)
-                       : NULL;
-    return NULL;
-}
-
-static const struct AsthraTypeMarshaler *asthra__ffi_marshaler_of(const Asthra__FFIRules *rules,
-                                                                  size_t param) {
-    for (size_t i = 0; rules != NULL && i < rules->count; i++)
-        if (rules->rows[i].param == param) return rules->rows[i].marshaler;
-    return NULL;
-}
-
 static const char *asthra__ffi_check_argument(const Asthra__FFIPlan *p, size_t i, void **args) {
-    const struct AsthraTypeMarshaler *m = asthra__ffi_marshaler_of(p->rules, i);
+    const Asthra__FFIRule *row = asthra__ffi_find_row(p, i);
     const void *ptr;
     if (args[i] == NULL) return "has no value: its address is NULL";
     if (asthra__ffi_check_pointer(args[i]) != NULL) return "has a value that lies in freed memory";
-    if (m != NULL) return asthra__ffi_check_pointer(asthra__marshal_target(m, args[i]));
+    if (row != NULL && row->marshaler != NULL)
+        return asthra__ffi_check_pointer(asthra__marshal_target(row->marshaler, args[i]));
     if (asthra__ffi_type_at(p, i)->kind != ASTHRA_FFI_PTR) return NULL;
     memcpy(&ptr, args[i], sizeof ptr);
     const char *wrong = asthra__ffi_check_pointer(ptr);
-    return wrong != NULL ? wrong : asthra__ffi_check_rule(p->rules, i, ptr);
+    bool is_moved = row != NULL && row->transfer != ASTHRA_TRANSFER_NONE;
+    return wrong == NULL && is_moved ? asthra__ffi_could_hand_over(ptr) : wrong;
 }
 
 static AsthraResult asthra__ffi_check_call(const AsthraFFICall *c, void **args) {
@@ -30271,13 +30257,19 @@ static Asthra__FFIRules *asthra__ffi_rules_of(Asthra__FFIPlan *p) {
     return p->rules;
 }
 
+ASTHRA__FN Asthra__FFIRule *asthra__ffi_find_row(const Asthra__FFIPlan *p, size_t param) {
+    for (size_t i = 0; p->rules != NULL && i < p->rules->count; i++)
+        if (p->rules->rows[i].param == param) return &p->rules->rows[i];
+    return NULL;
+}
+
 /* The row of a parameter, made if it was not there; NULL: no memory. */
 static Asthra__FFIRule *asthra__ffi_row(Asthra__FFIPlan *p, size_t param) {
     Asthra__FFIRules *rules = asthra__ffi_rules_of(p);
-    if (rules == NULL) return NULL;
+    Asthra__FFIRule *found = asthra__ffi_find_row(p, param);
+    if (rules == NULL || found != NULL) return found;
     size_t i = 0;
     while (i < rules->count && rules->rows[i].param < param) i++;
-    if (i < rules->count && rules->rows[i].param == param) return &rules->rows[i];
     Asthra__FFIRule *rows = asthra__realloc(rules->rows, (rules->count + 1) * sizeof *rows);
     if (rows == NULL) return NULL;
     memmove(rows + i + 1, rows + i, (rules->count - i) * sizeof *rows);
@@ -30340,7 +30332,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t para
     if (!asthra__ffi_is_pointer(asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: it is no pointer", who);
     r = asthra__ffi_set_rule(p, param, &how, NULL);
-    if (!r.status && param != ASTHRA_FFI_RETURN) asthra__ffi_row(p, param)->is_own = true;
+    if (!r.status && param != ASTHRA_FFI_RETURN) asthra__ffi_find_row(p, param)->is_own = true;
     return r;
 }
 
@@ -30348,9 +30340,8 @@ ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param
                                                   const struct AsthraTypeMarshaler *m) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
     AsthraTransferSemantics whole = ASTHRA_TRANSFER_NONE;
-    bool is_own = param == ASTHRA_FFI_RETURN;
-    for (size_t i = 0; p->rules != NULL && i < p->rules->count; i++)
-        if (p->rules->rows[i].param == param) is_own = p->rules->rows[i].is_own;
+    const Asthra__FFIRule *row = asthra__ffi_find_row(p, param);
+    bool is_own = param == ASTHRA_FFI_RETURN || (row != NULL && row->is_own);
     if (m == NULL && asthra__ffi_is_pointer(asthra__ffi_type_at(p, param))) whole = c->transfer;
     return asthra__ffi_set_rule(p, param, is_own ? NULL : &whole, &m);
 }

@@ -127,33 +127,18 @@ static const char *asthra__ffi_check_pointer(const void *ptr) {
     return NULL;
 }
 
-static const char *asthra__ffi_check_rule(const Asthra__FFIRules *rules, size_t param,
-                                          const void *ptr) {
-    for (size_t i = 0; rules != NULL && i < rules->count; i++)
-        if (rules->rows[i].param == param)
-            return rules->rows[i].transfer != ASTHRA_TRANSFER_NONE
-                       ? asthra__ffi_could_hand_over(ptr)
-                       : NULL;
-    return NULL;
-}
-
-static const struct AsthraTypeMarshaler *asthra__ffi_marshaler_of(const Asthra__FFIRules *rules,
-                                                                  size_t param) {
-    for (size_t i = 0; rules != NULL && i < rules->count; i++)
-        if (rules->rows[i].param == param) return rules->rows[i].marshaler;
-    return NULL;
-}
-
 static const char *asthra__ffi_check_argument(const Asthra__FFIPlan *p, size_t i, void **args) {
-    const struct AsthraTypeMarshaler *m = asthra__ffi_marshaler_of(p->rules, i);
+    const Asthra__FFIRule *row = asthra__ffi_find_row(p, i);
     const void *ptr;
     if (args[i] == NULL) return "has no value: its address is NULL";
     if (asthra__ffi_check_pointer(args[i]) != NULL) return "has a value that lies in freed memory";
-    if (m != NULL) return asthra__ffi_check_pointer(asthra__marshal_target(m, args[i]));
+    if (row != NULL && row->marshaler != NULL)
+        return asthra__ffi_check_pointer(asthra__marshal_target(row->marshaler, args[i]));
     if (asthra__ffi_type_at(p, i)->kind != ASTHRA_FFI_PTR) return NULL;
     memcpy(&ptr, args[i], sizeof ptr);
     const char *wrong = asthra__ffi_check_pointer(ptr);
-    return wrong != NULL ? wrong : asthra__ffi_check_rule(p->rules, i, ptr);
+    bool is_moved = row != NULL && row->transfer != ASTHRA_TRANSFER_NONE;
+    return wrong == NULL && is_moved ? asthra__ffi_could_hand_over(ptr) : wrong;
 }
 
 static AsthraResult asthra__ffi_check_call(const AsthraFFICall *c, void **args) {

@@ -228,6 +228,7 @@ typedef struct Asthra__FFIRules {
 } Asthra__FFIRules;
 
 ASTHRA__FN void asthra__ffi_forget_rules(Asthra__FFIPlan *p);
+ASTHRA__FN Asthra__FFIRule *asthra__ffi_find_row(const Asthra__FFIPlan *p, size_t param);
 /* Sets what is not NULL; a parameter cannot be both marshaled and handed over. */
 ASTHRA__FN AsthraResult asthra__ffi_set_rule(Asthra__FFIPlan *p, size_t param,
                                              const AsthraTransferSemantics *transfer,

@@ -23,13 +23,19 @@ static Asthra__FFIRules *asthra__ffi_rules_of(Asthra__FFIPlan *p) {
     return p->rules;
 }
 
+ASTHRA__FN Asthra__FFIRule *asthra__ffi_find_row(const Asthra__FFIPlan *p, size_t param) {
+    for (size_t i = 0; p->rules != NULL && i < p->rules->count; i++)
+        if (p->rules->rows[i].param == param) return &p->rules->rows[i];
+    return NULL;
+}
+
 /* The row of a parameter, made if it was not there; NULL: no memory. */
 static Asthra__FFIRule *asthra__ffi_row(Asthra__FFIPlan *p, size_t param) {
     Asthra__FFIRules *rules = asthra__ffi_rules_of(p);
-    if (rules == NULL) return NULL;
+    Asthra__FFIRule *found = asthra__ffi_find_row(p, param);
+    if (rules == NULL || found != NULL) return found;
     size_t i = 0;
     while (i < rules->count && rules->rows[i].param < param) i++;
-    if (i < rules->count && rules->rows[i].param == param) return &rules->rows[i];
     Asthra__FFIRule *rows = asthra__realloc(rules->rows, (rules->count + 1) * sizeof *rows);
     if (rows == NULL) return NULL;
     memmove(rows + i + 1, rows + i, (rules->count - i) * sizeof *rows);
@@ -92,7 +98,7 @@ ASTHRA_RT_API AsthraResult asthra_ffi_set_transfer(AsthraFFICall *c, size_t para
     if (!asthra__ffi_is_pointer(asthra__ffi_type_at(p, param)))
         return asthra_result_errorf(ASTHRA_INVALID, "%s: it is no pointer", who);
     r = asthra__ffi_set_rule(p, param, &how, NULL);
-    if (!r.status && param != ASTHRA_FFI_RETURN) asthra__ffi_row(p, param)->is_own = true;
+    if (!r.status && param != ASTHRA_FFI_RETURN) asthra__ffi_find_row(p, param)->is_own = true;
     return r;
 }
 
@@ -100,9 +106,8 @@ ASTHRA__FN AsthraResult asthra__ffi_set_marshaled(AsthraFFICall *c, size_t param
                                                   const struct AsthraTypeMarshaler *m) {
     Asthra__FFIPlan *p = asthra__ffi_plan(c);
     AsthraTransferSemantics whole = ASTHRA_TRANSFER_NONE;
-    bool is_own = param == ASTHRA_FFI_RETURN;
-    for (size_t i = 0; p->rules != NULL && i < p->rules->count; i++)
-        if (p->rules->rows[i].param == param) is_own = p->rules->rows[i].is_own;
+    const Asthra__FFIRule *row = asthra__ffi_find_row(p, param);
+    bool is_own = param == ASTHRA_FFI_RETURN || (row != NULL && row->is_own);
     if (m == NULL && asthra__ffi_is_pointer(asthra__ffi_type_at(p, param))) whole = c->transfer;
     return asthra__ffi_set_rule(p, param, is_own ? NULL : &whole, &m);
 }
